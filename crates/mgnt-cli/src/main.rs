@@ -1,0 +1,2 @@
+//! mgnt
+fn main() {}

@@ -1,0 +1,1 @@
+//! mgnt-decode
