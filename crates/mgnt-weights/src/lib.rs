@@ -1,1 +1,20 @@
-//! mgnt-weights
+//! Files to named tensors and back.
+//!
+//! A [`TensorMap`] is what every file of weights, tokens or statistics becomes: names, types, shapes, bytes.
+//! [`safetensors`] reads and writes the files, [`directory`] the pair `config.ron` + `model.safetensors` that a
+//! trained model is, and [`atomic`] makes sure that nothing is ever left half-written.
+//! With the feature `module`, [`module`] moves tensors between a map and a Burn module.
+//! Nothing here knows the name of any model.
+//!
+//! Start with [`TensorMap`] and [`directory::ModelDirectory`].
+
+pub mod atomic;
+pub mod directory;
+mod error;
+#[cfg(feature = "module")]
+pub mod module;
+pub mod safetensors;
+mod tensor_map;
+
+pub use error::Error;
+pub use tensor_map::{DType, NamedTensor, TensorMap};

@@ -1,0 +1,140 @@
+//! Moves tensors between a [`TensorMap`] and a Burn module.
+//!
+//! A parameter's name is its path of field names joined with dots, e.g. `blocks.3.attention.query.weight`.
+//! Shapes and layout are Burn's (a linear layer's weight is `[in, out]`).
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+
+use crate::{Error, TensorMap};
+
+/// Copies every float parameter of a module, as `f32`.
+pub fn to_map<M: Module>(module: &M) -> Result<TensorMap, Error> {
+    let mut collector = Collector { path: Vec::new(), map: TensorMap::new(), error: None };
+    module.visit(&mut collector);
+    match collector.error {
+        Some(error) => Err(error),
+        None => Ok(collector.map),
+    }
+}
+
+/// Fills a module's float parameters from a map, on the devices where they are.
+///
+/// Every parameter must be in the map with its shape, and every tensor of the map must be a parameter;
+/// otherwise [`Error::Mismatch`] lists all differences.
+pub fn from_map<M: Module>(module: M, map: TensorMap) -> Result<M, Error> {
+    let mut filler = Filler { path: Vec::new(), map, problems: Vec::new() };
+    let module = module.map(&mut filler);
+    let mut problems = filler.problems;
+    problems.extend(filler.map.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())));
+    if problems.is_empty() { Ok(module) } else { Err(Error::Mismatch(problems)) }
+}
+
+struct Collector {
+    path: Vec<String>,
+    map: TensorMap,
+    error: Option<Error>,
+}
+
+impl ModuleVisitor for Collector {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        let data = param.val().into_data().convert::<f32>();
+        let shape = data.shape().to_vec();
+        let inserted = data
+            .try_into_vec::<f32>()
+            .map_err(|_| Error::Missing { name: name.clone() })
+            .and_then(|values| self.map.insert_f32(&name, &shape, &values));
+        if let Err(error) = inserted {
+            self.error.get_or_insert(error);
+        }
+    }
+}
+
+struct Filler {
+    path: Vec<String>,
+    map: TensorMap,
+    problems: Vec<String>,
+}
+
+impl ModuleMapper for Filler {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let expected = param.shape().to_vec();
+        match self.map.remove(&name) {
+            None => self.problems.push(format!("  missing  {name} {expected:?}")),
+            Some(tensor) if tensor.shape() != expected => {
+                self.problems.push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
+            }
+            Some(tensor) => {
+                return param.map(|old| {
+                    let data = TensorData::new(tensor.to_f32(), expected.clone());
+                    let device = old.device();
+                    let tracked = old.is_require_grad();
+                    let new = Tensor::from_data(data, &device);
+                    if tracked { new.require_grad() } else { new }
+                });
+            }
+        }
+        param
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Pair {
+        first: Linear,
+        rest: Vec<Linear>,
+    }
+
+    fn pair(device: &Device) -> Pair {
+        let linear = LinearConfig::new(2, 3);
+        Pair { first: linear.init(device), rest: vec![linear.init(device)] }
+    }
+
+    #[test]
+    fn parameters_move_by_their_path() {
+        let device = Device::flex();
+        let map = to_map(&pair(&device)).unwrap();
+        let names: Vec<_> = map.iter().map(|(name, _)| name.to_owned()).collect();
+        assert_eq!(names, ["first.bias", "first.weight", "rest.0.bias", "rest.0.weight"]);
+        let other = from_map(pair(&device), map.clone()).unwrap();
+        assert_eq!(to_map(&other).unwrap(), map);
+    }
+
+    #[test]
+    fn every_difference_is_listed() {
+        let device = Device::flex();
+        let mut map = to_map(&pair(&device)).unwrap();
+        map.remove("first.bias");
+        map.insert_f32("first.weight", &[1], &[0.0]).unwrap();
+        map.insert_f32("other", &[1], &[0.0]).unwrap();
+        let error = from_map(pair(&device), map).unwrap_err().to_string();
+        for part in ["missing  first.bias [3]", "shape    first.weight: expected [2, 3], got [1]", "extra    other [1]"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The safetensors format, through the `safetensors` crate.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::{DType, Error, NamedTensor, TensorMap, atomic};
+
+const FORMAT: &str = "safetensors";
+
+/// Reads all tensors of a file.
+pub fn read(path: &Path) -> Result<TensorMap, Error> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    from_bytes(&bytes, path)
+}
+
+/// Reads all tensors of a file's bytes; `path` is for errors only.
+pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
+    let invalid = |reason: String| Error::Format { path: path.into(), format: FORMAT, reason };
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| invalid(e.to_string()))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| invalid(e.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        let dtype = dtype_of(view.dtype())
+            .ok_or_else(|| invalid(format!("tensor `{name}` has the type {:?}, which is not read", view.dtype())))?;
+        let tensor = NamedTensor::new(name, dtype, view.shape().to_vec(), view.data().to_vec())?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    Ok(TensorMap::from_parts(tensors, metadata))
+}
+
+/// Writes all tensors to a file, atomically. The same map gives the same bytes.
+pub fn write(path: &Path, map: &TensorMap) -> Result<(), Error> {
+    atomic::write_bytes(path, &to_bytes(map, path)?)
+}
+
+/// The bytes of a safetensors file; `path` is for errors only.
+pub fn to_bytes(map: &TensorMap, path: &Path) -> Result<Vec<u8>, Error> {
+    let invalid = |e: safetensors::SafeTensorError| Error::Format {
+        path: path.into(),
+        format: FORMAT,
+        reason: e.to_string(),
+    };
+    let views = map
+        .iter()
+        .map(|(name, t)| {
+            TensorView::new(safetensors_dtype(t.dtype()), t.shape().to_vec(), t.bytes()).map(|view| (name, view))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(invalid)?;
+    let metadata: Option<HashMap<String, String>> = (!map.metadata().is_empty())
+        .then(|| map.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect());
+    safetensors::serialize(views, metadata).map_err(invalid)
+}
+
+fn dtype_of(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::U8 => DType::U8,
+        Dtype::U16 => DType::U16,
+        Dtype::I32 => DType::I32,
+        Dtype::I64 => DType::I64,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::Bf16,
+        Dtype::F32 => DType::F32,
+        Dtype::F64 => DType::F64,
+        _ => return None,
+    })
+}
+
+fn safetensors_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::U8 => Dtype::U8,
+        DType::U16 => Dtype::U16,
+        DType::I32 => Dtype::I32,
+        DType::I64 => Dtype::I64,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> TensorMap {
+        let mut map = TensorMap::new();
+        map.insert_f32("a/b", &[2, 2], &[1.0, -2.0, 3.5, f32::MIN]).unwrap();
+        map.insert_i32("tokens", &[3], &[-1, 0, 9]).unwrap();
+        map.set_metadata("kind", "test");
+        map
+    }
+
+    #[test]
+    fn round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        write(&path, &sample()).unwrap();
+        assert_eq!(read(&path).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read(Path::new("no/such.safetensors")).unwrap_err().to_string();
+        assert!(error.starts_with("no/such.safetensors: "), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_never_panic(cut in 0usize..200, at in 0usize..200, value: u8) {
+            let path = Path::new("x");
+            let mut bytes = to_bytes(&sample(), path).unwrap();
+            let length = bytes.len();
+            bytes[at % length] = value;
+            bytes.truncate(length - cut % length);
+            if let Ok(map) = from_bytes(&bytes, path) {
+                prop_assert!(map.len() <= 2);
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+use std::collections::BTreeMap;
+
+use half::{bf16, f16};
+
+use crate::Error;
+
+/// Type of a tensor's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 8-bit unsigned.
+    U8,
+    /// 16-bit unsigned (tokens).
+    U16,
+    /// 32-bit signed.
+    I32,
+    /// 64-bit signed.
+    I64,
+    /// Half precision.
+    F16,
+    /// Brain float.
+    Bf16,
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+impl DType {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            DType::U8 => 1,
+            DType::U16 | DType::F16 | DType::Bf16 => 2,
+            DType::I32 | DType::F32 => 4,
+            DType::I64 | DType::F64 => 8,
+        }
+    }
+}
+
+/// One tensor: a type, a shape, and little-endian values in row-major order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedTensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl NamedTensor {
+    /// A tensor from raw little-endian bytes; `name` is for the error only.
+    pub fn new(name: &str, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, Error> {
+        let expected = shape
+            .iter()
+            .try_fold(dtype.size(), |n, &d| n.checked_mul(d))
+            .ok_or_else(|| Error::Length { name: name.into(), shape: shape.clone(), expected: usize::MAX, got: bytes.len() })?;
+        if expected != bytes.len() {
+            return Err(Error::Length { name: name.into(), shape, expected, got: bytes.len() });
+        }
+        Ok(Self { dtype, shape, bytes })
+    }
+
+    /// Type of the values.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Length of each dimension.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Raw little-endian bytes, row-major.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The values as `f32`, whatever number type they have.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            DType::F32 => self.values(f32::from_le_bytes),
+            DType::F64 => self.values(|b| f64::from_le_bytes(b) as f32),
+            DType::F16 => self.values(|b| f16::from_le_bytes(b).to_f32()),
+            DType::Bf16 => self.values(|b| bf16::from_le_bytes(b).to_f32()),
+            _ => self.to_i64_unchecked().into_iter().map(|v| v as f32).collect(),
+        }
+    }
+
+    /// The values as `f64`, whatever number type they have.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self.dtype {
+            DType::F64 => self.values(f64::from_le_bytes),
+            DType::F32 | DType::F16 | DType::Bf16 => self.to_f32().into_iter().map(f64::from).collect(),
+            _ => self.to_i64_unchecked().into_iter().map(|v| v as f64).collect(),
+        }
+    }
+
+    /// The values of an integer tensor; `None` for a float tensor.
+    pub fn to_i64(&self) -> Option<Vec<i64>> {
+        match self.dtype {
+            DType::F16 | DType::Bf16 | DType::F32 | DType::F64 => None,
+            _ => Some(self.to_i64_unchecked()),
+        }
+    }
+
+    fn to_i64_unchecked(&self) -> Vec<i64> {
+        match self.dtype {
+            DType::U8 => self.bytes.iter().map(|&b| i64::from(b)).collect(),
+            DType::U16 => self.values(|b| i64::from(u16::from_le_bytes(b))),
+            DType::I32 => self.values(|b| i64::from(i32::from_le_bytes(b))),
+            DType::I64 => self.values(i64::from_le_bytes),
+            _ => Vec::new(),
+        }
+    }
+
+    fn values<const W: usize, T>(&self, read: impl Fn([u8; W]) -> T) -> Vec<T> {
+        self.bytes.as_chunks::<W>().0.iter().map(|&b| read(b)).collect()
+    }
+}
+
+/// Tensors by name, with the file's free-text metadata.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorMap {
+    tensors: BTreeMap<String, NamedTensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl TensorMap {
+    /// An empty map.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds or replaces a tensor.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: NamedTensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Adds `f32` values; fails where `shape` needs another number of them.
+    pub fn insert_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<(), Error> {
+        self.insert_values(name, DType::F32, shape, values)
+    }
+
+    /// Adds `f64` values.
+    pub fn insert_f64(&mut self, name: &str, shape: &[usize], values: &[f64]) -> Result<(), Error> {
+        self.insert_values(name, DType::F64, shape, values)
+    }
+
+    /// Adds `i32` values.
+    pub fn insert_i32(&mut self, name: &str, shape: &[usize], values: &[i32]) -> Result<(), Error> {
+        self.insert_values(name, DType::I32, shape, values)
+    }
+
+    /// Adds `u16` values.
+    pub fn insert_u16(&mut self, name: &str, shape: &[usize], values: &[u16]) -> Result<(), Error> {
+        self.insert_values(name, DType::U16, shape, values)
+    }
+
+    fn insert_values<T: bytemuck::NoUninit>(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+        values: &[T],
+    ) -> Result<(), Error> {
+        const { assert!(cfg!(target_endian = "little"), "values are written as they lie in memory") };
+        let bytes = bytemuck::cast_slice(values).to_vec();
+        self.insert(name, NamedTensor::new(name, dtype, shape.to_vec(), bytes)?);
+        Ok(())
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Result<&NamedTensor, Error> {
+        self.tensors.get(name).ok_or_else(|| Error::Missing { name: name.into() })
+    }
+
+    /// Takes a tensor out.
+    pub fn remove(&mut self, name: &str) -> Option<NamedTensor> {
+        self.tensors.remove(name)
+    }
+
+    /// The tensor of that name if it has exactly this shape, as `f32`.
+    pub fn f32_of_shape(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let tensor = self.get(name)?;
+        if tensor.shape() != shape {
+            return Err(Error::Shape { name: name.into(), expected: shape.to_vec(), got: tensor.shape().to_vec() });
+        }
+        Ok(tensor.to_f32())
+    }
+
+    /// The values of an integer tensor.
+    pub fn integers(&self, name: &str) -> Result<Vec<i64>, Error> {
+        let tensor = self.get(name)?;
+        tensor.to_i64().ok_or_else(|| Error::Type { name: name.into(), expected: "integers", got: tensor.dtype() })
+    }
+
+    /// Names and tensors in name order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &NamedTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Free text of the file, by key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Sets one entry of the free text.
+    pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        self.metadata.insert(key.into(), value.into());
+    }
+
+    pub(crate) fn from_parts(
+        tensors: BTreeMap<String, NamedTensor>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        Self { tensors, metadata }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_in_every_type() {
+        let half = |v: f32| f16::from_f32(v).to_le_bytes().to_vec();
+        let tensor = NamedTensor::new("x", DType::F16, vec![2], [half(1.5), half(-2.0)].concat()).unwrap();
+        assert_eq!(tensor.to_f32(), [1.5, -2.0]);
+        assert_eq!(tensor.to_i64(), None);
+        let mut map = TensorMap::new();
+        map.insert_u16("t", &[3], &[0, 7, 65535]).unwrap();
+        assert_eq!(map.integers("t").unwrap(), [0, 7, 65535]);
+        assert_eq!(map.get("t").unwrap().to_f64(), [0.0, 7.0, 65535.0]);
+    }
+
+    #[test]
+    fn shape_and_length_must_agree() {
+        let error = TensorMap::new().insert_f32("w", &[2, 3], &[0.0; 5]).unwrap_err();
+        assert_eq!(error.to_string(), "tensor `w`: shape [2, 3] needs 24 bytes, got 20");
+        let huge = NamedTensor::new("w", DType::F64, vec![usize::MAX, 2], vec![]);
+        assert!(huge.is_err());
+    }
+}
