@@ -1,1 +1,30 @@
-//! mgnt-model
+//! The nested transformer of *Masked Generative Nested Transformers with Decode Time Scaling* (Goyal et al.,
+//! ICML 2025): a MaskGIT-style bidirectional transformer whose one set of weights holds sub-models of 1, 1/2, 1/4
+//! and 1/8 of the heads and hidden units.
+//!
+//! A Burn module that knows tokens, positions, sub-models and caches, and nothing of schedules: those are
+//! `mgnt-decode`'s. It can be used alone, inside anyone's own network, trained by anyone's own loop.
+//!
+//! Start with [`ModelConfig`] (sizes and presets), [`NestedTransformer`] (the module) and [`SubModel`] (which slice
+//! of it runs). [`compute`] says what a forward costs, without any tensor.
+
+mod attention;
+mod block;
+mod cache;
+pub mod compute;
+mod config;
+mod embedding;
+mod error;
+mod gelu;
+mod head;
+mod nesting;
+pub mod published;
+mod transformer;
+mod vocabulary;
+
+pub use cache::{Fresh, KvCache};
+pub use config::{ModelConfig, Nesting, Norm, Preset};
+pub use error::Error;
+pub use nesting::SubModel;
+pub use transformer::NestedTransformer;
+pub use vocabulary::Vocabulary;

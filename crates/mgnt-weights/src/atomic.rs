@@ -40,10 +40,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Fills a folder under a temporary name and renames it into place, replacing an older one of that name.
-pub fn write_folder<E: From<Error>>(
-    path: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), E>,
-) -> Result<(), E> {
+pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let temporary = temporary_name(path);

@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_named_with_its_line() {
-        let error = parse_ron::<Config>("(\n  width: 3,\n  hight: 4,\n)", Path::new("c.ron")).unwrap_err().to_string();
+        let error = parse_ron::<Config>("(\n  width: 3,\n  hight: 4,\n)", Path::new("c.ron"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("c.ron: line 3"), "{error}");
         assert!(error.contains("hight"), "{error}");
     }

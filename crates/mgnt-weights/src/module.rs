@@ -80,7 +80,8 @@ impl ModuleMapper for Filler {
         match self.map.remove(&name) {
             None => self.problems.push(format!("  missing  {name} {expected:?}")),
             Some(tensor) if tensor.shape() != expected => {
-                self.problems.push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
+                self.problems
+                    .push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
             }
             Some(tensor) => {
                 return param.map(|old| {
@@ -133,7 +134,11 @@ mod tests {
         map.insert_f32("first.weight", &[1], &[0.0]).unwrap();
         map.insert_f32("other", &[1], &[0.0]).unwrap();
         let error = from_map(pair(&device), map).unwrap_err().to_string();
-        for part in ["missing  first.bias [3]", "shape    first.weight: expected [2, 3], got [1]", "extra    other [1]"] {
+        for part in [
+            "missing  first.bias [3]",
+            "shape    first.weight: expected [2, 3], got [1]",
+            "extra    other [1]",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }

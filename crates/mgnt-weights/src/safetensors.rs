@@ -23,8 +23,9 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| invalid(e.to_string()))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
-        let dtype = dtype_of(view.dtype())
-            .ok_or_else(|| invalid(format!("tensor `{name}` has the type {:?}, which is not read", view.dtype())))?;
+        let dtype = dtype_of(view.dtype()).ok_or_else(|| {
+            invalid(format!("tensor `{name}` has the type {:?}, which is not read", view.dtype()))
+        })?;
         let tensor = NamedTensor::new(name, dtype, view.shape().to_vec(), view.data().to_vec())?;
         tensors.insert(name.to_owned(), tensor);
     }
@@ -47,7 +48,8 @@ pub fn to_bytes(map: &TensorMap, path: &Path) -> Result<Vec<u8>, Error> {
     let views = map
         .iter()
         .map(|(name, t)| {
-            TensorView::new(safetensors_dtype(t.dtype()), t.shape().to_vec(), t.bytes()).map(|view| (name, view))
+            TensorView::new(safetensors_dtype(t.dtype()), t.shape().to_vec(), t.bytes())
+                .map(|view| (name, view))
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(invalid)?;

@@ -48,10 +48,9 @@ pub struct NamedTensor {
 impl NamedTensor {
     /// A tensor from raw little-endian bytes; `name` is for the error only.
     pub fn new(name: &str, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, Error> {
-        let expected = shape
-            .iter()
-            .try_fold(dtype.size(), |n, &d| n.checked_mul(d))
-            .ok_or_else(|| Error::Length { name: name.into(), shape: shape.clone(), expected: usize::MAX, got: bytes.len() })?;
+        let expected = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).ok_or_else(|| {
+            Error::Length { name: name.into(), shape: shape.clone(), expected: usize::MAX, got: bytes.len() }
+        })?;
         if expected != bytes.len() {
             return Err(Error::Length { name: name.into(), shape, expected, got: bytes.len() });
         }
@@ -181,7 +180,11 @@ impl TensorMap {
     pub fn f32_of_shape(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let tensor = self.get(name)?;
         if tensor.shape() != shape {
-            return Err(Error::Shape { name: name.into(), expected: shape.to_vec(), got: tensor.shape().to_vec() });
+            return Err(Error::Shape {
+                name: name.into(),
+                expected: shape.to_vec(),
+                got: tensor.shape().to_vec(),
+            });
         }
         Ok(tensor.to_f32())
     }
@@ -189,7 +192,11 @@ impl TensorMap {
     /// The values of an integer tensor.
     pub fn integers(&self, name: &str) -> Result<Vec<i64>, Error> {
         let tensor = self.get(name)?;
-        tensor.to_i64().ok_or_else(|| Error::Type { name: name.into(), expected: "integers", got: tensor.dtype() })
+        tensor.to_i64().ok_or_else(|| Error::Type {
+            name: name.into(),
+            expected: "integers",
+            got: tensor.dtype(),
+        })
     }
 
     /// Names and tensors in name order.

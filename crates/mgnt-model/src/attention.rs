@@ -1,0 +1,115 @@
+use burn::module::{Module, Param};
+use burn::nn::Dropout;
+use burn::tensor::activation::softmax;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Tensor, s};
+
+use crate::{ModelConfig, SubModel};
+
+/// A projection whose sub-models use the first columns or the first rows of one weight.
+#[derive(Module, Debug)]
+pub(crate) struct Dense {
+    /// `[in, out]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Dense {
+    /// `x [R, in]` to the first `out` outputs `[R, out]`.
+    pub fn to_first(&self, x: Tensor<2>, out: usize) -> Tensor<2> {
+        let weight = self.weight.val().slice(s![.., 0..out]);
+        let bias = self.bias.val().slice(s![0..out]);
+        x.matmul(weight) + bias.unsqueeze()
+    }
+
+    /// `x [R, n]`, the first n inputs, to all outputs `[R, out]`; the bias is whole.
+    pub fn from_first(&self, x: Tensor<2>) -> Tensor<2> {
+        let [_, inputs] = x.dims();
+        let weight = self.weight.val().slice(s![0..inputs, ..]);
+        x.matmul(weight) + self.bias.val().unsqueeze()
+    }
+
+    /// `x [R, in]` to `[R, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.weight.val()) + self.bias.val().unsqueeze()
+    }
+}
+
+/// Keys and values of one block, each `[B, heads, positions, head width]`.
+#[derive(Debug, Clone)]
+pub(crate) struct KeysValues {
+    pub keys: Tensor<4>,
+    pub values: Tensor<4>,
+}
+
+impl KeysValues {
+    /// The first `length` positions.
+    pub fn prefix(&self, length: usize) -> Self {
+        Self {
+            keys: self.keys.clone().slice(s![.., .., 0..length, ..]),
+            values: self.values.clone().slice(s![.., .., 0..length, ..]),
+        }
+    }
+
+    /// These positions, then those of `fresh`.
+    fn followed_by(&self, fresh: KeysValues) -> Self {
+        Self {
+            keys: Tensor::cat(vec![self.keys.clone(), fresh.keys], 2),
+            values: Tensor::cat(vec![self.values.clone(), fresh.values], 2),
+        }
+    }
+}
+
+/// Softmax attention of which a sub-model uses the first heads.
+#[derive(Module, Debug)]
+pub(crate) struct Attention {
+    pub query: Dense,
+    pub key: Dense,
+    pub value: Dense,
+    pub output: Dense,
+    pub dropout: Dropout,
+}
+
+impl Attention {
+    /// `x [B * A, D]` attends over `cached` and its own keys.
+    ///
+    /// Returns `[B * A, D]` and the keys and values of the whole context, cached ones first.
+    pub fn forward(
+        &self,
+        x: Tensor<2>,
+        batch: usize,
+        cached: Option<&KeysValues>,
+        config: &ModelConfig,
+        sub_model: SubModel,
+    ) -> (Tensor<2>, KeysValues) {
+        let (heads, width) = (sub_model.heads(config), sub_model.attention_width(config));
+        let [rows, _] = x.dims();
+        let by_head =
+            |t: Tensor<2>| t.reshape([batch, rows / batch, heads, config.head_width()]).swap_dims(1, 2);
+        let query = by_head(self.query.to_first(x.clone(), width));
+        let fresh = KeysValues {
+            keys: by_head(self.key.to_first(x.clone(), width)),
+            values: by_head(self.value.to_first(x, width)),
+        };
+        let context = match cached {
+            Some(cached) => cached.followed_by(fresh),
+            None => fresh,
+        };
+        let mixed = self.mix(query, context.keys.clone(), context.values.clone());
+        let mixed = mixed.swap_dims(1, 2).reshape([rows, width]);
+        (self.output.from_first(mixed), context)
+    }
+
+    fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
+        // The fused operation knows no dropout on attention weights, and has no backward anyway.
+        if query.device().is_autodiff() && self.dropout.prob > 0.0 {
+            let [_, _, _, head_width] = query.dims();
+            let scores = (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3));
+            self.dropout.forward(softmax(scores, 3)).matmul(values)
+        } else {
+            attention(query, keys, values, None, None, AttentionModuleOptions::default())
+        }
+    }
+}

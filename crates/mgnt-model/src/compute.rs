@@ -1,0 +1,69 @@
+//! What a forward costs, by arithmetic: no tensor, no device.
+//!
+//! FLOPs are twice the multiply-adds of matrix products, and nothing else is counted.
+
+use crate::{ModelConfig, SubModel};
+
+/// Sizes of one forward of one sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Positions processed, A.
+    pub active: usize,
+    /// Positions attended over: cached and active, S.
+    pub context: usize,
+    /// Positions whose logits over the codes are computed, M.
+    pub logits: usize,
+}
+
+/// FLOPs of one forward of one sample:
+/// `L (2 A D 3D/p + 4 A S D/p + 2 A D D/p + 4 A D F/p) + 2 M (D^2 + D V)`.
+pub fn forward_flops(config: &ModelConfig, sub_model: SubModel, forward: Forward) -> u64 {
+    let [active, context, logits, layers, width, codes] =
+        [forward.active, forward.context, forward.logits, config.layers, config.width, config.codes]
+            .map(|n| n as u64);
+    let attention = sub_model.attention_width(config) as u64;
+    let hidden = sub_model.hidden(config) as u64;
+    let block = 2 * active * width * 3 * attention
+        + 4 * active * context * attention
+        + 2 * active * width * attention
+        + 4 * active * width * hidden;
+    layers * block + 2 * logits * (width * width + width * codes)
+}
+
+/// Bytes of the keys and values of `positions` positions of one sample, at `value_bytes` a number.
+pub fn cache_bytes(config: &ModelConfig, sub_model: SubModel, positions: usize, value_bytes: usize) -> u64 {
+    (2 * config.layers * positions * sub_model.attention_width(config) * value_bytes) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Preset;
+
+    #[test]
+    fn iterations_of_scale_l() {
+        let config = ModelConfig::preset(Preset::L);
+        let gigaflops = |p, active, logits| {
+            let sub_model = config.sub_model(p).unwrap();
+            forward_flops(&config, sub_model, Forward { active, context: 257, logits }) as f64 / 1e9
+        };
+        let rows = [
+            (8, 257, 256, 21.2882),
+            (8, 256, 253, 21.1970),
+            (4, 221, 203, 35.6172),
+            (2, 257, 181, 81.6170),
+            (1, 257, 97, 162.1225),
+            (1, 66, 33, 41.6685),
+        ];
+        for (p, active, logits, expected) in rows {
+            assert!((gigaflops(p, active, logits) - expected).abs() < 5e-5, "{p} {active} {logits}");
+        }
+    }
+
+    #[test]
+    fn cache_of_the_full_model() {
+        let config = ModelConfig::preset(Preset::L);
+        assert_eq!(cache_bytes(&config, config.full(), 257, 4), 2 * 24 * 257 * 1024 * 4);
+        assert_eq!(cache_bytes(&config, config.sub_model(8).unwrap(), 100, 2), 2 * 24 * 100 * 128 * 2);
+    }
+}

@@ -1,0 +1,24 @@
+use burn::module::{Module, Param};
+use burn::nn::{Dropout, LayerNorm};
+use burn::tensor::{Int, Tensor};
+
+/// Tokens and positions to the residual stream; whole and shared by all sub-models.
+#[derive(Module, Debug)]
+pub(crate) struct Embedding {
+    /// `[vocabulary, D]`, also the head's output matrix.
+    pub tokens: Param<Tensor<2>>,
+    /// `[1 + N, D]`.
+    pub positions: Param<Tensor<2>>,
+    pub norm: LayerNorm,
+    pub dropout: Dropout,
+}
+
+impl Embedding {
+    /// `tokens` and `positions`, both `[B, A]`, to `[B * A, D]`.
+    pub fn forward(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<2> {
+        let rows = tokens.shape().num_elements();
+        let token = self.tokens.val().select(0, tokens.reshape([rows]));
+        let position = self.positions.val().select(0, positions.reshape([rows]));
+        self.dropout.forward(self.norm.forward(token + position))
+    }
+}

@@ -1,0 +1,37 @@
+use burn::tensor::Tensor;
+
+/// Tanh gelu, `0.5 x (1 + tanh(u))` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, written as `x / (1 + exp(-2u))`.
+///
+/// The two are equal; this one needs an exponential only, which is several times faster on the CPU than `tanh`.
+/// The exponent is held at 40: beyond it the quotient is zero to f32's precision, and the square in the
+/// derivative would overflow.
+pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+    let square = x.clone() * x.clone();
+    let exponent = x.clone() * (square * (-2.0 * SQRT_2_OVER_PI * 0.044_715) - 2.0 * SQRT_2_OVER_PI);
+    x / (exponent.clamp_max(40.0).exp() + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn values_and_slopes_are_those_of_the_tanh_form() {
+        let xs = [-300.0f32, -12.0, -3.0, -0.5, 0.0, 0.7, 4.0, 50.0];
+        let device = Device::flex().autodiff();
+        let x = Tensor::<1>::from_floats(xs, &device).require_grad();
+        let y = gelu(x.clone());
+        let slopes = x.grad(&y.clone().sum().backward()).unwrap().into_data().try_into_vec::<f32>().unwrap();
+        let values = y.into_data().try_into_vec::<f32>().unwrap();
+        let exact = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh());
+        for ((&x, value), slope) in xs.iter().zip(values).zip(slopes) {
+            let x = f64::from(x);
+            assert!((f64::from(value) - exact(x)).abs() < 1e-6, "gelu({x}) = {value}");
+            let difference = (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4;
+            assert!((f64::from(slope) - difference).abs() < 1e-4, "gelu'({x}) = {slope}, not {difference}");
+        }
+    }
+}

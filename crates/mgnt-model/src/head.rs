@@ -1,0 +1,24 @@
+use burn::module::{Module, Param};
+use burn::nn::LayerNorm;
+use burn::tensor::{Tensor, s};
+
+use crate::attention::Dense;
+use crate::gelu::gelu;
+
+/// The residual stream to logits, through the transposed token table; whole and shared by all sub-models.
+#[derive(Module, Debug)]
+pub(crate) struct Head {
+    pub dense: Dense,
+    pub norm: LayerNorm,
+    /// `[vocabulary]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Head {
+    /// `x [R, D]` to the logits of the first `rows` vocabulary entries, `[R, rows]`.
+    pub fn forward(&self, x: Tensor<2>, table: Tensor<2>, rows: usize) -> Tensor<2> {
+        let x = self.norm.forward(gelu(self.dense.forward(x)));
+        let table = table.slice(s![0..rows, ..]);
+        x.matmul(table.transpose()) + self.bias.val().slice(s![0..rows]).unsqueeze()
+    }
+}

@@ -1,0 +1,180 @@
+use std::path::Path;
+
+use burn::module::{Module, Param};
+use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::{TensorMap, module};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::attention::{Attention, Dense, KeysValues};
+use crate::block::{Block, Mlp};
+use crate::embedding::Embedding;
+use crate::head::Head;
+use crate::{Error, Fresh, KvCache, ModelConfig, Norm, SubModel};
+
+/// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
+const INITIAL_DEVIATION: f32 = 0.02;
+/// LayerNorm epsilon of the published models.
+const NORM_EPSILON: f64 = 1e-12;
+
+/// The nested transformer: one set of weights, a sub-model chosen at each forward.
+#[derive(Module, Debug)]
+pub struct NestedTransformer {
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    last_norm: Option<LayerNorm>,
+    head: Head,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+impl NestedTransformer {
+    /// A model with random weights, the same for the same seed on every device.
+    ///
+    /// Fails where [`ModelConfig::validate`] does.
+    pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        let mut initial = Initial { rng: ChaCha8Rng::seed_from_u64(seed), device };
+        let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
+        let norm = || LayerNormConfig::new(d).with_epsilon(NORM_EPSILON).init(device);
+        let dropout = || DropoutConfig::new(config.dropout).init();
+        Ok(Self {
+            embedding: Embedding {
+                tokens: initial.matrix(v, d),
+                positions: initial.matrix(config.positions(), d),
+                norm: norm(),
+                dropout: dropout(),
+            },
+            blocks: (0..config.layers)
+                .map(|_| Block {
+                    attention: Attention {
+                        query: initial.dense(d, d),
+                        key: initial.dense(d, d),
+                        value: initial.dense(d, d),
+                        output: initial.dense(d, d),
+                        dropout: dropout(),
+                    },
+                    attention_norm: norm(),
+                    mlp: Mlp { up: initial.dense(d, f), down: initial.dense(f, d) },
+                    mlp_norm: norm(),
+                    dropout: dropout(),
+                })
+                .collect(),
+            last_norm: (config.norm == Norm::Pre).then(norm),
+            head: Head { dense: initial.dense(d, d), norm: norm(), bias: initial.vector(v) },
+            config: config.clone(),
+        })
+    }
+
+    /// A model with the tensors of a map, named by their path in this module.
+    pub fn from_weights(config: &ModelConfig, weights: TensorMap, device: &Device) -> Result<Self, Error> {
+        Ok(module::from_map(Self::init(config, 0, device)?, weights)?)
+    }
+
+    /// Reads a model directory (`config.ron`, `model.safetensors`).
+    pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
+        let directory = ModelDirectory::new(directory.as_ref());
+        let config: ModelConfig = directory.config()?;
+        Self::from_weights(&config, directory.weights()?, device)
+    }
+
+    /// Writes a model directory, whole or not at all.
+    pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
+        let weights = module::to_map(self)?;
+        Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
+    }
+
+    /// Sizes and options.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.embedding.tokens.val().device()
+    }
+
+    /// Logits over the whole vocabulary, `[B, 1 + N, vocabulary]`, of `tokens [B, 1 + N]`, class token first.
+    pub fn forward(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
+        let [batch, length] = tokens.dims();
+        let vocabulary = self.config.vocabulary().len();
+        let hidden = self.hidden(tokens, sub_model).reshape([batch * length, self.config.width]);
+        let logits = self.head.forward(hidden, self.embedding.tokens.val(), vocabulary);
+        logits.reshape([batch, length, vocabulary])
+    }
+
+    /// The residual stream after the last block, `[B, A, D]`, of `tokens [B, A]` at positions 0 to A - 1.
+    pub fn hidden(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
+        let [batch, length] = tokens.dims();
+        let positions = Tensor::arange(0..length as i64, &tokens.device()).unsqueeze().repeat_dim(0, batch);
+        self.forward_cached(tokens, positions, None, sub_model).0
+    }
+
+    /// The residual stream `[B, A, D]` of the active `tokens` at their `positions` (both `[B, A]`), which attend
+    /// over the cached positions and over each other; and the keys and values of that whole context, of which the
+    /// caller keeps what it wants.
+    ///
+    /// Position 0 is the class token's, image token i is at position i + 1. The order of the active positions is
+    /// the caller's. A cache serves only sub-models of the width that made it
+    /// ([`SubModel::shares_cache_with`]).
+    pub fn forward_cached(
+        &self,
+        tokens: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+        cache: Option<&KvCache>,
+        sub_model: SubModel,
+    ) -> (Tensor<3>, Fresh) {
+        let [batch, active] = tokens.dims();
+        let mut x = self.embedding.forward(tokens, positions);
+        let mut contexts: Vec<KeysValues> = Vec::with_capacity(self.blocks.len());
+        for (index, block) in self.blocks.iter().enumerate() {
+            let cached = cache.map(|cache| cache.block(index));
+            let (next, context) = block.forward(x, batch, cached, &self.config, sub_model);
+            x = next;
+            contexts.push(context);
+        }
+        if let Some(norm) = &self.last_norm {
+            x = norm.forward(x);
+        }
+        let fresh = Fresh { blocks: contexts, length: active + cache.map_or(0, KvCache::len) };
+        (x.reshape([batch, active, self.config.width]), fresh)
+    }
+
+    /// Logits over the V codes, `[R, V]`, of rows of the residual stream `[R, D]`.
+    pub fn code_logits(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.head.forward(rows, self.embedding.tokens.val(), self.config.codes)
+    }
+}
+
+/// Draws initial weights on the host, so that they do not depend on a device's generator.
+struct Initial<'a> {
+    rng: ChaCha8Rng,
+    device: &'a Device,
+}
+
+impl Initial<'_> {
+    fn matrix(&mut self, rows: usize, columns: usize) -> Param<Tensor<2>> {
+        let values: Vec<f32> = (0..rows * columns).map(|_| self.truncated_normal()).collect();
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, [rows, columns]), self.device))
+    }
+
+    fn vector(&self, length: usize) -> Param<Tensor<1>> {
+        Param::from_tensor(Tensor::zeros([length], self.device))
+    }
+
+    fn dense(&mut self, inputs: usize, outputs: usize) -> Dense {
+        Dense { weight: self.matrix(inputs, outputs), bias: self.vector(outputs) }
+    }
+
+    fn truncated_normal(&mut self) -> f32 {
+        loop {
+            let radius = (-2.0 * (1.0 - self.rng.random::<f32>()).ln()).sqrt();
+            let normal = radius * (std::f32::consts::TAU * self.rng.random::<f32>()).cos();
+            if normal.abs() <= 2.0 {
+                return INITIAL_DEVIATION * normal;
+            }
+        }
+    }
+}

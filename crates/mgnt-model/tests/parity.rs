@@ -1,0 +1,112 @@
+//! Logits against the published MaskGIT code and against a float64 reference of the sub-models.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use mgnt_model::{Error, ModelConfig, NestedTransformer, published};
+use mgnt_weights::{TensorMap, safetensors};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+fn ints(map: &TensorMap, name: &str) -> Tensor<2, Int> {
+    let shape = map.get(name).unwrap().shape().to_vec();
+    Tensor::from_data(TensorData::new(map.integers(name).unwrap(), shape), &Device::flex())
+}
+
+/// Largest |a - b| / (1 + |b|).
+fn difference(got: Tensor<3>, map: &TensorMap, name: &str) -> f32 {
+    let expected = map.get(name).unwrap();
+    assert_eq!(got.dims(), *expected.shape());
+    let got = got.into_data().try_into_vec::<f32>().unwrap();
+    got.iter().zip(expected.to_f32()).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max)
+}
+
+fn weights_of(map: &TensorMap) -> TensorMap {
+    let mut weights = TensorMap::new();
+    for (name, tensor) in map.iter() {
+        if let Some(name) = name.strip_prefix("weights/") {
+            weights.insert(name, tensor.clone());
+        }
+    }
+    weights
+}
+
+fn model(weights: TensorMap) -> (ModelConfig, NestedTransformer) {
+    let (config, weights) = published::from_flax(weights, 10, false).unwrap();
+    let model = NestedTransformer::from_weights(&config, weights, &Device::flex()).unwrap();
+    (config, model)
+}
+
+#[test]
+fn published_maskgit_transformer() {
+    let (config, model) =
+        model(safetensors::read(&golden("maskgit-transformer/weights.safetensors")).unwrap());
+    assert_eq!((config.layers, config.width, config.heads, config.hidden), (4, 64, 8, 256));
+    assert_eq!((config.tokens, config.codes, config.classes), (64, 32, 10));
+    let case = safetensors::read(&golden("maskgit-transformer/case.safetensors")).unwrap();
+    let logits = model.forward(ints(&case, "input_ids_positive"), config.full());
+    let difference = difference(logits, &case, "logits");
+    assert!(difference < 1e-4, "{difference}");
+}
+
+#[test]
+fn every_sub_model() {
+    let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (config, model) = model(weights_of(&map));
+    for p in [1, 2, 4, 8] {
+        let logits = model.forward(ints(&map, "input_ids"), config.sub_model(p).unwrap());
+        let difference = difference(logits, &map, &format!("logits_p{p}"));
+        assert!(difference < 1e-4, "p = {p}: {difference}");
+    }
+}
+
+#[test]
+fn a_cached_step_over_the_same_tokens_equals_the_full_forward() {
+    let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (config, model) = model(weights_of(&map));
+    let device = Device::flex();
+    let tokens = ints(&map, "input_ids");
+    let [batch, length] = tokens.dims();
+    let positions = Tensor::arange(0..length as i64, &device).unsqueeze().repeat_dim(0, batch);
+    for p in [1, 2, 4, 8] {
+        let sub_model = config.sub_model(p).unwrap();
+        let (full, fresh) = model.forward_cached(tokens.clone(), positions.clone(), None, sub_model);
+        let cache = fresh.keep(40);
+        assert_eq!(cache.len(), 40);
+        let rest = |t: &Tensor<2, Int>| t.clone().narrow(1, 40, length - 40);
+        let (part, fresh) = model.forward_cached(rest(&tokens), rest(&positions), Some(&cache), sub_model);
+        assert_eq!(fresh.len(), length);
+        let difference = (part - full.narrow(1, 40, length - 40)).abs().max().into_scalar::<f32>();
+        assert!(difference < 1e-5, "p = {p}: {difference}");
+    }
+}
+
+#[test]
+fn a_model_directory_round_trips_and_says_what_does_not_fit() {
+    let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (config, model) = model(weights_of(&map));
+    let folder = tempfile::tempdir().unwrap();
+    model.save(folder.path().join("m")).unwrap();
+    let again = NestedTransformer::load(folder.path().join("m"), &Device::flex()).unwrap();
+    let tokens = ints(&map, "input_ids");
+    let difference = difference(again.forward(tokens, config.full()), &map, "logits_p1");
+    assert!(difference < 1e-4, "{difference}");
+
+    let other = ModelConfig { layers: 5, ..config };
+    mgnt_weights::directory::write_ron(&folder.path().join("m/config.ron"), &other).unwrap();
+    let error = NestedTransformer::load(folder.path().join("m"), &Device::flex()).unwrap_err();
+    assert!(matches!(error, Error::Weights(_)));
+    assert!(error.to_string().contains("missing  blocks.4.attention.query.weight"), "{error}");
+}
+
+#[test]
+fn a_wrong_number_of_classes_or_a_stray_tensor_is_refused() {
+    let weights = safetensors::read(&golden("maskgit-transformer/weights.safetensors")).unwrap();
+    assert!(published::from_flax(weights.clone(), 43, false).is_err());
+    let mut stray = weights;
+    stray.insert_f32("Other_0/kernel", &[1], &[0.0]).unwrap();
+    let error = published::from_flax(stray, 10, false).unwrap_err().to_string();
+    assert!(error.contains("extra    Other_0/kernel"), "{error}");
+}
