@@ -1,2 +1,55 @@
-//! mgnt
-fn main() {}
+//! The `mgnt` command: thin over the libraries, one file a command.
+
+mod commands;
+mod failure;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Masked generative nested transformers: prepare data, train, generate, measure.
+#[derive(Parser)]
+#[command(name = "mgnt", version, arg_required_else_help = true)]
+struct Arguments {
+    /// Threads for the CPU's work (default: one a core).
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Planned compute of a schedule, iteration by iteration; runs no model
+    Flops(commands::flops::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,mgnt=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(failure::exit_code(&error))
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+    }
+    match arguments.command {
+        Command::Flops(arguments) => commands::flops::run(arguments),
+    }
+}

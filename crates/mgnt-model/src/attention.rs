@@ -18,14 +18,14 @@ pub(crate) struct Dense {
 
 impl Dense {
     /// `x [R, in]` to the first `out` outputs `[R, out]`.
-    pub fn to_first(&self, x: Tensor<2>, out: usize) -> Tensor<2> {
+    pub fn first_outputs(&self, x: Tensor<2>, out: usize) -> Tensor<2> {
         let weight = self.weight.val().slice(s![.., 0..out]);
         let bias = self.bias.val().slice(s![0..out]);
         x.matmul(weight) + bias.unsqueeze()
     }
 
     /// `x [R, n]`, the first n inputs, to all outputs `[R, out]`; the bias is whole.
-    pub fn from_first(&self, x: Tensor<2>) -> Tensor<2> {
+    pub fn first_inputs(&self, x: Tensor<2>) -> Tensor<2> {
         let [_, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, ..]);
         x.matmul(weight) + self.bias.val().unsqueeze()
@@ -88,10 +88,10 @@ impl Attention {
         let [rows, _] = x.dims();
         let by_head =
             |t: Tensor<2>| t.reshape([batch, rows / batch, heads, config.head_width()]).swap_dims(1, 2);
-        let query = by_head(self.query.to_first(x.clone(), width));
+        let query = by_head(self.query.first_outputs(x.clone(), width));
         let fresh = KeysValues {
-            keys: by_head(self.key.to_first(x.clone(), width)),
-            values: by_head(self.value.to_first(x, width)),
+            keys: by_head(self.key.first_outputs(x.clone(), width)),
+            values: by_head(self.value.first_outputs(x, width)),
         };
         let context = match cached {
             Some(cached) => cached.followed_by(fresh),
@@ -99,7 +99,7 @@ impl Attention {
         };
         let mixed = self.mix(query, context.keys.clone(), context.values.clone());
         let mixed = mixed.swap_dims(1, 2).reshape([rows, width]);
-        (self.output.from_first(mixed), context)
+        (self.output.first_inputs(mixed), context)
     }
 
     fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {

@@ -15,7 +15,7 @@ pub(crate) struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: Tensor<2>, hidden: usize) -> Tensor<2> {
-        self.down.from_first(gelu(self.up.to_first(x, hidden)))
+        self.down.first_inputs(gelu(self.up.first_outputs(x, hidden)))
     }
 }
 

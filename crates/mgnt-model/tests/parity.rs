@@ -1,4 +1,5 @@
 //! Logits against the published MaskGIT code and against a float64 reference of the sub-models.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,16 @@
+//! One file a command: arguments, the call into the libraries, what is printed.
+
+pub mod flops;
+pub mod strategy;
+
+use std::io::Write;
+
+use serde::Serialize;
+
+/// Prints one JSON object on standard output.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}

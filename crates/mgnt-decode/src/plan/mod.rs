@@ -1,0 +1,299 @@
+//! What a decode will do, as pure data: no tensor, no device.
+
+mod cache_policy;
+mod guidance;
+mod mask_schedule;
+mod model_schedule;
+mod strategy;
+mod temperature;
+
+use mgnt_model::compute::{Forward, cache_bytes, forward_flops};
+use mgnt_model::{ModelConfig, SubModel};
+
+pub use cache_policy::CachePolicy;
+pub use guidance::Guidance;
+pub use mask_schedule::MaskSchedule;
+pub use model_schedule::ModelSchedule;
+pub use strategy::Strategy;
+pub use temperature::TokenTemperature;
+
+use crate::Error;
+
+/// A checked strategy for one model and one number of tokens: every iteration's shapes are known before the first.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    strategy: Strategy,
+    iterations: Vec<Iteration>,
+    baseline_flops: u64,
+}
+
+/// One iteration of a plan.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Iteration {
+    /// 0-based.
+    pub index: usize,
+    /// The sub-model that runs.
+    pub sub_model: SubModel,
+    /// Whether all positions are processed and the cache is made anew.
+    pub refresh: bool,
+    /// Whether keys and values are kept for the next iteration.
+    pub cache_serves_next: bool,
+    /// Positions processed, A.
+    pub active: usize,
+    /// Positions attended over, S = 1 + N.
+    pub context: usize,
+    /// Tokens masked at its start, M.
+    pub masked: usize,
+    /// Tokens decided in it.
+    pub decided: usize,
+    /// Guidance scale; 0 is no guidance, and one copy of the batch.
+    pub guidance: f64,
+    /// Temperature at which tokens are drawn.
+    pub token_temperature: f64,
+    /// Factor of the Gumbel noise on the confidence.
+    pub choice_temperature: f64,
+    /// FLOPs of one sample (two copies under guidance).
+    pub flops: u64,
+    /// Bytes of one sample's keys and values that the next iteration finds, in f32.
+    pub cache_bytes: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(strategy: &Strategy, config: &ModelConfig, unknown: usize) -> Result<Self, Error> {
+        config.validate()?;
+        strategy.validate(config)?;
+        if unknown > config.tokens {
+            return Err(Error::field("tokens to decide", format!("at most {}", config.tokens), unknown));
+        }
+        let steps = strategy.iterations();
+        let masked_after = strategy.mask.masked_after(unknown, steps)?;
+        let sub_models =
+            strategy.models.factors().iter().map(|&p| config.sub_model(p)).collect::<Result<Vec<_>, _>>()?;
+        let refreshes = refreshes(strategy, config, &sub_models);
+
+        let context = config.positions();
+        let mut cached = 0;
+        let mut iterations = Vec::with_capacity(steps);
+        for i in 0..steps {
+            let masked = if i == 0 { unknown } else { masked_after[i - 1] };
+            let sub_model = sub_models[i];
+            let active = if refreshes[i] { context } else { context - cached };
+            // All that is decided before this iteration, and the class token, are kept for the next.
+            cached = context - masked;
+            let cache_serves_next = refreshes.get(i + 1) == Some(&false);
+            let r = (i + 1) as f64 / steps as f64;
+            let guidance = strategy.guidance.scale(i, steps);
+            let copies = if guidance > 0.0 { 2 } else { 1 };
+            let forward = Forward { active, context, logits: masked };
+            iterations.push(Iteration {
+                index: i,
+                sub_model,
+                refresh: refreshes[i],
+                cache_serves_next,
+                active,
+                context,
+                masked,
+                decided: masked - masked_after[i],
+                guidance,
+                token_temperature: strategy.token_temperature.at(r),
+                choice_temperature: strategy.choice_temperature * (1.0 - r),
+                flops: copies * forward_flops(config, sub_model, forward),
+                cache_bytes: if cache_serves_next {
+                    copies * cache_bytes(config, sub_model, cached, 4)
+                } else {
+                    0
+                },
+            });
+        }
+        let baseline_flops = iterations
+            .iter()
+            .map(|i| {
+                let copies = if i.guidance > 0.0 { 2 } else { 1 };
+                copies
+                    * forward_flops(
+                        config,
+                        config.full(),
+                        Forward { active: context, context, logits: i.masked },
+                    )
+            })
+            .sum();
+        Ok(Self { strategy: strategy.clone(), iterations, baseline_flops })
+    }
+
+    /// The iterations in order.
+    pub fn iterations(&self) -> &[Iteration] {
+        &self.iterations
+    }
+
+    /// The strategy that the plan was made from.
+    pub fn strategy(&self) -> &Strategy {
+        &self.strategy
+    }
+
+    /// FLOPs of one sample.
+    pub fn flops(&self) -> u64 {
+        self.iterations.iter().map(|i| i.flops).sum()
+    }
+
+    /// FLOPs of one sample when the full model runs in every iteration without a cache, all else equal.
+    pub fn baseline_flops(&self) -> u64 {
+        self.baseline_flops
+    }
+}
+
+/// Guided and unguided iterations have different batches, so a cache does not pass between them either.
+fn refreshes(strategy: &Strategy, config: &ModelConfig, sub_models: &[SubModel]) -> Vec<bool> {
+    let steps = sub_models.len();
+    let guided = |i: usize| strategy.guidance.scale(i, steps) > 0.0;
+    let mut last = 0;
+    (0..steps)
+        .map(|i| {
+            let refresh = i == 0
+                || !sub_models[i].shares_cache_with(sub_models[i - 1], config)
+                || guided(i) != guided(i - 1)
+                || strategy.cache.asks(i, i - last, sub_models[i] != sub_models[i - 1]);
+            if refresh {
+                last = i;
+            }
+            refresh
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mgnt_model::Preset;
+
+    use super::*;
+
+    fn total(config: &ModelConfig, strategy: &Strategy) -> f64 {
+        (strategy.plan(config).unwrap().flops() as f64 / 1e7).round() / 100.0
+    }
+
+    const GROWING: &str = "8x3,4x3,2x3,1x3";
+
+    fn growing() -> Strategy {
+        Strategy::parse(GROWING).unwrap()
+    }
+
+    #[test]
+    fn totals_of_every_scale() {
+        let l = ModelConfig::preset(Preset::L);
+        assert_eq!(total(&l, &Strategy::baseline(12)), 1949.30);
+        assert_eq!(total(&l, &Strategy::parse("1x12").unwrap()), 1455.97);
+        assert_eq!(total(&l, &growing().with_cache(CachePolicy::Off)), 918.36);
+        assert_eq!(total(&l, &growing()), 632.13);
+        assert_eq!(total(&l, &Strategy::parse("1x3,2x3,4x3,8x3").unwrap()), 841.67);
+        let long = ModelConfig { tokens: 1024, ..l };
+        assert_eq!(total(&long, &Strategy::baseline(12)), 8703.22);
+        assert_eq!(total(&long, &growing()), 2828.67);
+        for (preset, baseline, nested) in [
+            (Preset::B, 558.81, 183.40),
+            (Preset::MaskgitBase, 1111.90, 361.08),
+            (Preset::Xl, 2863.02, 926.83),
+        ] {
+            let config = ModelConfig::preset(preset);
+            assert_eq!(total(&config, &Strategy::baseline(12)), baseline);
+            assert_eq!(total(&config, &growing()), nested);
+            assert_eq!(
+                growing().plan(&config).unwrap().baseline_flops() / 10_000_000,
+                (baseline * 100.0) as u64
+            );
+        }
+    }
+
+    #[test]
+    fn the_table_of_scale_l() {
+        let plan = growing().plan(&ModelConfig::preset(Preset::L)).unwrap();
+        let rows: Vec<_> = plan
+            .iterations()
+            .iter()
+            .map(|i| {
+                let gigaflops = (i.flops as f64 / 1e5).round() / 1e4;
+                (i.sub_model.p(), i.active, i.masked, i.decided, gigaflops)
+            })
+            .collect();
+        let expected = [
+            (8, 257, 256, 3, 21.2882),
+            (8, 256, 253, 6, 21.1970),
+            (8, 253, 247, 11, 20.9358),
+            (4, 257, 236, 15, 41.4188),
+            (4, 236, 221, 18, 38.0523),
+            (4, 221, 203, 22, 35.6172),
+            (2, 257, 181, 26, 81.6170),
+            (2, 181, 155, 27, 57.5967),
+            (2, 155, 128, 31, 49.3033),
+            (1, 257, 97, 31, 162.1225),
+            (1, 97, 66, 33, 61.3135),
+            (1, 66, 33, 33, 41.6685),
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn refreshes_of_each_policy() {
+        let config = ModelConfig::preset(Preset::B);
+        let of = |schedule: &str, cache: CachePolicy| -> Vec<usize> {
+            let plan = Strategy::parse(schedule).unwrap().with_cache(cache).plan(&config).unwrap();
+            plan.iterations().iter().filter(|i| i.refresh).map(|i| i.index).collect()
+        };
+        assert_eq!(of("1x4", CachePolicy::Off), [0, 1, 2, 3]);
+        assert_eq!(of("1x4", CachePolicy::AtSizeSwitch), [0]);
+        assert_eq!(of("4x2,8x2,1x2", CachePolicy::AtSizeSwitch), [0, 2, 4]);
+        assert_eq!(of("2x6", CachePolicy::Every(2)), [0, 2, 4]);
+        assert_eq!(of("2x4,1x2", CachePolicy::Explicit(vec![3])), [0, 3, 4]);
+        let hidden = ModelConfig { nesting: mgnt_model::Nesting::Hidden, ..config.clone() };
+        let explicit = Strategy::parse("8x2,1x2").unwrap().with_cache(CachePolicy::Explicit(vec![]));
+        let refreshed = explicit.plan(&hidden).unwrap().iterations().iter().filter(|i| i.refresh).count();
+        assert_eq!(refreshed, 1, "keys of one width serve every sub-model");
+    }
+
+    #[test]
+    fn guidance_doubles_and_a_cache_does_not_pass_its_border() {
+        let config = ModelConfig::preset(Preset::B);
+        let guided = Strategy::baseline(4).with_guidance(Guidance::Constant(2.0));
+        assert_eq!(
+            guided.plan(&config).unwrap().flops(),
+            2 * Strategy::baseline(4).plan(&config).unwrap().flops()
+        );
+        let ramp = Strategy::parse("1x4").unwrap().with_guidance(Guidance::Linear(1.0));
+        let plan = ramp.plan(&config).unwrap();
+        assert_eq!(
+            plan.iterations().iter().map(|i| i.refresh).collect::<Vec<_>>(),
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn given_tokens_are_cached_from_the_start() {
+        let config = ModelConfig::preset(Preset::B);
+        let plan = Strategy::parse("1x3").unwrap().plan_for(&config, 100).unwrap();
+        let active: Vec<_> = plan.iterations().iter().map(|i| i.active).collect();
+        assert_eq!(active[..2], [257, 100]);
+        assert_eq!(plan.iterations().iter().map(|i| i.decided).sum::<usize>(), 100);
+    }
+
+    #[test]
+    fn what_cannot_be_planned() {
+        let config = ModelConfig::preset(Preset::B);
+        let base = Strategy::baseline(12);
+        let wrong = [
+            Strategy::parse("16x3").unwrap(),
+            Strategy { choice_temperature: -1.0, ..base.clone() },
+            Strategy { choice_temperature: f64::NAN, ..base.clone() },
+            Strategy { top_p: Some(0.0), ..base.clone() },
+            Strategy { top_k: Some(2000), ..base.clone() },
+            Strategy { mask: MaskSchedule::Counts(vec![256]), ..base.clone() },
+            Strategy { token_temperature: TokenTemperature::Constant(0.0), ..base.clone() },
+            base.clone().with_cache(CachePolicy::Explicit(vec![12])),
+            base.clone().with_cache(CachePolicy::Every(0)),
+            base.clone().with_guidance(Guidance::Constant(-0.5)),
+        ];
+        for strategy in wrong {
+            assert!(strategy.plan(&config).is_err(), "{strategy:?}");
+        }
+        assert!(base.plan_for(&config, 0).is_err());
+        assert!(base.plan_for(&config, 11).is_err());
+        assert!(base.plan_for(&config, 300).is_err());
+    }
+}

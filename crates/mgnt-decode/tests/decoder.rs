@@ -1,0 +1,155 @@
+//! The loop as a whole: against a naive decoder, across batches, with given tokens.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use mgnt_decode::{CachePolicy, Decoder, Error, Guidance, Noise, OrderKind, Strategy, gumbel};
+use mgnt_model::{ModelConfig, NestedTransformer};
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        layers: 2,
+        width: 32,
+        heads: 8,
+        hidden: 64,
+        tokens: 36,
+        codes: 24,
+        classes: 5,
+        null_class: true,
+        sub_models: vec![1, 2, 4, 8],
+        norm: Default::default(),
+        nesting: Default::default(),
+        dropout: 0.0,
+    }
+}
+
+fn model() -> NestedTransformer {
+    NestedTransformer::init(&config(), 11, &Device::flex()).unwrap()
+}
+
+/// MaskGIT's loop written the plain way: raster order, the whole sequence each time, no cache.
+fn naive(model: &NestedTransformer, strategy: &Strategy, class: usize, seed: u64, sample: u64) -> Vec<u16> {
+    let config = model.config();
+    let (n, steps) = (config.tokens, strategy.iterations());
+    let vocabulary = config.vocabulary();
+    let mut tokens: Vec<Option<u16>> = vec![None; n];
+    let after = strategy.mask.masked_after(n, steps).unwrap();
+    for (i, &after) in after.iter().enumerate() {
+        let r = (i + 1) as f64 / steps as f64;
+        let class = vocabulary.class(class).unwrap() as i32;
+        let ids: Vec<i32> = std::iter::once(class)
+            .chain(tokens.iter().map(|t| t.map_or(vocabulary.mask() as i32, i32::from)))
+            .collect();
+        let input = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, n + 1]), &Device::flex());
+        let sub_model = config.sub_model(strategy.models.factors()[i]).unwrap();
+        let logits = model.forward(input, sub_model).into_data().try_into_vec::<f32>().unwrap();
+        let draws = Noise::new(seed).stream(sample, i).at(&(0..n).collect::<Vec<_>>());
+        let mut candidates = Vec::new();
+        for place in (0..n).filter(|&place| tokens[place].is_none()) {
+            let row = &logits[(place + 1) * vocabulary.len()..][..config.codes];
+            let exps: Vec<f64> = row.iter().map(|&l| f64::from(l).exp()).collect();
+            let sum: f64 = exps.iter().sum();
+            let mut cumulative = 0.0;
+            let code = exps
+                .iter()
+                .position(|e| {
+                    cumulative += e / sum;
+                    cumulative > draws[place].token
+                })
+                .unwrap();
+            let score = (exps[code] / sum).ln()
+                + strategy.choice_temperature * (1.0 - r) * gumbel(draws[place].choice);
+            candidates.push((score, place, code as u16));
+        }
+        candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let open = candidates.len();
+        for (_, place, code) in candidates.into_iter().take(open - after) {
+            tokens[place] = Some(code);
+        }
+    }
+    tokens.into_iter().map(Option::unwrap).collect()
+}
+
+#[test]
+fn without_a_cache_the_loop_is_the_naive_decoder() {
+    let model = model();
+    let strategy = Strategy::parse("8x2,4x2,2x1,1x3").unwrap().with_cache(CachePolicy::Off);
+    let plan = strategy.plan(&config()).unwrap();
+    let decoded = Decoder::new(&model, &plan).classes(&[0, 3, 4]).seed(5).first_sample(7).run().unwrap();
+    for (i, class) in [0, 3, 4].into_iter().enumerate() {
+        assert_eq!(decoded.tokens[i], naive(&model, &strategy, class, 5, 7 + i as u64), "sample {i}");
+    }
+}
+
+#[test]
+fn a_picture_does_not_depend_on_its_batch() {
+    let model = model();
+    let strategy = Strategy::parse("8x3,4x3,2x3,1x3").unwrap().with_guidance(Guidance::Constant(1.5));
+    let plan = strategy.plan(&config()).unwrap();
+    let classes = [0, 1, 2, 3, 4, 0, 1, 2];
+    let together = Decoder::new(&model, &plan).classes(&classes).seed(2).run().unwrap();
+    for (i, &class) in classes.iter().enumerate() {
+        let alone =
+            Decoder::new(&model, &plan).classes(&[class]).seed(2).first_sample(i as u64).run().unwrap();
+        assert_eq!(alone.tokens[0], together.tokens[i], "sample {i}");
+    }
+}
+
+#[test]
+fn a_refresh_in_every_iteration_is_no_cache() {
+    let model = model();
+    let decode = |cache| {
+        let plan = Strategy::parse("2x12").unwrap().with_cache(cache).plan(&config()).unwrap();
+        Decoder::new(&model, &plan).classes(&[1, 2]).seed(9).run().unwrap().tokens
+    };
+    assert_eq!(decode(CachePolicy::Every(1)), decode(CachePolicy::Off));
+}
+
+#[test]
+fn decided_tokens_never_change() {
+    let model = model();
+    for order in
+        [OrderKind::Confidence, OrderKind::Random, OrderKind::Halton, OrderKind::Explicit(vec![5, 4])]
+    {
+        let plan = Strategy { order, ..Strategy::parse("8x3,1x3").unwrap() }.plan(&config()).unwrap();
+        let mut seen: Vec<(Vec<u16>, Vec<bool>)> = Vec::new();
+        let mut watch = |snapshot: &mgnt_decode::Snapshot| {
+            seen.push((snapshot.tokens[0].clone(), snapshot.undecided[0].clone()));
+        };
+        let decoded = Decoder::new(&model, &plan).watch(&mut watch).run().unwrap();
+        assert_eq!(seen.len(), 6);
+        for pair in seen.windows(2) {
+            for place in 0..36 {
+                if !pair[0].1[place] {
+                    assert!(!pair[1].1[place]);
+                    assert_eq!(pair[0].0[place], pair[1].0[place]);
+                }
+            }
+        }
+        let open: Vec<usize> = seen.iter().map(|s| s.1.iter().filter(|&&open| open).count()).collect();
+        let planned: Vec<usize> = plan.iterations().iter().map(|i| i.masked - i.decided).collect();
+        assert_eq!(open, planned);
+        assert_eq!(seen[5].0, decoded.tokens[0]);
+        assert!(decoded.tokens[0].iter().all(|&token| token < 24));
+    }
+}
+
+#[test]
+fn given_tokens_stay() {
+    let model = model();
+    let known: Vec<Option<u16>> = (0..36).map(|i| (i % 3 == 0).then_some(i as u16 % 24)).collect();
+    let plan = Strategy::parse("4x2,1x3").unwrap().plan_for(&config(), 24).unwrap();
+    let decoded = Decoder::new(&model, &plan).known(known.clone()).run().unwrap();
+    for (token, known) in decoded.tokens[0].iter().zip(&known) {
+        assert!(known.is_none_or(|known| known == *token));
+    }
+    let whole = Strategy::parse("4x2,1x3").unwrap().plan(&config()).unwrap();
+    assert!(matches!(Decoder::new(&model, &whole).known(known).run(), Err(Error::Field { .. })));
+}
+
+#[test]
+fn a_class_out_of_range_is_refused() {
+    let model = model();
+    let plan = Strategy::baseline(4).plan(&config()).unwrap();
+    let error = Decoder::new(&model, &plan).classes(&[5]).run().unwrap_err().to_string();
+    assert_eq!(error, "class 5 is out of range: the model has 5 classes (0 to 4)");
+}
