@@ -29,5 +29,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     config.validate()?;
     let plan = arguments.strategy.plan(&config)?;
     let ledger = Ledger::new(&plan, 1);
-    if arguments.json { print_json(&ledger) } else { Ok(print!("{ledger}")) }
+    if arguments.json {
+        return print_json(&ledger);
+    }
+    print!("{ledger}");
+    Ok(())
 }
