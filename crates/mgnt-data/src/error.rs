@@ -1,0 +1,89 @@
+use std::path::PathBuf;
+
+/// What can be wrong with a data set.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A folder or archive that is not laid out as a folder per class.
+    #[error("{path}: {reason}", path = path.display())]
+    Layout {
+        /// The folder or archive.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A picture that cannot be used.
+    #[error("{0}")]
+    Picture(String),
+    /// Too many files of a data set were rejected.
+    #[error(
+        "{path}: {rejected} of {total} files were rejected, more than the share {allowed} that is allowed; \
+         the first: {first}",
+        path = path.display()
+    )]
+    TooManyRejected {
+        /// The source.
+        path: PathBuf,
+        /// Rejected files.
+        rejected: usize,
+        /// All files.
+        total: usize,
+        /// The share that is allowed.
+        allowed: f64,
+        /// The first rejected file and why.
+        first: String,
+    },
+    /// A store that is incomplete, damaged, or of another kind.
+    #[error("{path}: {field}: expected {expected}, got {got}", path = path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// The field or tensor.
+        field: String,
+        /// What was needed.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
+    /// A value that cannot be.
+    #[error("{field}: expected {expected}, got {got}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// What would be right.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// Files of tensors.
+    #[error(transparent)]
+    Weights(#[from] mgnt_weights::Error),
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+
+    pub(crate) fn store(
+        path: impl Into<PathBuf>,
+        field: impl ToString,
+        expected: impl ToString,
+        got: impl ToString,
+    ) -> Error {
+        Error::Store {
+            path: path.into(),
+            field: field.to_string(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+        }
+    }
+}

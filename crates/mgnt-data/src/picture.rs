@@ -1,0 +1,221 @@
+//! Pictures in memory: decoding, cropping, resizing, writing.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{ImageFormat, ImageReader, RgbImage};
+use mgnt_weights::atomic;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// An RGB picture, 8 bits a channel, rows from the top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+/// How pictures are made smaller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Lanczos of radius 3, widened when shrinking (Pillow's `LANCZOS`).
+    #[default]
+    Lanczos,
+    /// Mean over the covered area (Pillow's `BOX`).
+    Area,
+}
+
+/// What is refused before it is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Shortest side that is accepted, in pixels.
+    pub shortest: usize,
+    /// Longest side that is accepted, in pixels.
+    pub longest: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { shortest: 16, longest: 16_384 }
+    }
+}
+
+impl Picture {
+    /// A picture from its bytes, `[height, width, 3]`.
+    pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self, Error> {
+        if width.checked_mul(height).and_then(|n| n.checked_mul(3)) != Some(rgb.len()) || rgb.is_empty() {
+            return Err(Error::Picture(format!("{width}x{height} pixels do not have {} bytes", rgb.len())));
+        }
+        Ok(Self { width, height, rgb })
+    }
+
+    /// Decodes JPEG, PNG, WebP, GIF (first frame) or BMP, told by its first bytes and not by a file's name.
+    /// Grey, CMYK, 16-bit and transparent pictures become 8-bit RGB (transparency is dropped).
+    pub fn decode(bytes: &[u8], limits: Limits) -> Result<Self, Error> {
+        let refuse = |reason: String| Error::Picture(reason);
+        let reader = |bytes| {
+            ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| refuse(e.to_string()))
+        };
+        if reader(bytes)?.format().is_none() {
+            return Err(refuse("not a JPEG, PNG, WebP, GIF or BMP file".into()));
+        }
+        let (width, height) = reader(bytes)?.into_dimensions().map_err(|e| refuse(e.to_string()))?;
+        let (width, height) = (width as usize, height as usize);
+        if width.min(height) < limits.shortest {
+            return Err(refuse(format!(
+                "{width}x{height} pixels; the shortest side allowed is {}",
+                limits.shortest
+            )));
+        }
+        if width.max(height) > limits.longest {
+            return Err(refuse(format!(
+                "{width}x{height} pixels; the longest side allowed is {}",
+                limits.longest
+            )));
+        }
+        let picture = reader(bytes)?.decode().map_err(|e| refuse(e.to_string()))?.into_rgb8();
+        Self::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
+    }
+
+    /// Reads and decodes a file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let any = Limits { shortest: 1, ..Limits::default() };
+        Self::decode(&bytes, any).map_err(|e| Error::Picture(format!("{}: {e}", path.display())))
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The bytes, `[height, width, 3]`.
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
+    /// The bytes, `[height, width, 3]`.
+    pub fn into_rgb(self) -> Vec<u8> {
+        self.rgb
+    }
+
+    /// The largest square in the middle, resized to `size` x `size` pixels.
+    pub fn centre_square(&self, size: usize, filter: Filter) -> Result<Self, Error> {
+        let failed = |reason: String| Error::Picture(reason);
+        let side = self.width.min(self.height);
+        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
+        let algorithm = match filter {
+            Filter::Lanczos => FilterType::Lanczos3,
+            Filter::Area => FilterType::Box,
+        };
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(algorithm)).crop(
+            left as f64,
+            top as f64,
+            side as f64,
+            side as f64,
+        );
+        let source = ImageRef::new(self.width as u32, self.height as u32, &self.rgb, PixelType::U8x3)
+            .map_err(|e| failed(e.to_string()))?;
+        let mut target = Image::new(size as u32, size as u32, PixelType::U8x3);
+        Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(e.to_string()))?;
+        Self::new(size, size, target.into_vec())
+    }
+
+    /// The bytes of a PNG file.
+    pub fn to_png(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Cursor::new(Vec::new());
+        RgbImage::from_raw(self.width as u32, self.height as u32, self.rgb.clone())
+            .ok_or_else(|| Error::Picture("bytes and size do not agree".into()))?
+            .write_to(&mut bytes, ImageFormat::Png)
+            .map_err(|e| Error::Picture(e.to_string()))?;
+        Ok(bytes.into_inner())
+    }
+
+    /// Writes a PNG file, atomically.
+    pub fn save_png(&self, path: &Path) -> Result<(), Error> {
+        Ok(atomic::write_bytes(path, &self.to_png()?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{DynamicImage, GrayImage, Rgba, RgbaImage};
+
+    use super::*;
+
+    fn encode(image: DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    fn gradient(width: usize, height: usize) -> Picture {
+        let rgb = (0..width * height * 3).map(|i| (i % 251) as u8).collect();
+        Picture::new(width, height, rgb).unwrap()
+    }
+
+    #[test]
+    fn png_round_trip() {
+        let picture = gradient(20, 17);
+        assert_eq!(Picture::decode(&picture.to_png().unwrap(), Limits::default()).unwrap(), picture);
+    }
+
+    #[test]
+    fn grey_and_transparent_become_rgb() {
+        let grey = encode(GrayImage::from_pixel(16, 16, image::Luma([9])).into(), ImageFormat::Jpeg);
+        let picture = Picture::decode(&grey, Limits::default()).unwrap();
+        assert!(picture.rgb().iter().all(|v| v.abs_diff(9) <= 1));
+        let clear = encode(RgbaImage::from_pixel(16, 16, Rgba([1, 2, 3, 0])).into(), ImageFormat::Png);
+        assert_eq!(Picture::decode(&clear, Limits::default()).unwrap().rgb()[..3], [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused_with_a_reason() {
+        let refuse = |bytes: &[u8]| Picture::decode(bytes, Limits::default()).unwrap_err().to_string();
+        assert_eq!(refuse(b"hello, I am a text"), "not a JPEG, PNG, WebP, GIF or BMP file");
+        assert!(refuse(b"").contains("not a JPEG"));
+        let whole = encode(DynamicImage::new_rgb8(64, 64), ImageFormat::Png);
+        assert!(!refuse(&whole[..whole.len() / 2]).is_empty());
+        assert_eq!(
+            refuse(&encode(DynamicImage::new_rgb8(1, 1), ImageFormat::Png)),
+            "1x1 pixels; the shortest side allowed is 16"
+        );
+    }
+
+    #[test]
+    fn a_huge_claim_is_refused_before_it_is_decoded() {
+        let mut bytes = encode(DynamicImage::new_rgb8(20, 20), ImageFormat::Png);
+        bytes[16..24].copy_from_slice(&[0, 0, 0x4e, 0x20, 0, 0, 0x4e, 0x20]);
+        let crc = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.to_be_bytes());
+        let reason = Picture::decode(&bytes, Limits::default()).unwrap_err().to_string();
+        assert_eq!(reason, "20000x20000 pixels; the longest side allowed is 16384");
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+        })
+    }
+
+    #[test]
+    fn the_middle_is_kept() {
+        let mut rgb = vec![0; 30 * 10 * 3];
+        for row in 0..10 {
+            rgb[(row * 30 + 10) * 3..(row * 30 + 20) * 3].fill(200);
+        }
+        let square = Picture::new(30, 10, rgb).unwrap().centre_square(5, Filter::Area).unwrap();
+        assert!(square.rgb().iter().all(|&v| v == 200));
+        assert_eq!(gradient(8, 8).centre_square(8, Filter::Lanczos).unwrap(), gradient(8, 8));
+    }
+}
