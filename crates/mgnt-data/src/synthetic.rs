@@ -116,10 +116,10 @@ mod tests {
 
     #[test]
     fn every_shape_covers_some_of_the_middle_and_not_all() {
-        for class in 0..CLASSES.len() {
+        for (class, name) in CLASSES.iter().enumerate() {
             let points = (0..100).map(|i| [(i % 10) as f32 / 5.0 - 0.9, (i / 10) as f32 / 5.0 - 0.9]);
             let covered = points.filter(|&point| inside(class, point)).count();
-            assert!((15..95).contains(&covered), "{}: {covered}", CLASSES[class]);
+            assert!((15..95).contains(&covered), "{name}: {covered}");
         }
     }
 }

@@ -1,0 +1,132 @@
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Sizes and options of an image tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTokenizerConfig {
+    /// Side of the square pictures in pixels.
+    pub size: usize,
+    /// Base width of the convolutions.
+    pub filters: usize,
+    /// Width of each level as a multiple of the base; each level but the last halves the resolution.
+    pub multipliers: Vec<usize>,
+    /// Residual blocks a level.
+    pub residual_blocks: usize,
+    /// Width of a code.
+    pub embedding: usize,
+    /// Number of codes.
+    pub codes: usize,
+    /// Groups of every GroupNorm.
+    #[serde(default = "published_groups")]
+    pub groups: usize,
+    /// What stands beside a residual block that changes the width.
+    #[serde(default)]
+    pub shortcut: Shortcut,
+}
+
+fn published_groups() -> usize {
+    32
+}
+
+/// What stands beside a residual block that changes the width.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shortcut {
+    /// A 1x1 convolution of the block's own output; the input is dropped. A quirk of the published MaskGIT code,
+    /// and of its checkpoints.
+    #[default]
+    Published,
+    /// A 1x1 convolution of the block's input, as usual.
+    Input,
+}
+
+impl ImageTokenizerConfig {
+    /// MaskGIT's published tokenizer for 256 px: 16 x 16 tokens of 1024 codes.
+    pub fn maskgit() -> Self {
+        Self {
+            size: 256,
+            filters: 128,
+            multipliers: vec![1, 1, 2, 2, 4],
+            residual_blocks: 2,
+            embedding: 256,
+            codes: 1024,
+            groups: published_groups(),
+            shortcut: Shortcut::Published,
+        }
+    }
+
+    /// Checks every size; the error names the field.
+    pub fn validate(&self) -> Result<(), Error> {
+        let wrong = |field, expected: String, got: String| Err(Error::Config { field, expected, got });
+        let fields = [
+            ("size", self.size),
+            ("filters", self.filters),
+            ("residual_blocks", self.residual_blocks),
+            ("embedding", self.embedding),
+            ("codes", self.codes),
+            ("groups", self.groups),
+        ];
+        for (field, value) in fields {
+            if value == 0 || value > 1 << 16 {
+                return wrong(field, "1 to 65536".into(), value.to_string());
+            }
+        }
+        let text = format!("{:?}", self.multipliers);
+        if self.multipliers.is_empty() || self.multipliers.len() > 8 || self.multipliers.contains(&0) {
+            return wrong("multipliers", "1 to 8 numbers above 0".into(), text);
+        }
+        if !self.filters.is_multiple_of(self.groups) {
+            return wrong(
+                "filters",
+                format!("a multiple of the {} groups", self.groups),
+                self.filters.to_string(),
+            );
+        }
+        if !self.size.is_multiple_of(self.factor()) {
+            return wrong("size", format!("a multiple of {}", self.factor()), self.size.to_string());
+        }
+        Ok(())
+    }
+
+    /// Pixels a token covers on each side.
+    pub fn factor(&self) -> usize {
+        1 << self.multipliers.len().saturating_sub(1)
+    }
+
+    /// Rows (and columns) of the token grid.
+    pub fn grid(&self) -> usize {
+        self.size / self.factor()
+    }
+
+    pub(super) fn width(&self, level: usize) -> usize {
+        self.filters * self.multipliers[level]
+    }
+
+    pub(super) fn last_width(&self) -> usize {
+        self.width(self.multipliers.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_sizes_are_refused_by_name() {
+        let base = ImageTokenizerConfig::maskgit();
+        assert!(base.validate().is_ok());
+        assert_eq!((base.factor(), base.grid()), (16, 16));
+        let cases = [
+            (ImageTokenizerConfig { size: 250, ..base.clone() }, "size"),
+            (ImageTokenizerConfig { filters: 40, ..base.clone() }, "filters"),
+            (ImageTokenizerConfig { multipliers: vec![], ..base.clone() }, "multipliers"),
+            (ImageTokenizerConfig { codes: 0, ..base.clone() }, "codes"),
+        ];
+        for (config, field) in cases {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("`{field}`")), "{error}");
+        }
+    }
+}

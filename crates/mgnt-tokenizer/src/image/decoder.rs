@@ -1,0 +1,77 @@
+use burn::module::Module;
+use burn::nn::GroupNorm;
+use burn::nn::conv::Conv2d;
+use burn::tensor::{Device, Tensor};
+
+use super::config::ImageTokenizerConfig;
+use super::residual::{ResidualBlock, conv, norm, swish};
+
+/// Quantized latents `[B, D, h, w]` to pictures `[B, 3, H, W]`, not clamped.
+#[derive(Module, Debug)]
+pub(super) struct Decoder {
+    conv_in: Conv2d,
+    middle: Vec<ResidualBlock>,
+    /// By true level; run from the deepest to 0.
+    levels: Vec<Vec<ResidualBlock>>,
+    /// After level i + 1, on the way to level i.
+    upsampled: Vec<Conv2d>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    pub fn new(config: &ImageTokenizerConfig, device: &Device) -> Self {
+        let deepest = config.last_width();
+        let count = config.multipliers.len();
+        let blocks = |inputs: usize, outputs: usize| -> Vec<ResidualBlock> {
+            (0..config.residual_blocks)
+                .map(|i| ResidualBlock::new(if i == 0 { inputs } else { outputs }, outputs, config, device))
+                .collect()
+        };
+        Self {
+            conv_in: conv(config.embedding, deepest, 3, true, device),
+            middle: blocks(deepest, deepest),
+            levels: (0..count)
+                .map(|level| {
+                    let above = if level + 1 < count { config.width(level + 1) } else { deepest };
+                    blocks(above, config.width(level))
+                })
+                .collect(),
+            upsampled: (1..count).map(|l| conv(config.width(l), config.width(l), 3, true, device)).collect(),
+            norm_out: norm(config.width(0), config, device),
+            conv_out: conv(config.width(0), 3, 3, true, device),
+        }
+    }
+
+    pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+        let x = self.conv_in.forward(latents);
+        let mut x = self.middle.iter().fold(x, |x, block| block.forward(x));
+        for (level, blocks) in self.levels.iter().enumerate().rev() {
+            x = blocks.iter().fold(x, |x, block| block.forward(x));
+            if level > 0 {
+                x = self.upsampled[level - 1].forward(twice(x));
+            }
+        }
+        self.conv_out.forward(swish(self.norm_out.forward(x)))
+    }
+}
+
+/// Nearest-neighbour upsampling by two: a broadcast, whose backward is a plain sum.
+fn twice(x: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    x.reshape([batch * channels, height, 1, width, 1])
+        .expand([batch * channels, height, 2, width, 2])
+        .reshape([batch, channels, 2 * height, 2 * width])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pixel_becomes_a_square() {
+        let x = Tensor::<4>::from_floats([[[[1.0, 2.0], [3.0, 4.0]]]], &Device::flex());
+        let y = twice(x).into_data().try_into_vec::<f32>().unwrap();
+        assert_eq!(y, [1., 1., 2., 2., 1., 1., 2., 2., 3., 3., 4., 4., 3., 3., 4., 4.]);
+    }
+}

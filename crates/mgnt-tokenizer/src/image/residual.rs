@@ -1,0 +1,67 @@
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor};
+
+use super::config::{ImageTokenizerConfig, Shortcut};
+
+/// GroupNorm epsilon of the published models.
+const NORM_EPSILON: f64 = 1e-6;
+
+/// `x sigmoid(x)`, written with an exponential only, which is faster on the CPU; the exponent is held where the
+/// derivative's square would overflow.
+pub(super) fn swish(x: Tensor<4>) -> Tensor<4> {
+    x.clone() / ((-x).clamp_max(40.0).exp() + 1.0)
+}
+
+/// A convolution of stride 1 that keeps the size.
+pub(super) fn conv(inputs: usize, outputs: usize, kernel: usize, bias: bool, device: &Device) -> Conv2d {
+    let margin = kernel / 2;
+    Conv2dConfig::new([inputs, outputs], [kernel, kernel])
+        .with_padding(PaddingConfig2d::Explicit(margin, margin, margin, margin))
+        .with_bias(bias)
+        .init(device)
+}
+
+pub(super) fn norm(width: usize, config: &ImageTokenizerConfig, device: &Device) -> GroupNorm {
+    GroupNormConfig::new(config.groups, width).with_epsilon(NORM_EPSILON).init(device)
+}
+
+/// Norm, swish, convolution, twice, beside a shortcut.
+#[derive(Module, Debug)]
+pub(super) struct ResidualBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+    #[module(skip)]
+    kind: Shortcut,
+}
+
+impl ResidualBlock {
+    pub fn new(inputs: usize, outputs: usize, config: &ImageTokenizerConfig, device: &Device) -> Self {
+        let shortcut_inputs = match config.shortcut {
+            Shortcut::Published => outputs,
+            Shortcut::Input => inputs,
+        };
+        Self {
+            norm1: norm(inputs, config, device),
+            conv1: conv(inputs, outputs, 3, false, device),
+            norm2: norm(outputs, config, device),
+            conv2: conv(outputs, outputs, 3, false, device),
+            shortcut: (inputs != outputs).then(|| conv(shortcut_inputs, outputs, 1, false, device)),
+            kind: config.shortcut,
+        }
+    }
+
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let h = self.conv1.forward(swish(self.norm1.forward(x.clone())));
+        let h = self.conv2.forward(swish(self.norm2.forward(h)));
+        match (&self.shortcut, self.kind) {
+            (None, _) => x + h,
+            (Some(shortcut), Shortcut::Published) => h.clone() + shortcut.forward(h),
+            (Some(shortcut), Shortcut::Input) => h + shortcut.forward(x),
+        }
+    }
+}
