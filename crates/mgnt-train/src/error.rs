@@ -1,0 +1,53 @@
+use std::path::PathBuf;
+
+/// What can go wrong in training.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A recipe value that cannot be.
+    #[error("recipe: `{field}`: expected {expected}, got {got}")]
+    Recipe {
+        /// Name of the field.
+        field: String,
+        /// What would be right.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// A run folder that does not go with what was asked.
+    #[error("{path}: {reason}", path = path.display())]
+    Run {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Loss or gradient stayed infinite or not a number.
+    #[error("step {step}: the loss or gradient was not finite {times} times in a row")]
+    NotFinite {
+        /// The last of these steps.
+        step: usize,
+        /// How often in a row.
+        times: usize,
+    },
+    /// The device failed to give its results.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// Data.
+    #[error(transparent)]
+    Data(#[from] mgnt_data::Error),
+    /// The transformer.
+    #[error(transparent)]
+    Model(#[from] mgnt_model::Error),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] mgnt_tokenizer::Error),
+    /// Files.
+    #[error(transparent)]
+    Weights(#[from] mgnt_weights::Error),
+}
+
+impl Error {
+    pub(crate) fn run(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+        Self::Run { path: path.into(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,155 @@
+//! AdamW as the published recipes use it: decay on matrices only, warm-up and cosine, one global norm.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+
+use crate::{Error, Optimization};
+
+/// PyTorch's and Flax's epsilon; Burn's default is larger.
+const EPSILON: f32 = 1e-8;
+
+/// Learning rate of step `step`, 0-based: linear warm-up, then a cosine down to zero.
+pub fn learning_rate(recipe: &Optimization, step: usize) -> f64 {
+    let done = (step + 1) as f64;
+    let warm_up = recipe.warm_up_steps as f64;
+    if done < warm_up {
+        return recipe.peak_learning_rate * done / warm_up;
+    }
+    let rest = (recipe.steps as f64 - warm_up).max(1.0);
+    let share = ((step as f64 - warm_up) / rest).clamp(0.0, 1.0);
+    recipe.peak_learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
+}
+
+/// AdamW with weight decay on matrices and kernels, not on biases, norms, embeddings or the codebook.
+pub(crate) fn adamw(recipe: &Optimization) -> Result<ModuleOptimizer, Error> {
+    let config = |decay: f32| {
+        AdamWConfig::new()
+            .with_beta_1(recipe.beta1)
+            .with_beta_2(recipe.beta2)
+            .with_epsilon(EPSILON)
+            .with_weight_decay(decay)
+    };
+    let patterns = vec![r"(^|\.)bias$", r"(^|\.)gamma$", r"(^|\.)beta$", r"^embedding\.", r"codebook$"];
+    let undecayed = ParamGroup::from_any_regexes(patterns).map_err(|e| Error::Recipe {
+        field: "weight_decay".into(),
+        expected: "a group of parameters".into(),
+        got: format!("{e:?}"),
+    })?;
+    Ok(config(recipe.weight_decay).init().with_group(undecayed, config(0.0).build(), None))
+}
+
+/// Scales all gradients so that their global norm is at most `limit`; returns the norm before.
+pub(crate) fn clip_global_norm<M: Module>(model: &M, grads: &mut GradientsParams, limit: f64) -> f64 {
+    let mut squares = Squares { grads, sum: None };
+    model.visit(&mut squares);
+    let norm = squares.sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>())).sqrt();
+    if norm.is_finite() && norm > limit {
+        model.visit(&mut Scale { grads, factor: limit / norm });
+    }
+    norm
+}
+
+struct Squares<'a> {
+    grads: &'a GradientsParams,
+    sum: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.get::<D>(param.id) {
+            let square = (grad.clone() * grad).sum();
+            self.sum = Some(match self.sum.take() {
+                Some(sum) => sum + square,
+                None => square,
+            });
+        }
+    }
+}
+
+struct Scale<'a> {
+    grads: &'a mut GradientsParams,
+    factor: f64,
+}
+
+impl ModuleVisitor for Scale<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.remove::<D>(param.id) {
+            self.grads.register::<D>(param.id, grad * self.factor);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    use super::*;
+
+    pub(crate) fn optimization() -> Optimization {
+        Optimization {
+            batch: 4,
+            steps: 110,
+            peak_learning_rate: 0.01,
+            warm_up_steps: 10,
+            beta1: 0.9,
+            beta2: 0.96,
+            weight_decay: 0.045,
+            clip_norm: 1.0,
+            ema_decay: 0.99,
+            seed: 1,
+            log_every: 1,
+            validate_every: 50,
+            checkpoint_every: 50,
+            keep: 2,
+        }
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let recipe = optimization();
+        assert!((learning_rate(&recipe, 0) - 0.001).abs() < 1e-12);
+        assert!((learning_rate(&recipe, 4) - 0.005).abs() < 1e-12);
+        assert!((learning_rate(&recipe, 10) - 0.01).abs() < 1e-12);
+        assert!((learning_rate(&recipe, 60) - 0.005).abs() < 1e-12);
+        assert!(learning_rate(&recipe, 109) < 1e-5);
+    }
+
+    #[test]
+    fn the_norm_is_global() {
+        let device = Device::flex().autodiff();
+        let layers: Vec<Linear> =
+            vec![LinearConfig::new(2, 1).init(&device), LinearConfig::new(1, 1).init(&device)];
+        let x = Tensor::<2>::from_floats([[3.0, 4.0]], &device);
+        let y = layers[1].forward(layers[0].forward(x));
+        let mut grads = GradientsParams::from_grads(y.sum().backward(), &layers);
+        let all = |grads: &GradientsParams| -> f64 {
+            let mut squares = Squares { grads, sum: None };
+            layers.visit(&mut squares);
+            f64::from(squares.sum.unwrap().into_scalar::<f32>()).sqrt()
+        };
+        let before = all(&grads);
+        assert!((clip_global_norm(&layers, &mut grads, before / 2.0) - before).abs() < 1e-6);
+        assert!((all(&grads) - before / 2.0).abs() < 1e-5);
+        clip_global_norm(&layers, &mut grads, before);
+        assert!((all(&grads) - before / 2.0).abs() < 1e-5, "a small gradient stays");
+    }
+
+    #[test]
+    fn decay_reaches_matrices_only() {
+        let device = Device::flex().autodiff();
+        let layer: Linear = LinearConfig::new(2, 2).init(&device);
+        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }).unwrap();
+        // A gradient of zero: all that moves is what decays.
+        let zero = (layer.weight.val() * 0.0).sum() + (layer.bias.as_ref().unwrap().val() * 0.0).sum();
+        let grads = GradientsParams::from_grads(zero.backward(), &layer);
+        let with_bias = layer.clone();
+        let after = optimizer.step(0.1, layer, grads);
+        let ratio = (after.weight.val() / with_bias.weight.val()).mean().into_scalar::<f32>();
+        assert!((ratio - 0.95).abs() < 1e-4, "{ratio}");
+        let moved =
+            (after.bias.unwrap().val() - with_bias.bias.unwrap().val()).abs().sum().into_scalar::<f32>();
+        assert_eq!(moved, 0.0);
+    }
+}

@@ -1,0 +1,268 @@
+//! The RON files that describe a run.
+
+use std::path::Path;
+
+use mgnt_data::TokenStoreInfo;
+use mgnt_model::{ModelConfig, Nesting, Norm};
+use mgnt_tokenizer::ImageTokenizerConfig;
+use mgnt_weights::directory;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::objective::NestedOptions;
+
+/// What every run needs, whatever it trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimization {
+    /// Samples a step.
+    pub batch: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Learning rate after the warm-up.
+    pub peak_learning_rate: f64,
+    /// Steps of linear warm-up; a cosine down to zero follows.
+    pub warm_up_steps: usize,
+    /// AdamW's first decay.
+    pub beta1: f32,
+    /// AdamW's second decay.
+    pub beta2: f32,
+    /// Weight decay, on matrices only.
+    pub weight_decay: f32,
+    /// Largest global norm of the gradient.
+    pub clip_norm: f64,
+    /// Decay of the moving average of the weights.
+    pub ema_decay: f64,
+    /// Seed of all random choices.
+    pub seed: u64,
+    /// Steps between log lines.
+    pub log_every: usize,
+    /// Steps between validations.
+    pub validate_every: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: usize,
+    /// Checkpoints kept.
+    pub keep: usize,
+}
+
+/// A run of the nested transformer. Tokens, codes and classes are those of the token store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Number of blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Hidden units of the MLP.
+    pub hidden: usize,
+    /// Downscaling factors of the sub-models.
+    #[serde(default = "four_sizes")]
+    pub sub_models: Vec<usize>,
+    /// Where the LayerNorms stand.
+    #[serde(default)]
+    pub norm: Norm,
+    /// What a sub-model leaves out.
+    #[serde(default)]
+    pub nesting: Nesting,
+    /// Dropout.
+    pub dropout: f64,
+    /// Share of samples whose class is dropped.
+    pub class_dropout: f64,
+    /// Share of the target that is spread over all codes.
+    pub label_smoothing: f64,
+    /// The nested objective.
+    #[serde(default)]
+    pub objective: NestedOptions,
+    /// Optimisation.
+    pub optimization: Optimization,
+}
+
+fn four_sizes() -> Vec<usize> {
+    vec![1, 2, 4, 8]
+}
+
+/// A run of the image tokenizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerRecipe {
+    /// Sizes of the tokenizer; the picture size must be the store's.
+    pub tokenizer: ImageTokenizerConfig,
+    /// Weight of the absolute error of the pictures.
+    pub l1_weight: f64,
+    /// Weight of the squared error of the pictures.
+    pub l2_weight: f64,
+    /// Weight of the codebook's distance to the latents.
+    pub codebook_weight: f64,
+    /// Weight of the latents' distance to their codes.
+    pub commitment_weight: f64,
+    /// Weight of the entropy loss.
+    pub entropy_weight: f64,
+    /// Steps between revivals of codes unused since the last one; 0 is never.
+    pub revive_every: usize,
+    /// Last step of revivals, so that the codebook settles.
+    pub revive_until: usize,
+    /// Optimisation.
+    pub optimization: Optimization,
+}
+
+impl Optimization {
+    fn validate(&self) -> Result<(), Error> {
+        let counts = [
+            ("batch", self.batch),
+            ("steps", self.steps),
+            ("log_every", self.log_every),
+            ("validate_every", self.validate_every),
+            ("checkpoint_every", self.checkpoint_every),
+            ("keep", self.keep),
+        ];
+        for (field, value) in counts {
+            if value == 0 {
+                return Err(wrong(field, "at least 1", value));
+            }
+        }
+        let ranges = [
+            ("peak_learning_rate", self.peak_learning_rate, f64::MIN_POSITIVE, 1.0),
+            ("beta1", f64::from(self.beta1), 0.0, 0.999_999),
+            ("beta2", f64::from(self.beta2), 0.0, 0.999_999),
+            ("weight_decay", f64::from(self.weight_decay), 0.0, 10.0),
+            ("clip_norm", self.clip_norm, f64::MIN_POSITIVE, f64::MAX),
+            ("ema_decay", self.ema_decay, 0.0, 0.999_999_9),
+        ];
+        in_ranges(&ranges)
+    }
+}
+
+impl Recipe {
+    /// The model for a token store.
+    pub fn model(&self, store: &TokenStoreInfo) -> ModelConfig {
+        self.sized(store.grid[0] * store.grid[1], store.codes, store.classes.len())
+    }
+
+    /// The model for the sizes that ImageNet 256 gives: 256 tokens, 1024 codes, 1000 classes.
+    pub fn imagenet_model(&self) -> ModelConfig {
+        self.sized(256, 1024, 1000)
+    }
+
+    fn sized(&self, tokens: usize, codes: usize, classes: usize) -> ModelConfig {
+        ModelConfig {
+            layers: self.layers,
+            width: self.width,
+            heads: self.heads,
+            hidden: self.hidden,
+            tokens,
+            codes,
+            classes,
+            null_class: true,
+            sub_models: self.sub_models.clone(),
+            norm: self.norm,
+            nesting: self.nesting,
+            dropout: self.dropout,
+        }
+    }
+
+    /// Checks every value but the model's sizes, which [`ModelConfig::validate`] checks.
+    pub fn validate(&self) -> Result<(), Error> {
+        in_ranges(&[
+            ("class_dropout", self.class_dropout, 0.0, 1.0),
+            ("label_smoothing", self.label_smoothing, 0.0, 1.0),
+        ])?;
+        self.optimization.validate()
+    }
+}
+
+impl TokenizerRecipe {
+    /// Checks every value.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.tokenizer.validate()?;
+        let weights = [
+            ("l1_weight", self.l1_weight),
+            ("l2_weight", self.l2_weight),
+            ("codebook_weight", self.codebook_weight),
+            ("commitment_weight", self.commitment_weight),
+            ("entropy_weight", self.entropy_weight),
+        ];
+        in_ranges(&weights.map(|(field, value)| (field, value, 0.0, 1e6)))?;
+        self.optimization.validate()
+    }
+}
+
+fn wrong(field: &str, expected: impl ToString, got: impl ToString) -> Error {
+    Error::Recipe { field: field.into(), expected: expected.to_string(), got: got.to_string() }
+}
+
+fn in_ranges(ranges: &[(&str, f64, f64, f64)]) -> Result<(), Error> {
+    match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+        Some((field, value, low, high)) => Err(wrong(field, format!("{low} to {high}"), value)),
+        None => Ok(()),
+    }
+}
+
+/// Reads a recipe and sets single values in it, each `key=value` or `outer.key=value`, the value in RON.
+pub fn parse_with_overrides<R>(path: &Path, overrides: &[String]) -> Result<R, Error>
+where
+    R: DeserializeOwned + Serialize,
+{
+    let recipe: R = directory::read_ron(path)?;
+    if overrides.is_empty() {
+        return Ok(recipe);
+    }
+    let mut value = serde_json::to_value(&recipe).map_err(|e| wrong("overrides", "a plain recipe", e))?;
+    for text in overrides {
+        let (key, new) = text.split_once('=').ok_or_else(|| wrong("overrides", "key=value", text))?;
+        let mut place = &mut value;
+        for part in key.split('.') {
+            place = match place.get_mut(part) {
+                Some(inner) => inner,
+                None => return Err(wrong(key, "a field of the recipe", "an unknown field")),
+            };
+        }
+        let new: ron::Value = ron::from_str(new).map_err(|e| wrong(key, "a value", e))?;
+        *place = serde_json::to_value(new).map_err(|e| wrong(key, "a plain value", e))?;
+    }
+    serde_json::from_value(value).map_err(|e| wrong("overrides", "values of the right type", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configs() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image")
+    }
+
+    #[test]
+    fn every_recipe_of_the_repository_is_valid() {
+        let mut transformers = 0;
+        for entry in std::fs::read_dir(configs()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_stem().unwrap().to_str().unwrap().ends_with("tokenizer") {
+                parse_with_overrides::<TokenizerRecipe>(&path, &[]).unwrap().validate().unwrap();
+            } else {
+                let recipe: Recipe = parse_with_overrides(&path, &[]).unwrap();
+                recipe.validate().unwrap();
+                recipe.imagenet_model().validate().unwrap();
+                transformers += 1;
+            }
+        }
+        assert!(transformers >= 2);
+    }
+
+    #[test]
+    fn single_values_can_be_set() {
+        let read = |overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(|&s| s.into()).collect();
+            parse_with_overrides::<Recipe>(&configs().join("debug.ron"), &overrides)
+        };
+        let recipe = read(&["optimization.steps=7", "dropout=0.25", "sub_models=[1, 2]"]).unwrap();
+        assert_eq!((recipe.optimization.steps, recipe.dropout, recipe.sub_models), (7, 0.25, vec![1, 2]));
+        for wrong in ["optimization.stepps=7", "dropout", "dropout=(", "layers=\"x\""] {
+            assert!(read(&[wrong]).is_err(), "{wrong}");
+        }
+        let mut recipe = read(&[]).unwrap();
+        recipe.optimization.peak_learning_rate = f64::NAN;
+        assert!(recipe.validate().unwrap_err().to_string().contains("`peak_learning_rate`"));
+    }
+}

@@ -1,0 +1,210 @@
+//! The step-counted loop around every task.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use serde::Serialize;
+
+use crate::checkpoint::{self, State};
+use crate::optimizer::{adamw, clip_global_norm, learning_rate};
+use crate::{Error, Optimization, ema};
+
+/// What the loop trains: a model, and what one step of it computes.
+///
+/// Everything random in it must be a function of the step and the recipe's seed.
+pub trait Task {
+    /// The module that is trained.
+    type Model: Module;
+
+    /// The module before the first step, on a device with a tape.
+    fn initial(&self, device: &Device) -> Result<Self::Model, Error>;
+
+    /// The loss of step `step`, 0-based.
+    fn step(&mut self, model: &Self::Model, step: usize) -> Result<StepOutput, Error>;
+
+    /// A change of the model between two steps that is no gradient's.
+    fn between(&mut self, model: Self::Model, step: usize) -> Result<Self::Model, Error> {
+        let _ = step;
+        Ok(model)
+    }
+
+    /// Figures of the averaged model on data that is not trained on, by name.
+    fn validate(&self, average: &Self::Model) -> Result<Vec<(String, f64)>, Error>;
+
+    /// Writes the averaged model as a model directory.
+    fn export(&self, average: &Self::Model, folder: &Path) -> Result<(), Error>;
+}
+
+/// What one step computed.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// What is minimised, `[1]`.
+    pub loss: Tensor<1>,
+    /// Parts of it and other figures for the log, by name.
+    pub figures: Vec<(String, Tensor<1>)>,
+    /// Figures that are numbers already.
+    pub numbers: Vec<(String, f64)>,
+}
+
+/// One line of a run's log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Event {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Learning rate of the last of them; absent in a validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Seconds a step since the last line; absent in a validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_a_step: Option<f64>,
+    /// Figures by name; those of a validation begin with `validation_`.
+    #[serde(flatten)]
+    pub figures: std::collections::BTreeMap<String, f64>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were done.
+    Finished,
+    /// It was asked to stop after this many steps, and can be resumed.
+    Interrupted(usize),
+}
+
+/// Steps in a row whose loss or gradient may be infinite before the run gives up.
+const TOLERATED: usize = 10;
+
+/// Runs a task in the folder `out`: `metrics.jsonl`, `checkpoints/`, and at the end `model/` with the averaged
+/// weights.
+///
+/// With `resume`, the newest checkpoint is continued; without, there must be none. `stop` is looked at between
+/// steps. `recipe` is the whole recipe, kept in each checkpoint so that no other can continue it.
+#[expect(clippy::too_many_arguments, reason = "the loop's surroundings, passed once by each command")]
+pub fn run<T: Task>(
+    task: &mut T,
+    optimization: &Optimization,
+    recipe: &impl Serialize,
+    device: &Device,
+    out: &Path,
+    resume: bool,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(&Event),
+) -> Result<Outcome, Error> {
+    let recipe = serde_json::to_string(recipe).map_err(|e| Error::run(out, e))?;
+    fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
+    let model = task.initial(&device.clone().autodiff())?;
+    let mut state = State { average: model.valid(), model, optimizer: adamw(optimization)?, step: 0 };
+    if resume {
+        if !checkpoint::load_newest(out, &mut state, &recipe)? {
+            return Err(Error::run(out, "there is no checkpoint to resume"));
+        }
+    } else if out.join("checkpoints").exists() {
+        return Err(Error::run(out, "holds a run already; --resume continues it"));
+    }
+
+    let mut log = Log::open(out, watch)?;
+    let (mut clock, mut counted, mut not_finite) = (Instant::now(), 0, 0);
+    while state.step < optimization.steps {
+        let step = state.step;
+        // Dropout draws from the device's generator, which no checkpoint holds.
+        device.seed(optimization.seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let output = task.step(&state.model, step)?;
+        let rate = learning_rate(optimization, step);
+        let loss = number(output.loss.clone())?;
+        let mut grads = GradientsParams::from_grads(output.loss.backward(), &state.model);
+        let norm = clip_global_norm(&state.model, &mut grads, optimization.clip_norm);
+        if loss.is_finite() && norm.is_finite() {
+            state.model = state.optimizer.step(rate, state.model, grads);
+            not_finite = 0;
+        } else {
+            not_finite += 1;
+            tracing::warn!("step {step}: loss {loss}, gradient norm {norm}; the step is skipped");
+            if not_finite == TOLERATED {
+                return Err(Error::NotFinite { step, times: not_finite });
+            }
+        }
+        state.model = task.between(state.model, step)?;
+        let decay = ema::decay_at(optimization.ema_decay, step);
+        state.average = ema::update(state.average, &state.model.valid(), decay);
+        state.step += 1;
+        counted += 1;
+
+        let last = state.step == optimization.steps;
+        if state.step.is_multiple_of(optimization.log_every) || last {
+            let mut figures = vec![("loss".to_owned(), loss), ("gradient_norm".to_owned(), norm)];
+            for (name, tensor) in output.figures {
+                figures.push((name, number(tensor)?));
+            }
+            figures.extend(output.numbers);
+            let seconds = clock.elapsed().as_secs_f64() / f64::from(counted);
+            log.write(&state, optimization, Some((rate, seconds)), figures)?;
+            (clock, counted) = (Instant::now(), 0);
+        }
+        if state.step.is_multiple_of(optimization.validate_every) || last {
+            let figures = task.validate(&state.average)?;
+            let named = figures.into_iter().map(|(name, value)| (format!("validation_{name}"), value));
+            log.write(&state, optimization, None, named.collect())?;
+            (clock, counted) = (Instant::now(), 0);
+        }
+        let stopped = stop.load(Ordering::Relaxed);
+        if state.step.is_multiple_of(optimization.checkpoint_every) || last || stopped {
+            checkpoint::save(out, &state, &recipe, optimization.keep)?;
+        }
+        if stopped && !last {
+            return Ok(Outcome::Interrupted(state.step));
+        }
+    }
+    task.export(&state.average, &out.join("model"))?;
+    Ok(Outcome::Finished)
+}
+
+pub(crate) fn number(tensor: Tensor<1>) -> Result<f64, Error> {
+    let value = tensor.try_into_scalar::<f32>().map_err(|e| Error::Device(format!("{e:?}")))?;
+    Ok(f64::from(value))
+}
+
+struct Log<'a> {
+    file: fs::File,
+    path: std::path::PathBuf,
+    watch: &'a mut dyn FnMut(&Event),
+}
+
+impl<'a> Log<'a> {
+    fn open(out: &Path, watch: &'a mut dyn FnMut(&Event)) -> Result<Self, Error> {
+        let path = out.join("metrics.jsonl");
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(mgnt_weights::Error::io(&path))?;
+        Ok(Self { file, path, watch })
+    }
+
+    fn write<M>(
+        &mut self,
+        state: &State<M>,
+        optimization: &Optimization,
+        pace: Option<(f64, f64)>,
+        figures: Vec<(String, f64)>,
+    ) -> Result<(), Error> {
+        let event = Event {
+            step: state.step,
+            steps: optimization.steps,
+            learning_rate: pace.map(|p| p.0),
+            seconds_a_step: pace.map(|p| p.1),
+            figures: figures.into_iter().collect(),
+        };
+        let line = serde_json::to_string(&event).map_err(|e| Error::run(&self.path, e))?;
+        writeln!(self.file, "{line}").map_err(mgnt_weights::Error::io(&self.path))?;
+        (self.watch)(&event);
+        Ok(())
+    }
+}
