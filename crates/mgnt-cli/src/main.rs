@@ -1,6 +1,7 @@
 //! The `mgnt` command: thin over the libraries, one file a command.
 
 mod commands;
+mod device;
 mod failure;
 
 use std::io::IsTerminal;
@@ -22,6 +23,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Pack a folder per class (or a tar of it) into a store of square pictures
+    PrepareImagenet(commands::prepare::Arguments),
+    /// Train the image tokenizer on a store
+    TrainTokenizer(commands::train_tokenizer::Arguments),
+    /// Turn a store into tokens
+    Tokenize(commands::tokenize::Arguments),
+    /// Train the nested transformer on tokens
+    TrainImagenet(commands::train_imagenet::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
     Flops(commands::flops::Arguments),
 }
@@ -50,6 +59,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     match arguments.command {
+        Command::PrepareImagenet(arguments) => commands::prepare::run(arguments),
+        Command::TrainTokenizer(arguments) => commands::train_tokenizer::run(arguments),
+        Command::Tokenize(arguments) => commands::tokenize::run(arguments),
+        Command::TrainImagenet(arguments) => commands::train_imagenet::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }
 }

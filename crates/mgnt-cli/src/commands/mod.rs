@@ -1,7 +1,13 @@
 //! One file a command: arguments, the call into the libraries, what is printed.
 
 pub mod flops;
+pub mod prepare;
 pub mod strategy;
+pub mod tokenize;
+pub mod train_imagenet;
+pub mod train_tokenizer;
+mod training;
+mod watch;
 
 use std::io::Write;
 

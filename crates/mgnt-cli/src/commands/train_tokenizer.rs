@@ -1,0 +1,25 @@
+//! `mgnt train-tokenizer`: a packed store becomes an image tokenizer.
+
+use clap::Args;
+use mgnt_data::PictureStore;
+use mgnt_train::{TokenizerRecipe, TokenizerTask, parse_with_overrides};
+
+use super::training::TrainingArguments;
+
+/// Arguments of `mgnt train-tokenizer`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    training: TrainingArguments,
+}
+
+/// Trains the tokenizer.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let training = arguments.training;
+    let recipe: TokenizerRecipe = parse_with_overrides(&training.config, &training.overrides)?;
+    let store = PictureStore::open(&training.data)?;
+    let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
+    let device = training.device.open()?;
+    let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
+    training.run(&mut task, &recipe.optimization, &recipe, &device)
+}

@@ -1,0 +1,57 @@
+//! The options and the run that both trainings share.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use clap::Args;
+use mgnt_train::{Optimization, Outcome, Task, run as train};
+use serde::Serialize;
+
+use super::watch::{print_event, stop_on_interrupt};
+use crate::device::DeviceWord;
+
+/// Options of every training.
+#[derive(Args)]
+pub struct TrainingArguments {
+    /// The recipe
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The store to train on
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// A store to validate on
+    #[arg(long, value_name = "DIR")]
+    pub validation: Option<PathBuf>,
+    /// The run's folder
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Continue the run from its newest checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// cpu, ndarray, wgpu or cuda[:n]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceWord,
+    /// Single values of the recipe, as optimization.steps=100
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+impl TrainingArguments {
+    /// Runs a task in the run's folder, with a line an event and a clean stop on Ctrl-C.
+    pub fn run<T: Task>(
+        &self,
+        task: &mut T,
+        optimization: &Optimization,
+        recipe: &impl Serialize,
+        device: &Device,
+    ) -> anyhow::Result<()> {
+        let stop = stop_on_interrupt()?;
+        let outcome =
+            train(task, optimization, recipe, device, &self.out, self.resume, &stop, &mut |e| print_event(e))?;
+        match outcome {
+            Outcome::Finished => eprintln!("{} holds the trained model", self.out.join("model").display()),
+            Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),
+        }
+        Ok(())
+    }
+}
