@@ -3,6 +3,7 @@
 mod commands;
 mod device;
 mod failure;
+mod output;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Command {
     Tokenize(commands::tokenize::Arguments),
     /// Train the nested transformer on tokens
     TrainImagenet(commands::train_imagenet::Arguments),
+    /// Generate pictures under a schedule of sub-models
+    Generate(commands::generate::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
     Flops(commands::flops::Arguments),
 }
@@ -63,6 +66,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::TrainTokenizer(arguments) => commands::train_tokenizer::run(arguments),
         Command::Tokenize(arguments) => commands::tokenize::run(arguments),
         Command::TrainImagenet(arguments) => commands::train_imagenet::run(arguments),
+        Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }
 }

@@ -1,6 +1,7 @@
 //! One file a command: arguments, the call into the libraries, what is printed.
 
 pub mod flops;
+pub mod generate;
 pub mod prepare;
 pub mod strategy;
 pub mod tokenize;

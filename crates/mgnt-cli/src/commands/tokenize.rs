@@ -51,7 +51,11 @@ pub fn tokenize(
     let tokenizer = ImageTokenizer::load(tokenizer_folder, device)?;
     let config = tokenizer.config();
     if config.size != store.size() {
-        return Err(bad_use(format!("the tokenizer takes {} px, the store has {} px", config.size, store.size())));
+        return Err(bad_use(format!(
+            "the tokenizer takes {} px, the store has {} px",
+            config.size,
+            store.size()
+        )));
     }
     let info = TokenStoreInfo {
         grid: [config.grid(); 2],

@@ -46,8 +46,9 @@ impl TrainingArguments {
         device: &Device,
     ) -> anyhow::Result<()> {
         let stop = stop_on_interrupt()?;
-        let outcome =
-            train(task, optimization, recipe, device, &self.out, self.resume, &stop, &mut |e| print_event(e))?;
+        let outcome = train(task, optimization, recipe, device, &self.out, self.resume, &stop, &mut |e| {
+            print_event(e)
+        })?;
         match outcome {
             Outcome::Finished => eprintln!("{} holds the trained model", self.out.join("model").display()),
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),

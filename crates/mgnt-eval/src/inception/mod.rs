@@ -1,0 +1,5 @@
+mod network;
+mod resize;
+
+pub use network::{Dims, Inception};
+pub use resize::resize;

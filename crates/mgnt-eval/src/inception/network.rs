@@ -1,0 +1,409 @@
+use std::path::{Path, PathBuf};
+
+use burn::tensor::activation::relu;
+use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
+use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::tensor::{Device, Tensor, TensorData};
+use mgnt_weights::{TensorMap, safetensors};
+use rayon::prelude::*;
+
+use super::resize::{SIDE, resize};
+use crate::Error;
+
+/// Which features are taken: spatial means after a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dims {
+    /// After the first max-pool.
+    D64,
+    /// After the second max-pool.
+    D192,
+    /// After `Mixed_6e`.
+    D768,
+    /// After `Mixed_7c`: the usual ones.
+    D2048,
+}
+
+impl Dims {
+    /// Number of features.
+    pub fn count(self) -> usize {
+        match self {
+            Self::D64 => 64,
+            Self::D192 => 192,
+            Self::D768 => 768,
+            Self::D2048 => 2048,
+        }
+    }
+
+    /// The features of that number.
+    pub fn from_count(count: usize) -> Option<Self> {
+        [Self::D64, Self::D192, Self::D768, Self::D2048].into_iter().find(|dims| dims.count() == count)
+    }
+}
+
+/// Batch norm's epsilon of this network.
+const NORM_EPSILON: f64 = 1e-3;
+
+/// Inception v3 of the 2015 TensorFlow release, by the layout and key names of its PyTorch port (pytorch-fid), as far
+/// as the weights reach.
+#[derive(Debug)]
+pub struct Inception {
+    tensors: TensorMap,
+    layers: std::collections::BTreeMap<String, Folded>,
+    device: Device,
+    path: PathBuf,
+}
+
+/// A convolution with its batch norm folded in.
+#[derive(Debug)]
+struct Folded {
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+}
+
+impl Inception {
+    /// Reads a safetensors file with the names of the PyTorch port; it may end at any layer. Asking for features
+    /// that lie behind that is an error then.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
+        Self::from_tensors(safetensors::read(path)?, path, device)
+    }
+
+    /// As [`Self::load`], from tensors; `path` is for errors only.
+    pub fn from_tensors(tensors: TensorMap, path: &Path, device: &Device) -> Result<Self, Error> {
+        let names: Vec<String> = tensors
+            .iter()
+            .filter_map(|(name, _)| Some(name.strip_suffix(".conv.weight")?.to_owned()))
+            .collect();
+        let mut layers = std::collections::BTreeMap::new();
+        for name in names {
+            let folded = fold(&tensors, &name, device)?;
+            layers.insert(name, folded);
+        }
+        Ok(Self { tensors, layers, device: device.clone(), path: path.into() })
+    }
+
+    /// Features `[n, dims]` of pictures given as bytes `[height, width, 3]`, row by row.
+    pub fn features(&self, pictures: &[(&[u8], usize, usize)], dims: Dims) -> Result<Vec<f32>, Error> {
+        if let Some((rgb, width, height)) =
+            pictures.iter().find(|(rgb, w, h)| rgb.len() != w * h * 3 || rgb.is_empty())
+        {
+            return Err(Error::input("picture", format!("{width} x {height} x 3 bytes"), rgb.len()));
+        }
+        let input: Vec<f32> = pictures
+            .par_iter()
+            .flat_map_iter(|&(rgb, width, height)| {
+                resize(rgb, width, height).into_iter().map(|v| 2.0 * v - 1.0)
+            })
+            .collect();
+        let input = TensorData::new(input, [pictures.len(), 3, SIDE, SIDE]);
+        values(self.forward(Tensor::from_data(input, &self.device), dims)?)
+    }
+
+    /// Logits `[n, 1008]` of features `[n, 2048]`, without the last layer's bias, as torch-fidelity's Inception
+    /// Score takes them; `None` where the weights lack that layer.
+    pub fn logits(&self, features: &[f32]) -> Result<Option<Vec<f32>>, Error> {
+        let Ok(weight) = self.tensors.get("fc.weight") else { return Ok(None) };
+        let [classes, width] = *weight.shape() else {
+            return Err(Error::input("fc.weight", "two dimensions", format!("{:?}", weight.shape())));
+        };
+        let weight: Tensor<2> =
+            Tensor::from_data(TensorData::new(weight.to_f32(), [classes, width]), &self.device);
+        let features = TensorData::new(features.to_vec(), [features.len() / width.max(1), width]);
+        let logits = Tensor::<2>::from_data(features, &self.device).matmul(weight.transpose());
+        Ok(Some(values(logits)?))
+    }
+
+    /// Spatial means `[n, dims]` for an input `[n, 3, 299, 299]` in -1 to 1.
+    fn forward(&self, x: Tensor<4>, dims: Dims) -> Result<Tensor<2>, Error> {
+        let run =
+            |name: &str, x: Tensor<4>, stride: usize, same: bool| self.conv(name, x, stride, same, dims);
+        let x = run("Conv2d_1a_3x3", x, 2, false)?;
+        let x = run("Conv2d_2a_3x3", x, 1, false)?;
+        let x = run("Conv2d_2b_3x3", x, 1, true)?;
+        let x = max_pool(x);
+        if dims == Dims::D64 {
+            return Ok(mean(x));
+        }
+        let x = run("Conv2d_3b_1x1", x, 1, true)?;
+        let x = run("Conv2d_4a_3x3", x, 1, false)?;
+        let mut x = max_pool(x);
+        if dims == Dims::D192 {
+            return Ok(mean(x));
+        }
+        for block in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
+            let branches: [&[&str]; 3] = [
+                &["branch1x1"],
+                &["branch5x5_1", "branch5x5_2"],
+                &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"],
+            ];
+            x = self.mixed(block, x, &branches, average_pool, dims)?;
+        }
+        x = self.reduction(
+            "Mixed_6a",
+            x,
+            &[&["branch3x3"], &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"]],
+            dims,
+        )?;
+        for block in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
+            let branches: [&[&str]; 3] = [
+                &["branch1x1"],
+                &["branch7x7_1", "branch7x7_2", "branch7x7_3"],
+                &["branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"],
+            ];
+            x = self.mixed(block, x, &branches, average_pool, dims)?;
+        }
+        if dims == Dims::D768 {
+            return Ok(mean(x));
+        }
+        let long: &[&str] = &["branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"];
+        x = self.reduction("Mixed_7a", x, &[&["branch3x3_1", "branch3x3_2"], long], dims)?;
+        x = self.split("Mixed_7b", x, average_pool, dims)?;
+        // The 2015 network pools by maximum in its last block.
+        x = self.split("Mixed_7c", x, max_pool_same, dims)?;
+        Ok(mean(x))
+    }
+
+    /// Branches of convolutions that keep the size, and one of a pool and a convolution.
+    fn mixed(
+        &self,
+        block: &str,
+        x: Tensor<4>,
+        branches: &[&[&str]],
+        pool: fn(Tensor<4>) -> Tensor<4>,
+        dims: Dims,
+    ) -> Result<Tensor<4>, Error> {
+        let mut parts = Vec::new();
+        for branch in branches {
+            parts.push(self.chain(block, branch, x.clone(), dims)?);
+        }
+        parts.push(self.conv(&format!("{block}.branch_pool"), pool(x), 1, true, dims)?);
+        Ok(Tensor::cat(parts, 1))
+    }
+
+    /// Branches whose last convolution halves the size, and a max-pool that does.
+    fn reduction(
+        &self,
+        block: &str,
+        x: Tensor<4>,
+        branches: &[&[&str]],
+        dims: Dims,
+    ) -> Result<Tensor<4>, Error> {
+        let mut parts = Vec::new();
+        for branch in branches {
+            let (last, before) = branch.split_last().unwrap_or((&"", &[]));
+            let y = self.chain(block, before, x.clone(), dims)?;
+            parts.push(self.conv(&format!("{block}.{last}"), y, 2, false, dims)?);
+        }
+        parts.push(max_pool(x));
+        Ok(Tensor::cat(parts, 1))
+    }
+
+    /// The last two blocks, whose 3x3 convolutions are split in a wide and a high one side by side.
+    fn split(
+        &self,
+        block: &str,
+        x: Tensor<4>,
+        pool: fn(Tensor<4>) -> Tensor<4>,
+        dims: Dims,
+    ) -> Result<Tensor<4>, Error> {
+        let one = |name: &str, x: Tensor<4>| self.conv(&format!("{block}.{name}"), x, 1, true, dims);
+        let short = one("branch3x3_1", x.clone())?;
+        let long = self.chain(block, &["branch3x3dbl_1", "branch3x3dbl_2"], x.clone(), dims)?;
+        let parts = vec![
+            one("branch1x1", x.clone())?,
+            one("branch3x3_2a", short.clone())?,
+            one("branch3x3_2b", short)?,
+            one("branch3x3dbl_3a", long.clone())?,
+            one("branch3x3dbl_3b", long)?,
+            one("branch_pool", pool(x))?,
+        ];
+        Ok(Tensor::cat(parts, 1))
+    }
+
+    fn chain(&self, block: &str, names: &[&str], x: Tensor<4>, dims: Dims) -> Result<Tensor<4>, Error> {
+        names.iter().try_fold(x, |x, name| self.conv(&format!("{block}.{name}"), x, 1, true, dims))
+    }
+
+    /// Convolution, folded batch norm, ReLU; `same` pads so that stride 1 keeps the size.
+    fn conv(
+        &self,
+        name: &str,
+        x: Tensor<4>,
+        stride: usize,
+        same: bool,
+        dims: Dims,
+    ) -> Result<Tensor<4>, Error> {
+        let layer = self.layers.get(name).ok_or_else(|| Error::Weights {
+            path: self.path.clone(),
+            dims: dims.count(),
+            tensor: format!("{name}.conv.weight"),
+        })?;
+        let [_, inputs, height, width] = layer.weight.dims();
+        let [_, channels, _, _] = x.dims();
+        if inputs != channels {
+            return Err(Error::input("Inception weights", format!("{name} with {channels} inputs"), inputs));
+        }
+        let padding = if same { [height / 2, width / 2] } else { [0, 0] };
+        let options = ConvOptions::new([stride, stride], padding, [1, 1], 1);
+        Ok(relu(conv2d(x, layer.weight.clone(), Some(layer.bias.clone()), options)))
+    }
+}
+
+/// `bn(conv(x)) = conv'(x) + b'`, in f64.
+fn fold(tensors: &TensorMap, name: &str, device: &Device) -> Result<Folded, Error> {
+    let weight = tensors.get(&format!("{name}.conv.weight"))?;
+    let [outputs, inputs, height, width] = *weight.shape() else {
+        return Err(Error::input(
+            "Inception weights",
+            format!("{name} with four dimensions"),
+            weight.shape().len(),
+        ));
+    };
+    let norm = |part: &str| -> Result<Vec<f64>, Error> {
+        let full = format!("{name}.bn.{part}");
+        Ok(tensors.f32_of_shape(&full, &[outputs])?.into_iter().map(f64::from).collect())
+    };
+    let (gain, bias, mean, variance) =
+        (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
+    let scale: Vec<f64> = gain.iter().zip(variance).map(|(g, v)| g / (v + NORM_EPSILON).sqrt()).collect();
+    let each = inputs * height * width;
+    let weight =
+        weight.to_f32().iter().enumerate().map(|(i, &w)| (f64::from(w) * scale[i / each]) as f32).collect();
+    let bias = (0..outputs).map(|i| (bias[i] - mean[i] * scale[i]) as f32).collect();
+    let weight: Vec<f32> = weight;
+    let bias: Vec<f32> = bias;
+    Ok(Folded {
+        weight: Tensor::from_data(TensorData::new(weight, [outputs, inputs, height, width]), device),
+        bias: Tensor::from_data(TensorData::new(bias, [outputs]), device),
+    })
+}
+
+fn max_pool(x: Tensor<4>) -> Tensor<4> {
+    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]))
+}
+
+fn max_pool_same(x: Tensor<4>) -> Tensor<4> {
+    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]))
+}
+
+/// The border counts only the cells that are there.
+fn average_pool(x: Tensor<4>) -> Tensor<4> {
+    let mut options = AvgPoolOptions::new([3, 3]);
+    options.stride = [1, 1];
+    options.padding = [(1, 1), (1, 1)];
+    options.count_include_pad = false;
+    avg_pool2d(x, options)
+}
+
+fn mean(x: Tensor<4>) -> Tensor<2> {
+    let [batch, channels, height, width] = x.dims();
+    x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
+}
+
+fn values(tensor: Tensor<2>) -> Result<Vec<f32>, Error> {
+    tensor.into_data().convert::<f32>().try_into_vec::<f32>().map_err(|e| Error::Device(format!("{e:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use mgnt_weights::{DType, NamedTensor};
+
+    use super::*;
+
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
+    /// Weights by the formula of the golden case, rounded from f64.
+    fn formula(name: &str, shape: &[usize]) -> Vec<f32> {
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let fan_in: usize = shape.iter().skip(1).product();
+        (0..shape.iter().product::<usize>() as u64)
+            .map(|i| {
+                let mut z = hash.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                z ^= z >> 31;
+                let s = 2.0 * ((z >> 40) as f64 / f64::from(1u32 << 24)) - 1.0;
+                let value = if name.ends_with("conv.weight") || name == "fc.weight" {
+                    s * (6.0 / fan_in as f64).sqrt()
+                } else if name.ends_with("bn.weight") || name.ends_with("running_var") {
+                    1.0 + 0.25 * s
+                } else {
+                    0.1 * s
+                };
+                value as f32
+            })
+            .collect()
+    }
+
+    fn formula_weights() -> TensorMap {
+        let text = std::fs::read_to_string(root().join("tests/golden/inception/tensor_shapes.txt")).unwrap();
+        let mut map = TensorMap::new();
+        for line in text.lines() {
+            let (name, shape) = line.split_once(char::is_whitespace).unwrap();
+            let numbers = shape.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+            let shape: Vec<usize> = numbers.map(|n| n.parse().unwrap()).collect();
+            map.insert_f32(name, &shape, &formula(name, &shape)).unwrap();
+        }
+        map
+    }
+
+    #[test]
+    fn formula_network_against_the_published_one() {
+        let weights = formula_weights();
+        let case = safetensors::read(&root().join("tests/golden/inception/case.safetensors")).unwrap();
+        for (name, probe) in case.iter() {
+            if let Some(name) = name.strip_prefix("probe/") {
+                assert_eq!(weights.get(name).unwrap().to_f32()[..probe.shape()[0]], probe.to_f32(), "{name}");
+            }
+        }
+        let network = Inception::from_tensors(weights, Path::new("formula"), &Device::flex()).unwrap();
+        let image = case.get("small_32x48/image_u8").unwrap();
+        let pictures = [(image.bytes(), image.shape()[1], image.shape()[0])];
+        let close = |got: &[f32], name: &str| {
+            let expected = case.get(&format!("small_32x48/{name}")).unwrap().to_f32();
+            let worst =
+                got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
+            assert!(got.len() == expected.len() && worst < 1e-4, "{name}: {worst}");
+        };
+        for dims in [Dims::D64, Dims::D192, Dims::D768] {
+            close(&network.features(&pictures, dims).unwrap(), &format!("features_{}", dims.count()));
+        }
+        let pool = network.features(&pictures, Dims::D2048).unwrap();
+        close(&pool, "pool_2048");
+        close(&network.logits(&pool).unwrap().unwrap(), "logits_unbiased");
+    }
+
+    #[test]
+    fn photos_with_partial_weights() {
+        let shared = root().join("../shared/data/inception");
+        let weights = shared.join("inception_v3_nsfwjs_to_mixed_6e.f32.safetensors");
+        if !weights.exists() {
+            println!("skipped: the shared weights are not here");
+            return;
+        }
+        let network = Inception::load(&weights, &Device::flex()).unwrap();
+        let golden = safetensors::read(&shared.join("golden.safetensors")).unwrap();
+        let images = golden.get("val_images").unwrap();
+        let each = 128 * 128 * 3;
+        let got = network.features(&[(&images.bytes()[..each], 128, 128)], Dims::D768).unwrap();
+        let expected = golden.get("val_features").unwrap().to_f32();
+        let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{worst}");
+        let error =
+            network.features(&[(&images.bytes()[..each], 128, 128)], Dims::D2048).unwrap_err().to_string();
+        assert!(error.contains("2048 dimensions") && error.contains("Mixed_7a"), "{error}");
+    }
+
+    #[test]
+    fn misshapen_weights_are_refused() {
+        let mut map = TensorMap::new();
+        map.insert(
+            "Conv2d_1a_3x3.conv.weight",
+            NamedTensor::new("x", DType::F32, vec![1], vec![0; 4]).unwrap(),
+        );
+        assert!(Inception::from_tensors(map, Path::new("x"), &Device::flex()).is_err());
+    }
+}
