@@ -40,7 +40,8 @@ fn test(arguments: &[String]) -> Result<u8, String> {
         .args(["nextest", "--version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    let words: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
+    let words: &[&str] =
+        if nextest { &["nextest", "run", "--no-fail-fast"] } else { &["test", "--no-fail-fast"] };
     run(Command::new(cargo()).current_dir(root()).args(words).arg("--workspace").args(arguments))
 }
 

@@ -3,6 +3,7 @@
 mod commands;
 mod device;
 mod failure;
+mod memory;
 mod output;
 
 use std::io::IsTerminal;
@@ -34,11 +35,16 @@ enum Command {
     TrainImagenet(commands::train_imagenet::Arguments),
     /// Generate pictures under a schedule of sub-models
     Generate(commands::generate::Arguments),
+    /// Frechet distance (FID) of generated pictures, or of a folder, from real ones
+    EvalFid(commands::eval_fid::Arguments),
+    /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
+    Demo(commands::demo::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
     Flops(commands::flops::Arguments),
 }
 
 fn main() -> ExitCode {
+    memory::keep_freed_memory();
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,mgnt=info"));
     tracing_subscriber::fmt()
@@ -67,6 +73,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Tokenize(arguments) => commands::tokenize::run(arguments),
         Command::TrainImagenet(arguments) => commands::train_imagenet::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::EvalFid(arguments) => commands::eval_fid::run(arguments),
+        Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }
 }

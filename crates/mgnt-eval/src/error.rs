@@ -29,6 +29,9 @@ pub enum Error {
     /// The device failed to give its results.
     #[error("the device failed: {0}")]
     Device(String),
+    /// Pictures that cannot be read.
+    #[error(transparent)]
+    Data(#[from] mgnt_data::Error),
     /// Files of tensors.
     #[error(transparent)]
     Files(#[from] mgnt_weights::Error),

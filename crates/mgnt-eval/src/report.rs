@@ -1,3 +1,5 @@
+use std::fmt;
+
 use serde::Serialize;
 
 /// Every choice that a number depends on.
@@ -40,6 +42,23 @@ pub struct Report {
     pub protocol: Protocol,
     /// What a reader must know before comparing.
     pub warnings: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let p = &self.protocol;
+        writeln!(f, "FID-{}  {:.4}  ({:.4} of it from the means)", p.dims, self.fid, self.fid_of_means)?;
+        if let Some([mean, deviation]) = self.inception_score {
+            writeln!(f, "IS      {mean:.3} +- {deviation:.3}")?;
+        }
+        writeln!(f, "real    {} pictures of {}", p.real_count, p.real)?;
+        writeln!(f, "fake    {} pictures of {}", p.fake_count, p.fake)?;
+        if let (Some(classes), Some(seed), Some(strategy)) = (&p.classes, p.seed, &p.strategy) {
+            writeln!(f, "        classes {classes}, seed {seed}, {strategy}")?;
+        }
+        writeln!(f, "weights {} (sha256 {:.12})", p.weights, p.weights_sha256)?;
+        writeln!(f, "resize  {}", p.resize)
+    }
 }
 
 /// Below this many samples the distance is strongly biased upward.

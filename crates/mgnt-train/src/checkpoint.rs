@@ -54,6 +54,11 @@ pub(crate) fn save<M: Module>(run: &Path, state: &State<M>, recipe: &str, keep: 
     Ok(())
 }
 
+/// Whether a run has any checkpoint, damaged or not.
+pub(crate) fn any(run: &Path) -> Result<bool, Error> {
+    Ok(!list(&run.join("checkpoints"))?.is_empty())
+}
+
 /// Fills `state` from the newest readable checkpoint; `false` where there is none. A damaged one is passed over with
 /// a warning, and the one before it is taken.
 pub(crate) fn load_newest<M: Module>(run: &Path, state: &mut State<M>, recipe: &str) -> Result<bool, Error> {

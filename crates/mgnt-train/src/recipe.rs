@@ -219,8 +219,12 @@ where
                 None => return Err(wrong(key, "a field of the recipe", "an unknown field")),
             };
         }
-        let new: ron::Value = ron::from_str(new).map_err(|e| wrong(key, "a value", e))?;
-        *place = serde_json::to_value(new).map_err(|e| wrong(key, "a plain value", e))?;
+        *place = match ron::from_str::<ron::Value>(new) {
+            // A bare word, such as the name of a variant.
+            Ok(ron::Value::Unit) | Err(_) => new.into(),
+            Ok(new) => serde_json::to_value(new).map_err(|e| wrong(key, "a plain value", e))?,
+        };
+        serde_json::from_value::<R>(value.clone()).map_err(|e| wrong(key, "a value of its type", e))?;
     }
     serde_json::from_value(value).map_err(|e| wrong("overrides", "values of the right type", e))
 }
@@ -258,6 +262,9 @@ mod tests {
         };
         let recipe = read(&["optimization.steps=7", "dropout=0.25", "sub_models=[1, 2]"]).unwrap();
         assert_eq!((recipe.optimization.steps, recipe.dropout, recipe.sub_models), (7, 0.25, vec![1, 2]));
+        assert_eq!(read(&["norm=pre"]).unwrap().norm, Norm::Pre);
+        let error = read(&["layers=x"]).unwrap_err().to_string();
+        assert!(error.contains("`layers`"), "{error}");
         for wrong in ["optimization.stepps=7", "dropout", "dropout=(", "layers=\"x\""] {
             assert!(read(&[wrong]).is_err(), "{wrong}");
         }

@@ -9,7 +9,8 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use serde::Serialize;
+use mgnt_weights::atomic;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, State};
 use crate::optimizer::{adamw, clip_global_norm, learning_rate};
@@ -106,11 +107,11 @@ pub fn run<T: Task>(
         if !checkpoint::load_newest(out, &mut state, &recipe)? {
             return Err(Error::run(out, "there is no checkpoint to resume"));
         }
-    } else if out.join("checkpoints").exists() {
+    } else if checkpoint::any(out)? {
         return Err(Error::run(out, "holds a run already; --resume continues it"));
     }
 
-    let mut log = Log::open(out, watch)?;
+    let mut log = Log::open(out, state.step, watch)?;
     let (mut clock, mut counted, mut not_finite) = (Instant::now(), 0, 0);
     while state.step < optimization.steps {
         let step = state.step;
@@ -178,8 +179,20 @@ struct Log<'a> {
 }
 
 impl<'a> Log<'a> {
-    fn open(out: &Path, watch: &'a mut dyn FnMut(&Event)) -> Result<Self, Error> {
+    /// Opens the log of a run that has done `steps` steps: lines of later ones, whose work was lost, are dropped.
+    fn open(out: &Path, steps: usize, watch: &'a mut dyn FnMut(&Event)) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Line {
+            step: usize,
+        }
         let path = out.join("metrics.jsonl");
+        if path.exists() {
+            let text = fs::read_to_string(&path).map_err(mgnt_weights::Error::io(&path))?;
+            let done =
+                |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|l| l.step <= steps && steps > 0);
+            let kept: String = text.lines().filter(done).map(|line| format!("{line}\n")).collect();
+            atomic::write_bytes(&path, kept.as_bytes())?;
+        }
         let file = OpenOptions::new()
             .create(true)
             .append(true)

@@ -2,24 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::Picture;
-use mgnt_decode::{Decoder, Ledger, Plan, Snapshot};
+use mgnt_decode::{Ledger, Strategy};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
+use super::generation::{Generator, add_up, classes};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
 use crate::device::DeviceWord;
 use crate::failure::bad_use;
 use crate::output::animation::gif;
-use crate::output::canvas::Canvas;
-use crate::output::grid::{Cell, labelled_grid, veiled};
+use crate::output::canvas::stacked;
+use crate::output::grid::{Cell, columns, labelled_grid};
 
 /// Arguments of `mgnt generate`.
 #[derive(Args)]
@@ -44,7 +43,7 @@ pub struct Arguments {
     seed: u64,
     #[command(flatten)]
     strategy: StrategyArguments,
-    /// Folder for the pictures
+    /// Folder for the pictures; one that an earlier `generate` made is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// Also write the tokens, i32 [count, N], and the classes
@@ -53,13 +52,18 @@ pub struct Arguments {
     /// Also write iterations.gif and iterations.png: the first pictures as they are decoded, masked cells grey
     #[arg(long)]
     iterations: bool,
-    /// cpu, ndarray, wgpu or cuda[:n]
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    /// Device to compute on
+    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
     device: DeviceWord,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
 }
+
+/// Describes the folder, and marks it as one that may be replaced.
+const MANIFEST: &str = "generated.json";
+/// Pictures of the grid, at most.
+const IN_GRID: usize = 256;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -67,178 +71,80 @@ struct Report<'a> {
     count: usize,
     seed: u64,
     classes: &'a [usize],
+    strategy: &'a Strategy,
     ledger: &'a Ledger,
 }
 
 /// Generates the pictures.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let out = &arguments.out;
+    let foreign = out.is_dir() && !out.join(MANIFEST).exists() && std::fs::read_dir(out)?.next().is_some();
+    if foreign || out.is_file() {
+        return Err(bad_use(format!("--out {}: holds something else already", out.display())));
+    }
     let device = arguments.device.open()?;
     let model = NestedTransformer::load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
-    check_pair(&model, &tokenizer)?;
     let plan = arguments.strategy.plan(model.config())?;
+    let strategy = plan.strategy().clone();
+    let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let count = arguments.count as usize;
     let classes = classes(model.config().classes, arguments.class, count)?;
 
     let progress = bar(count, "pictures");
-    let mut generated = Generated::default();
-    for (i, chunk) in classes.chunks(arguments.batch.into()).enumerate() {
-        let first = i * usize::from(arguments.batch);
-        let watched = arguments.iterations && i == 0;
-        generated.add(&model, &tokenizer, &plan, chunk, arguments.seed, first, watched, &device)?;
-        progress.inc(chunk.len() as u64);
-    }
+    let (mut all_tokens, mut ledger) = (Vec::new(), None);
+    atomic::write_folder(out, |folder| {
+        let mut shown: Vec<Picture> = Vec::new();
+        let batch_size = usize::from(arguments.batch);
+        for (first, chunk) in (0..).step_by(batch_size).zip(classes.chunks(batch_size)) {
+            let batch = if arguments.iterations && first == 0 {
+                let (batch, frames) = generator.watched(chunk, first)?;
+                atomic::write_bytes(&folder.join("grid/iterations.gif"), &gif(&frames, 40)?)?;
+                stacked(&frames).into_picture()?.save_png(&folder.join("grid/iterations.png"))?;
+                batch
+            } else {
+                generator.batch(chunk, first)?
+            };
+            for (i, (picture, class)) in batch.pictures.iter().zip(chunk).enumerate() {
+                picture.save_png(&folder.join(format!("{class:04}-{:05}.png", first + i)))?;
+            }
+            shown.extend(batch.pictures.into_iter().take(IN_GRID - shown.len()));
+            all_tokens.extend(batch.tokens);
+            add_up(&mut ledger, batch.ledger);
+            progress.inc(chunk.len() as u64);
+        }
+        let label = |class| format!("class {class}");
+        let cells: Vec<Cell> =
+            shown.iter().zip(&classes).map(|(picture, c)| Cell { picture, label: label(c) }).collect();
+        labelled_grid(&cells, columns(cells.len()))
+            .into_picture()?
+            .save_png(&folder.join("grid/grid.png"))?;
+        let Some(ledger) = &ledger else { return Ok(()) };
+        let report = report(&arguments, &classes, &strategy, ledger);
+        Ok::<_, anyhow::Error>(atomic::write_bytes(&folder.join(MANIFEST), &serde_json::to_vec(&report)?)?)
+    })?;
     progress.finish_and_clear();
 
-    let out = &arguments.out;
-    for (i, (picture, class)) in generated.pictures.iter().zip(&classes).enumerate() {
-        picture.save_png(&out.join(format!("{class:04}-{i:05}.png")))?;
-    }
-    let cells: Vec<Cell> = generated
-        .pictures
-        .iter()
-        .zip(&classes)
-        .take(256)
-        .map(|(picture, class)| Cell { picture, label: format!("class {class}") })
-        .collect();
-    labelled_grid(&cells, columns(cells.len())).into_picture()?.save_png(&out.join("grid/grid.png"))?;
-    if arguments.iterations {
-        let frames = generated.frames(&plan);
-        atomic::write_bytes(&out.join("grid/iterations.gif"), &gif(&frames, 40)?)?;
-        stacked(&frames).into_picture()?.save_png(&out.join("grid/iterations.png"))?;
-    }
     if let Some(path) = &arguments.save_tokens {
-        save_tokens(path, &generated.tokens, &classes)?;
+        save_tokens(path, &all_tokens, &classes)?;
     }
-    let ledger = generated.ledger.context("no picture was asked for")?;
-    if arguments.json {
-        return print_json(&Report { out, count, seed: arguments.seed, classes: &classes, ledger: &ledger });
-    }
-    println!("{count} pictures in {}; times are of all of them", out.display());
-    print!("{ledger}");
-    Ok(())
-}
-
-/// A class for each picture.
-pub fn classes(all: usize, class: Option<usize>, count: usize) -> anyhow::Result<Vec<usize>> {
-    match class {
-        Some(class) if class >= all => {
-            Err(bad_use(format!("--class {class}: the model has classes 0 to {}", all - 1)))
+    if let Some(ledger) = &ledger {
+        if arguments.json {
+            return print_json(&report(&arguments, &classes, &strategy, ledger));
         }
-        Some(class) => Ok(vec![class; count]),
-        None => Ok((0..count).map(|i| i % all).collect()),
-    }
-}
-
-/// Refuses a tokenizer whose tokens are not those of the model.
-pub fn check_pair(model: &NestedTransformer, tokenizer: &ImageTokenizer) -> anyhow::Result<()> {
-    let (m, t) = (model.config(), tokenizer.config());
-    if (m.tokens, m.codes) != (t.grid() * t.grid(), t.codes) {
-        return Err(bad_use(format!(
-            "the model has {} tokens of {} codes, the tokenizer {} of {}",
-            m.tokens,
-            m.codes,
-            t.grid() * t.grid(),
-            t.codes
-        )));
+        println!("{count} pictures in {}; times are of all of them", out.display());
+        print!("{ledger}");
     }
     Ok(())
 }
 
-/// What was generated so far.
-#[derive(Default)]
-pub struct Generated {
-    /// Tokens of each picture in raster order.
-    pub tokens: Vec<Vec<u16>>,
-    /// The pictures.
-    pub pictures: Vec<Picture>,
-    /// Plan and times of all batches together.
-    pub ledger: Option<Ledger>,
-    /// By iteration: pictures of the first few samples with the masked cells veiled.
-    iterations: Vec<Vec<Picture>>,
-}
-
-/// Samples whose iterations are shown.
-const SHOWN: usize = 8;
-
-impl Generated {
-    /// Decodes one more batch.
-    #[expect(clippy::too_many_arguments, reason = "what a batch is decoded with")]
-    pub fn add(
-        &mut self,
-        model: &NestedTransformer,
-        tokenizer: &ImageTokenizer,
-        plan: &Plan,
-        classes: &[usize],
-        seed: u64,
-        first: usize,
-        watched: bool,
-        device: &Device,
-    ) -> anyhow::Result<()> {
-        let mut seen: Vec<(Vec<Vec<u16>>, Vec<Vec<bool>>)> = Vec::new();
-        let mut watch = |snapshot: &Snapshot| {
-            let shown = snapshot.tokens.len().min(SHOWN);
-            seen.push((snapshot.tokens[..shown].to_vec(), snapshot.undecided[..shown].to_vec()));
-        };
-        let mut decoder = Decoder::new(model, plan).classes(classes).seed(seed).first_sample(first as u64);
-        if watched {
-            decoder = decoder.watch(&mut watch);
-        }
-        let decoded = decoder.run()?;
-        for (tokens, undecided) in seen {
-            let pictures = to_pictures(tokenizer, &tokens, device)?;
-            let grid = tokenizer.config().grid();
-            self.iterations
-                .push(pictures.iter().zip(&undecided).map(|(p, open)| veiled(p, open, grid)).collect());
-        }
-        self.pictures.extend(to_pictures(tokenizer, &decoded.tokens, device)?);
-        self.tokens.extend(decoded.tokens);
-        match &mut self.ledger {
-            Some(ledger) => ledger.add(&decoded.ledger),
-            None => self.ledger = Some(decoded.ledger),
-        }
-        Ok(())
-    }
-
-    /// A frame an iteration: the first samples side by side.
-    pub fn frames(&self, plan: &Plan) -> Vec<Canvas> {
-        let frame = |(pictures, iteration): (&Vec<Picture>, &mgnt_decode::Iteration)| {
-            let label = format!("i {} p {}", iteration.index, iteration.sub_model.p());
-            let cells: Vec<Cell> =
-                pictures.iter().map(|picture| Cell { picture, label: label.clone() }).collect();
-            labelled_grid(&cells, SHOWN)
-        };
-        self.iterations.iter().zip(plan.iterations()).map(frame).collect()
-    }
-}
-
-fn to_pictures(
-    tokenizer: &ImageTokenizer,
-    tokens: &[Vec<u16>],
-    device: &Device,
-) -> anyhow::Result<Vec<Picture>> {
-    let size = tokenizer.config().size;
-    let pictures = tokenizer.pictures(tokens, device)?;
-    pictures.into_iter().map(|rgb| Ok(Picture::new(size, size, rgb)?)).collect()
-}
-
-/// Canvases under each other.
-pub fn stacked(frames: &[Canvas]) -> Canvas {
-    let width = frames.iter().map(Canvas::width).max().unwrap_or(1);
-    let mut canvas = Canvas::new(width, frames.iter().map(Canvas::height).sum::<usize>().max(1), [250; 3]);
-    let mut top = 0;
-    for frame in frames {
-        for (i, pixel) in frame.rgb().chunks(3).enumerate() {
-            canvas.set(i % frame.width(), top + i / frame.width(), [pixel[0], pixel[1], pixel[2]]);
-        }
-        top += frame.height();
-    }
-    canvas
-}
-
-/// About twice as wide as high, at most 16.
-pub fn columns(count: usize) -> usize {
-    (2 * count).isqrt().clamp(1, 16)
+fn report<'a>(
+    arguments: &'a Arguments,
+    classes: &'a [usize],
+    strategy: &'a Strategy,
+    ledger: &'a Ledger,
+) -> Report<'a> {
+    Report { out: &arguments.out, count: classes.len(), seed: arguments.seed, classes, strategy, ledger }
 }
 
 fn save_tokens(path: &Path, tokens: &[Vec<u16>], classes: &[usize]) -> anyhow::Result<()> {

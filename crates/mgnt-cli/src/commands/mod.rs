@@ -1,7 +1,10 @@
 //! One file a command: arguments, the call into the libraries, what is printed.
 
+pub mod demo;
+pub mod eval_fid;
 pub mod flops;
 pub mod generate;
+mod generation;
 pub mod prepare;
 pub mod strategy;
 pub mod tokenize;

@@ -33,7 +33,7 @@ pub enum Switch {
 }
 
 /// The paper's growing schedule for twelve iterations.
-const GROWING: &str = "8x3,4x3,2x3,1x3";
+pub const GROWING: &str = "8x3,4x3,2x3,1x3";
 
 impl StrategyArguments {
     /// The strategy that the options describe: the paper's growing schedule where nothing else is said.

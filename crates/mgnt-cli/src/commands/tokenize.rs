@@ -28,8 +28,8 @@ pub struct Arguments {
     /// The token store to write
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// cpu, ndarray, wgpu or cuda[:n]
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    /// Device to compute on
+    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
     device: DeviceWord,
 }
 
@@ -37,7 +37,9 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.device.open()?;
     let store = PictureStore::open(&arguments.data)?;
-    tokenize(&store, &arguments.tokenizer, arguments.batch.into(), &arguments.out, &device)
+    tokenize(&store, &arguments.tokenizer, arguments.batch.into(), &arguments.out, &device)?;
+    eprintln!("{}: tokens of {} pictures", arguments.out.display(), store.len());
+    Ok(())
 }
 
 /// Writes the tokens of every picture of a store.
@@ -78,6 +80,5 @@ pub fn tokenize(
         Ok::<_, anyhow::Error>(writer.finish()?)
     })?;
     progress.finish_and_clear();
-    eprintln!("{}: tokens of {} pictures", out.display(), store.len());
     Ok(())
 }

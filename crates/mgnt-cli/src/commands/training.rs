@@ -28,8 +28,8 @@ pub struct TrainingArguments {
     /// Continue the run from its newest checkpoint
     #[arg(long)]
     pub resume: bool,
-    /// cpu, ndarray, wgpu or cuda[:n]
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    /// Device to compute on
+    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
     pub device: DeviceWord,
     /// Single values of the recipe, as optimization.steps=100
     #[arg(value_name = "KEY=VALUE")]
@@ -46,9 +46,8 @@ impl TrainingArguments {
         device: &Device,
     ) -> anyhow::Result<()> {
         let stop = stop_on_interrupt()?;
-        let outcome = train(task, optimization, recipe, device, &self.out, self.resume, &stop, &mut |e| {
-            print_event(e)
-        })?;
+        let outcome =
+            train(task, optimization, recipe, device, &self.out, self.resume, &stop, &mut print_event)?;
         match outcome {
             Outcome::Finished => eprintln!("{} holds the trained model", self.out.join("model").display()),
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),

@@ -79,6 +79,21 @@ impl Canvas {
     }
 }
 
+/// Canvases under each other.
+pub fn stacked(canvases: &[Canvas]) -> Canvas {
+    let width = canvases.iter().map(Canvas::width).max().unwrap_or(1);
+    let height: usize = canvases.iter().map(Canvas::height).sum();
+    let mut whole = Canvas::new(width, height.max(1), [250; 3]);
+    let mut top = 0;
+    for canvas in canvases {
+        for (i, pixel) in canvas.rgb.chunks(3).enumerate() {
+            whole.set(i % canvas.width, top + i / canvas.width, [pixel[0], pixel[1], pixel[2]]);
+        }
+        top += canvas.height;
+    }
+    whole
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +107,15 @@ mod tests {
         let mut canvas = Canvas::new(100, 10, [255; 3]);
         canvas.write("a long label", 0, 1, 40);
         assert!(!dark(&canvas).is_empty() && dark(&canvas).iter().all(|&x| x < 40));
+    }
+
+    #[test]
+    fn canvases_are_stacked() {
+        let canvases = [Canvas::new(2, 1, [1; 3]), Canvas::new(3, 2, [2; 3])];
+        let whole = stacked(&canvases);
+        assert_eq!((whole.width(), whole.height()), (3, 3));
+        let count = |value: u8| whole.rgb().chunks(3).filter(|p| *p == [value; 3]).count();
+        assert_eq!((count(1), count(2), count(250)), (2, 6, 1));
     }
 
     #[test]

@@ -34,6 +34,11 @@ pub fn labelled_grid(cells: &[Cell], columns: usize) -> Canvas {
     canvas
 }
 
+/// Columns of a grid of that many cells: about twice as wide as high, at most 16.
+pub fn columns(count: usize) -> usize {
+    (2 * count).isqrt().clamp(1, 16)
+}
+
 /// A copy with the masked cells of a `grid` x `grid` raster greyed out.
 pub fn veiled(picture: &Picture, masked: &[bool], grid: usize) -> Picture {
     let (width, height) = (picture.width(), picture.height());

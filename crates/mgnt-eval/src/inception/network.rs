@@ -4,6 +4,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
+use mgnt_data::manifest::sha256_of_file;
 use mgnt_weights::{TensorMap, safetensors};
 use rayon::prelude::*;
 
@@ -51,6 +52,7 @@ pub struct Inception {
     layers: std::collections::BTreeMap<String, Folded>,
     device: Device,
     path: PathBuf,
+    sha256: String,
 }
 
 /// A convolution with its batch norm folded in.
@@ -64,11 +66,11 @@ impl Inception {
     /// Reads a safetensors file with the names of the PyTorch port; it may end at any layer. Asking for features
     /// that lie behind that is an error then.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
-        Self::from_tensors(safetensors::read(path)?, path, device)
+        let sha256 = sha256_of_file(path)?;
+        Self::from_tensors(safetensors::read(path)?, path, sha256, device)
     }
 
-    /// As [`Self::load`], from tensors; `path` is for errors only.
-    pub fn from_tensors(tensors: TensorMap, path: &Path, device: &Device) -> Result<Self, Error> {
+    fn from_tensors(tensors: TensorMap, path: &Path, sha256: String, device: &Device) -> Result<Self, Error> {
         let names: Vec<String> = tensors
             .iter()
             .filter_map(|(name, _)| Some(name.strip_suffix(".conv.weight")?.to_owned()))
@@ -78,7 +80,17 @@ impl Inception {
             let folded = fold(&tensors, &name, device)?;
             layers.insert(name, folded);
         }
-        Ok(Self { tensors, layers, device: device.clone(), path: path.into() })
+        Ok(Self { tensors, layers, device: device.clone(), path: path.into(), sha256 })
+    }
+
+    /// The file of the weights.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of that file.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Features `[n, dims]` of pictures given as bytes `[height, width, 3]`, row by row.
@@ -359,7 +371,8 @@ mod tests {
                 assert_eq!(weights.get(name).unwrap().to_f32()[..probe.shape()[0]], probe.to_f32(), "{name}");
             }
         }
-        let network = Inception::from_tensors(weights, Path::new("formula"), &Device::flex()).unwrap();
+        let network =
+            Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
         let image = case.get("small_32x48/image_u8").unwrap();
         let pictures = [(image.bytes(), image.shape()[1], image.shape()[0])];
         let close = |got: &[f32], name: &str| {
@@ -404,6 +417,6 @@ mod tests {
             "Conv2d_1a_3x3.conv.weight",
             NamedTensor::new("x", DType::F32, vec![1], vec![0; 4]).unwrap(),
         );
-        assert!(Inception::from_tensors(map, Path::new("x"), &Device::flex()).is_err());
+        assert!(Inception::from_tensors(map, Path::new("x"), String::new(), &Device::flex()).is_err());
     }
 }

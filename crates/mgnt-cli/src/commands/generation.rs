@@ -1,0 +1,123 @@
+//! From classes to pictures: what `generate`, `eval-fid` and `demo` share.
+
+use burn::tensor::Device;
+use mgnt_data::Picture;
+use mgnt_decode::{Decoder, Ledger, Plan, Snapshot};
+use mgnt_model::NestedTransformer;
+use mgnt_tokenizer::ImageTokenizer;
+
+use crate::failure::bad_use;
+use crate::output::canvas::Canvas;
+use crate::output::grid::{Cell, labelled_grid, veiled};
+
+/// A model, its tokenizer, a plan and a seed.
+pub struct Generator<'a> {
+    model: &'a NestedTransformer,
+    tokenizer: &'a ImageTokenizer,
+    plan: Plan,
+    seed: u64,
+    device: &'a Device,
+}
+
+/// Pictures that were decoded together.
+pub struct Batch {
+    /// Tokens of each picture in raster order.
+    pub tokens: Vec<Vec<u16>>,
+    /// The pictures.
+    pub pictures: Vec<Picture>,
+    /// Plan and times.
+    pub ledger: Ledger,
+}
+
+/// Samples whose iterations are shown.
+const SHOWN: usize = 8;
+
+impl<'a> Generator<'a> {
+    /// Refuses a tokenizer whose tokens are not those of the model.
+    pub fn new(
+        model: &'a NestedTransformer,
+        tokenizer: &'a ImageTokenizer,
+        plan: Plan,
+        seed: u64,
+        device: &'a Device,
+    ) -> anyhow::Result<Self> {
+        let (m, t) = (model.config(), tokenizer.config());
+        if (m.tokens, m.codes) != (t.grid() * t.grid(), t.codes) {
+            return Err(bad_use(format!(
+                "the model has {} tokens of {} codes, the tokenizer {} of {}",
+                m.tokens,
+                m.codes,
+                t.grid() * t.grid(),
+                t.codes
+            )));
+        }
+        Ok(Self { model, tokenizer, plan, seed, device })
+    }
+
+    /// Decodes samples `first`, `first + 1`, … of these classes.
+    pub fn batch(&self, classes: &[usize], first: usize) -> anyhow::Result<Batch> {
+        self.decode(self.decoder(classes, first))
+    }
+
+    /// As [`Self::batch`], with a canvas an iteration: the first samples side by side, masked cells veiled.
+    pub fn watched(&self, classes: &[usize], first: usize) -> anyhow::Result<(Batch, Vec<Canvas>)> {
+        let mut seen = Vec::new();
+        let mut watch = |snapshot: &Snapshot| {
+            let shown = snapshot.tokens.len().min(SHOWN);
+            seen.push((snapshot.tokens[..shown].to_vec(), snapshot.undecided[..shown].to_vec()));
+        };
+        let batch = self.decode(self.decoder(classes, first).watch(&mut watch))?;
+        let grid = self.tokenizer.config().grid();
+        let canvas =
+            |((tokens, undecided), iteration): ((Vec<_>, Vec<Vec<bool>>), &mgnt_decode::Iteration)| {
+                let label = format!("i {} p {}", iteration.index, iteration.sub_model.p());
+                let pictures = self.pictures(&tokens)?;
+                let veiled: Vec<Picture> = pictures
+                    .iter()
+                    .zip(&undecided)
+                    .map(|(picture, open)| veiled(picture, open, grid))
+                    .collect();
+                let cells: Vec<Cell> =
+                    veiled.iter().map(|picture| Cell { picture, label: label.clone() }).collect();
+                Ok(labelled_grid(&cells, SHOWN))
+            };
+        let frames =
+            seen.into_iter().zip(self.plan.iterations()).map(canvas).collect::<anyhow::Result<_>>()?;
+        Ok((batch, frames))
+    }
+
+    fn decoder<'d>(&'d self, classes: &[usize], first: usize) -> Decoder<'d> {
+        Decoder::new(self.model, &self.plan).classes(classes).seed(self.seed).first_sample(first as u64)
+    }
+
+    fn decode(&self, decoder: Decoder) -> anyhow::Result<Batch> {
+        let decoded = decoder.run()?;
+        let pictures = self.pictures(&decoded.tokens)?;
+        Ok(Batch { tokens: decoded.tokens, pictures, ledger: decoded.ledger })
+    }
+
+    fn pictures(&self, tokens: &[Vec<u16>]) -> anyhow::Result<Vec<Picture>> {
+        let size = self.tokenizer.config().size;
+        let pictures = self.tokenizer.pictures(tokens, self.device)?;
+        pictures.into_iter().map(|rgb| Ok(Picture::new(size, size, rgb)?)).collect()
+    }
+}
+
+/// Adds a batch's times to those of the batches before.
+pub fn add_up(total: &mut Option<Ledger>, ledger: Ledger) {
+    match total {
+        Some(total) => total.add(&ledger),
+        None => *total = Some(ledger),
+    }
+}
+
+/// A class for each picture: the one that is asked for, or all in turn.
+pub fn classes(all: usize, class: Option<usize>, count: usize) -> anyhow::Result<Vec<usize>> {
+    match class {
+        Some(class) if class >= all => {
+            Err(bad_use(format!("--class {class}: the model has classes 0 to {}", all - 1)))
+        }
+        Some(class) => Ok(vec![class; count]),
+        None => Ok((0..count).map(|i| i % all).collect()),
+    }
+}

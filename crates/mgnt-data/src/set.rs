@@ -1,0 +1,162 @@
+//! Pictures to be measured, wherever they lie.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::manifest::{self, sha256, sha256_of_file};
+use crate::{Error, Picture, PictureStore};
+
+/// A set of pictures: a packed store, or the picture files of a folder.
+#[derive(Debug)]
+pub struct PictureSet {
+    path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Store(Box<PictureStore>),
+    Files(Vec<PathBuf>),
+}
+
+/// Endings of files that are taken for pictures; what a file is, its first bytes say.
+const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+
+impl PictureSet {
+    /// Opens a packed store, or lists a folder in byte order of the paths. Where the folder itself holds pictures,
+    /// those are the set; else those in its folders are, at any depth. Links are not followed.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if path.join(manifest::MANIFEST).is_file() {
+            let store = PictureStore::open(path)?;
+            return Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)) });
+        }
+        let (mut files, folders) = listed(path)?;
+        if files.is_empty() {
+            let mut waiting = folders;
+            while let Some(folder) = waiting.pop() {
+                let (inner, deeper) = listed(&folder)?;
+                files.extend(inner);
+                waiting.extend(deeper);
+            }
+        }
+        if files.is_empty() {
+            return Err(Error::Layout { path: path.into(), reason: "holds no pictures".into() });
+        }
+        files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+        Ok(Self { path: path.into(), kind: Kind::Files(files) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        match &self.kind {
+            Kind::Store(store) => store.len(),
+            Kind::Files(files) => files.len(),
+        }
+    }
+
+    /// Whether there is no picture.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Picture `index`; a file that is no picture is an error that names it.
+    ///
+    /// # Panics
+    /// Where `index` is not below [`Self::len`].
+    pub fn get(&self, index: usize) -> Result<Picture, Error> {
+        match &self.kind {
+            Kind::Store(store) => Picture::new(store.size(), store.size(), store.picture(index).to_vec()),
+            Kind::Files(files) => Picture::open(&files[index]),
+        }
+    }
+
+    /// SHA-256 that changes with any picture of the set: of the shards' checksums, or of every file's.
+    pub fn sha256(&self) -> Result<String, Error> {
+        let mut digest = Sha256::new();
+        match &self.kind {
+            Kind::Store(store) => {
+                store.manifest().shards.iter().for_each(|shard| digest.update(&shard.sha256));
+            }
+            Kind::Files(files) => {
+                for file in files {
+                    digest.update(sha256_of_file(file)?);
+                }
+            }
+        }
+        Ok(sha256(&digest.finalize()))
+    }
+}
+
+/// Picture files and folders of a folder.
+fn listed(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let kind = entry.file_type().map_err(Error::io(entry.path()))?;
+        let path = entry.path();
+        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        if kind.is_dir() {
+            folders.push(path);
+        } else if kind.is_file() && ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
+            files.push(path);
+        }
+    }
+    Ok((files, folders))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PrepareOptions, prepare, synthetic};
+
+    #[test]
+    fn a_folder_of_classes_and_its_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        synthetic::write_folder(&source, 2, 32, 1).unwrap();
+        let files = PictureSet::open(&source).unwrap();
+        let out = folder.path().join("store");
+        let options = PrepareOptions { size: 32, ..PrepareOptions::default() };
+        prepare(&source, &options, &out, &mut |_, _| {}).unwrap();
+        let store = PictureSet::open(&out).unwrap();
+        assert_eq!((files.len(), store.len()), (16, 16));
+        for i in 0..16 {
+            assert_eq!(files.get(i).unwrap(), store.get(i).unwrap());
+        }
+    }
+
+    #[test]
+    fn pictures_of_the_folder_itself_come_before_those_below() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let picture = |class| synthetic::draw(class, 0, 16, 1).unwrap();
+        picture(0).save_png(&path.join("grid/grid.png")).unwrap();
+        assert_eq!(PictureSet::open(path).unwrap().get(0).unwrap(), picture(0));
+        picture(1).save_png(&path.join("a.png")).unwrap();
+        let set = PictureSet::open(path).unwrap();
+        assert_eq!((set.len(), set.get(0).unwrap()), (1, picture(1)));
+
+        let before = set.sha256().unwrap();
+        assert_eq!(before, PictureSet::open(path).unwrap().sha256().unwrap());
+        picture(2).save_png(&path.join("a.png")).unwrap();
+        assert_ne!(before, PictureSet::open(path).unwrap().sha256().unwrap());
+        fs::write(path.join("b.png"), b"no picture").unwrap();
+        let error = PictureSet::open(path).unwrap().get(1).unwrap_err().to_string();
+        assert!(error.contains("b.png"), "{error}");
+    }
+
+    #[test]
+    fn no_pictures_no_set() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.txt"), b"text").unwrap();
+        assert!(PictureSet::open(folder.path()).unwrap_err().to_string().contains("no pictures"));
+        assert!(PictureSet::open(&folder.path().join("missing")).is_err());
+    }
+}

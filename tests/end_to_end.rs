@@ -1,0 +1,340 @@
+//! The `mgnt` binary from pictures to numbers, with sizes that a test can afford.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use mgnt_data::synthetic;
+use mgnt_weights::{TensorMap, safetensors};
+use tempfile::TempDir;
+
+fn mgnt(line: &str, folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mgnt"));
+    command.current_dir(folder).args(line.split_whitespace());
+    command
+}
+
+fn output(line: &str, folder: &Path) -> Output {
+    mgnt(line, folder).output().unwrap()
+}
+
+/// Runs a command that must succeed; returns its standard output.
+fn succeed(line: &str, folder: &Path) -> String {
+    let output = output(line, folder);
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with this exit code and one line that contains `parts`.
+fn fail(line: &str, folder: &Path, code: i32, parts: &[&str]) {
+    let output = output(line, folder);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{line}\n{error}");
+    for part in parts {
+        assert!(error.contains(part), "{line}: `{part}` is not in\n{error}");
+    }
+    assert!(!error.contains("panicked"), "{line}\n{error}");
+}
+
+const TOKENIZER: &str = "(
+    tokenizer: (size: 16, filters: 8, multipliers: [1, 1], residual_blocks: 1, embedding: 8, codes: 16, groups: 4,
+        shortcut: input),
+    l1_weight: 1.0, l2_weight: 1.0, codebook_weight: 1.0, commitment_weight: 0.25, entropy_weight: 0.005,
+    revive_every: 5, revive_until: 15,
+    optimization: (batch: 4, steps: 20, peak_learning_rate: 2e-3, warm_up_steps: 5, beta1: 0.9, beta2: 0.99,
+        weight_decay: 0.0, clip_norm: 1.0, ema_decay: 0.9, seed: 1, log_every: 5, validate_every: 20,
+        checkpoint_every: 10, keep: 2),
+)";
+
+const TRANSFORMER: &str = "(
+    layers: 2, width: 32, heads: 8, hidden: 64, dropout: 0.1, class_dropout: 0.1, label_smoothing: 0.1,
+    optimization: (batch: 4, steps: 40, peak_learning_rate: 3e-3, warm_up_steps: 5, beta1: 0.9, beta2: 0.96,
+        weight_decay: 0.045, clip_norm: 1.0, ema_decay: 0.9, seed: 1, log_every: 5, validate_every: 20,
+        checkpoint_every: 4, keep: 2),
+)";
+
+/// A folder of its own for each test with what all need: drawn pictures, stores, a tokenizer, tokens, a transformer.
+/// They are made once for a binary, whatever number of processes the tests run in.
+fn world() -> TempDir {
+    let binary = fs::metadata(env!("CARGO_BIN_EXE_mgnt")).unwrap();
+    let age = binary.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("world-{}-{age}", binary.len()));
+    let lock = fs::File::create(made.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    if !made.exists() {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = folder.path();
+        synthetic::write_folder(&path.join("pictures"), 3, 24, 1).unwrap();
+        fs::write(path.join("tokenizer.ron"), TOKENIZER).unwrap();
+        fs::write(path.join("transformer.ron"), TRANSFORMER).unwrap();
+        succeed("prepare-imagenet --source pictures --size 16 --out store", path);
+        succeed(
+            "train-tokenizer --config tokenizer.ron --data store --validation store --out tokenizer",
+            path,
+        );
+        succeed("tokenize --data store --tokenizer tokenizer/model --out tokens", path);
+        succeed("train-imagenet --config transformer.ron --data tokens --validation tokens --out run", path);
+        stem(&path.join("stem.safetensors"));
+        fs::rename(folder.keep(), &made).unwrap();
+    }
+    drop(lock);
+    let own = tempfile::tempdir().unwrap();
+    copy(&made, own.path());
+    own
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+fn model() -> &'static str {
+    "--model run/model --tokenizer tokenizer/model"
+}
+
+#[test]
+fn flops_prints_the_table_of_scale_l() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let table = succeed("flops --config configs/model-L.ron --schedule 8x3,4x3,2x3,1x3", &root);
+    for part in ["21.2882", "162.1225", "632.13", "3.08x", "1949.30"] {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&succeed(
+        "flops --config configs/model-L.ron --schedule 8x3,4x3,2x3,1x3 --cache off --json",
+        &root,
+    ))
+    .unwrap();
+    assert_eq!((json["gflops"].as_f64().unwrap() * 100.0).round(), 91836.0);
+    assert_eq!(json["iterations"].as_array().unwrap().len(), 12);
+}
+
+#[test]
+fn losses_are_logged_for_every_sub_model_and_fall() {
+    let world = world();
+    let log = fs::read_to_string(world.path().join("run/metrics.jsonl")).unwrap();
+    let events: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for p in [1, 2, 4, 8] {
+        let key = format!("validation_loss_p{p}");
+        let losses: Vec<f64> = events.iter().filter_map(|event| event[&key].as_f64()).collect();
+        assert_eq!(losses.len(), 2, "{key}");
+        assert!(losses[1] < losses[0], "{key}: {losses:?}");
+        assert!(events[0][format!("loss_p{p}")].is_number());
+    }
+}
+
+#[test]
+fn one_seed_gives_the_same_tokens_in_every_batch_and_with_any_number_of_threads() {
+    let own = world();
+    let world = own.path();
+    let tokens = |name: &str, options: &str| {
+        let line = format!(
+            "generate {} --count 6 --seed 3 --guidance 1.5 {options} --out g-{name} \
+             --save-tokens {name}.safetensors",
+            model()
+        );
+        succeed(&line, world);
+        let map = safetensors::read(&world.join(format!("{name}.safetensors"))).unwrap();
+        assert_eq!(map.get("tokens").unwrap().shape(), [6, 64]);
+        map.integers("tokens").unwrap()
+    };
+    let one = tokens("one", "--schedule 8x2,4x2,2x2,1x2 --batch 1 --threads 1");
+    assert_eq!(one, tokens("eight", "--schedule 8x2,4x2,2x2,1x2 --batch 8 --threads 2"));
+    assert_ne!(one, tokens("baseline", "--batch 8 --schedule 1x8 --cache off"));
+}
+
+#[test]
+fn generate_leaves_pictures_a_grid_and_the_iterations() {
+    let own = world();
+    let world = own.path();
+    let line = format!("generate {} --class 2 --count 3 --iterations --out g --json", model());
+    let json: serde_json::Value = serde_json::from_str(&succeed(&line, world)).unwrap();
+    assert_eq!(json["classes"], serde_json::json!([2, 2, 2]));
+    assert!(json["ledger"]["milliseconds"].as_f64().unwrap() > 0.0);
+    for file in
+        ["0002-00000.png", "0002-00002.png", "grid/grid.png", "grid/iterations.gif", "grid/iterations.png"]
+    {
+        assert!(fs::metadata(world.join("g").join(file)).unwrap().len() > 100, "{file}");
+    }
+    // Again with fewer: nothing of the first run stays.
+    succeed(&format!("generate {} --class 2 --count 1 --out g", model()), world);
+    assert!(!world.join("g/0002-00002.png").exists() && world.join("g/0002-00000.png").exists());
+}
+
+/// The layers of the Inception network up to its first pooling, with made-up weights.
+fn stem(path: &Path) {
+    let mut map = TensorMap::new();
+    let layers = [
+        ("Conv2d_1a_3x3", [32, 3, 3, 3]),
+        ("Conv2d_2a_3x3", [32, 32, 3, 3]),
+        ("Conv2d_2b_3x3", [64, 32, 3, 3]),
+    ];
+    for (name, shape) in layers {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
+        map.insert_f32(&format!("{name}.conv.weight"), &shape, &values).unwrap();
+        for (part, value) in [("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)] {
+            let values = vec![value; shape[0]];
+            map.insert_f32(&format!("{name}.bn.{part}"), &[shape[0]], &values).unwrap();
+        }
+    }
+    safetensors::write(path, &map).unwrap();
+}
+
+#[test]
+fn eval_fid_measures_a_folder_and_a_model_alike() {
+    let own = world();
+    let world = own.path();
+    let common = "--weights stem.safetensors --dims 64 --statistics statistics --json";
+    let report = |line: &str| -> serde_json::Value {
+        serde_json::from_str(&succeed(&format!("eval-fid {line} {common}"), world)).unwrap()
+    };
+    let same = report("--real store --fake store");
+    assert!(same["fid"].as_f64().unwrap().abs() < 1e-6, "{same}");
+    assert_eq!(fs::read_dir(world.join("statistics")).unwrap().count(), 1);
+
+    let of_model = report(&format!("--real store {} --samples 6 --keep kept --report r.json", model()));
+    let of_folder = report("--real store --fake kept");
+    let (a, b) = (of_model["fid"].as_f64().unwrap(), of_folder["fid"].as_f64().unwrap());
+    assert!(a > 1e-3 && (a - b).abs() < 1e-6 * a, "{a} {b}");
+    assert_eq!(of_model["protocol"]["fake_count"], 6);
+    assert!(of_model["warnings"][0].as_str().unwrap().contains("only 6"));
+    let written: serde_json::Value =
+        serde_json::from_slice(&fs::read(world.join("r.json")).unwrap()).unwrap();
+    assert_eq!(written["fid"], of_model["fid"]);
+    fail(
+        "eval-fid --real store --fake store --weights stem.safetensors --dims 768 --statistics statistics",
+        world,
+        1,
+        &["stem.safetensors", "768", "Conv2d_3b_1x1.conv.weight"],
+    );
+}
+
+/// Kills a training at many moments; the weights are those of a training that was left alone.
+#[test]
+fn a_training_that_is_killed_and_resumed_has_the_same_weights() {
+    let own = world();
+    let world = own.path();
+    let line = "train-imagenet --config transformer.ron --data tokens --validation tokens --out killed";
+    let mut kills = 0;
+    let mut resume = "";
+    let start = Instant::now();
+    loop {
+        let mut child = mgnt(&format!("{line} {resume}"), world).stderr(Stdio::null()).spawn().unwrap();
+        // Moments that differ, whatever the machine's speed; in the end nothing is killed any more.
+        let patience = if kills < 8 { 300 + 170 * kills } else { 600_000 };
+        let deadline = Instant::now() + Duration::from_millis(patience);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            sleep(Duration::from_millis(10));
+        };
+        match status {
+            Some(status) if status.success() => break,
+            Some(_) => panic!("the training failed by itself after {kills} kills"),
+            None => kills += 1,
+        }
+        let checkpoint = |name: &str| name.starts_with("step-") && !name.ends_with(".tmp");
+        let mut found = fs::read_dir(world.join("killed/checkpoints")).into_iter().flatten().flatten();
+        let any = found.any(|entry| checkpoint(&entry.file_name().to_string_lossy()));
+        resume = if any { "--resume" } else { "" };
+        assert!(start.elapsed() < Duration::from_secs(900), "no end after {kills} kills");
+    }
+    assert!(kills > 0);
+    let weights = |run: &str| fs::read(world.join(run).join("model/model.safetensors")).unwrap();
+    assert!(weights("killed") == weights("run"), "after {kills} kills");
+    let steps = |run: &str| -> Vec<u64> {
+        let log = fs::read_to_string(world.join(run).join("metrics.jsonl")).unwrap();
+        log.lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(steps("killed"), steps("run"), "no line of the log twice");
+}
+
+#[test]
+fn bad_input_is_one_clear_error() {
+    let own = world();
+    let world = own.path();
+    fail("prepare-imagenet --source missing --size 16 --out x", world, 1, &["missing"]);
+    fs::create_dir_all(world.join("with-empty/a")).unwrap();
+    fail("prepare-imagenet --source with-empty --size 16 --out x", world, 1, &["class `a` has no files"]);
+    synthetic::write_folder(&world.join("spoilt"), 2, 16, 1).unwrap();
+    fs::write(world.join("spoilt/disc/text.png"), "no picture").unwrap();
+    fail("prepare-imagenet --source spoilt --size 16 --out x", world, 1, &["1 of 17", "disc/text.png"]);
+    succeed("prepare-imagenet --source spoilt --size 16 --out spoilt-store --max-rejected 0.2", world);
+    let manifest = fs::read_to_string(world.join("spoilt-store/manifest.json")).unwrap();
+    assert!(manifest.contains("text.png"));
+
+    let unknown = TRANSFORMER.replace("layers: 2", "layer: 2");
+    fs::write(world.join("unknown.ron"), unknown).unwrap();
+    let train = "train-imagenet --data tokens --out x --config";
+    fail(&format!("{train} unknown.ron"), world, 1, &["unknown.ron: line 2", "layer"]);
+    fs::write(world.join("impossible.ron"), TRANSFORMER.replace("heads: 8", "heads: 12")).unwrap();
+    fail(&format!("{train} impossible.ron"), world, 1, &["heads", "12"]);
+    fail(&format!("{train} transformer.ron layers=x"), world, 1, &["layers"]);
+    fail("train-imagenet --config transformer.ron --data tokens --out run", world, 1, &["--resume"]);
+    fail(
+        "train-imagenet --config transformer.ron --data tokens --out run --resume optimization.steps=50",
+        world,
+        1,
+        &["another recipe"],
+    );
+    fail("train-imagenet --config transformer.ron --data store --out x", world, 1, &["manifest.json"]);
+
+    let generate = "generate --model run/model --tokenizer tokenizer/model";
+    fail(&format!("{generate} --out x --class 8"), world, 2, &["--class 8", "0 to 7"]);
+    fail(&format!("{generate} --out x --schedule 3x4"), world, 2, &["3"]);
+    fail(&format!("{generate} --out x --schedule 8x3 --steps 4"), world, 2, &["3 iterations"]);
+    fail(&format!("{generate} --out store"), world, 2, &["--out store"]);
+    fail(&format!("{generate} --out x --device cuda:0"), world, 2, &["--features cuda"]);
+    fail(&format!("{generate} --out x --device tpu"), world, 2, &["cuda[:n]"]);
+    fail("generate --model tokenizer/model --tokenizer tokenizer/model --out x", world, 1, &["config.ron"]);
+    fail("eval-fid --real store --weights stem.safetensors", world, 2, &["--fake"]);
+    fail("no-such-command", world, 2, &["no-such-command"]);
+    assert!(!world.join("x").exists(), "nothing is left half-written");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_first_interrupt_finishes_the_step_and_saves() {
+    let own = world();
+    let world = own.path();
+    let line =
+        "train-imagenet --config transformer.ron --data tokens --out stopped optimization.steps=100000";
+    let mut child = mgnt(line, world).stderr(Stdio::null()).spawn().unwrap();
+    while !world.join("stopped/checkpoints").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        sleep(Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!world.join("stopped/model").exists());
+}
+
+#[test]
+fn the_demo_leaves_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed("demo --out d --pictures 4 --hurry 100 --json", folder.path()))
+            .unwrap();
+    assert!(json["schedule"]["less_compute"].as_f64().unwrap() > 2.0);
+    let page = fs::read_to_string(folder.path().join("d/index.html")).unwrap();
+    assert!(page.contains("data:image/gif;base64,") && page.contains("data:image/png;base64,"));
+}
