@@ -125,6 +125,16 @@ impl CodeUsage {
         Self { counts: vec![0; codes] }
     }
 
+    /// Uses counted before, by code.
+    pub fn from_counts(counts: Vec<u64>) -> Self {
+        Self { counts }
+    }
+
+    /// Uses by code.
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
     /// Counts one use each; numbers out of range are not counted.
     pub fn add(&mut self, indices: impl IntoIterator<Item = usize>) {
         for index in indices {

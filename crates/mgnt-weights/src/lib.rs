@@ -3,6 +3,7 @@
 //! A [`TensorMap`] is what every file of weights, tokens or statistics becomes: names, types, shapes, bytes.
 //! [`safetensors`] reads and writes the files, [`directory`] the pair `config.ron` + `model.safetensors` that a
 //! trained model is, and [`atomic`] makes sure that nothing is ever left half-written.
+//! [`flax`] and [`torch`] read checkpoints that others published, without trusting them.
 //! With the feature `module`, [`module`] moves tensors between a map and a Burn module.
 //! Nothing here knows the name of any model.
 //!
@@ -11,10 +12,13 @@
 pub mod atomic;
 pub mod directory;
 mod error;
+pub mod flax;
+mod limits;
 #[cfg(feature = "module")]
 pub mod module;
 pub mod safetensors;
 mod tensor_map;
+pub mod torch;
 
 pub use error::Error;
 pub use tensor_map::{DType, NamedTensor, TensorMap};

@@ -224,6 +224,16 @@ impl TensorMap {
         self.metadata.insert(key.into(), value.into());
     }
 
+    /// The tensors whose names start with `prefix`, without it; the rest is dropped. The free text is kept.
+    pub fn below(self, prefix: &str) -> Self {
+        let tensors = self
+            .tensors
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor)))
+            .collect();
+        Self { tensors, metadata: self.metadata }
+    }
+
     pub(crate) fn from_parts(
         tensors: BTreeMap<String, NamedTensor>,
         metadata: BTreeMap<String, String>,
@@ -246,6 +256,17 @@ mod tests {
         map.insert_u16("t", &[3], &[0, 7, 65535]).unwrap();
         assert_eq!(map.integers("t").unwrap(), [0, 7, 65535]);
         assert_eq!(map.get("t").unwrap().to_f64(), [0.0, 7.0, 65535.0]);
+    }
+
+    #[test]
+    fn a_level_can_be_taken_off() {
+        let mut map = TensorMap::new();
+        map.insert_u16("a.b.c", &[1], &[1]).unwrap();
+        map.insert_u16("a.bc", &[1], &[2]).unwrap();
+        map.set_metadata("kind", "test");
+        let below = map.below("a.b.");
+        assert_eq!(below.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["c"]);
+        assert_eq!(below.metadata().len(), 1);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
 
 use super::config::ImageTokenizerConfig;
-use super::residual::{ResidualBlock, conv, norm, swish};
+use super::residual::{ResidualBlock, conv};
+use crate::layers::{norm, swish, twice};
 
 /// Quantized latents `[B, D, h, w]` to pictures `[B, 3, H, W]`, not clamped.
 #[derive(Module, Debug)]
@@ -38,7 +39,7 @@ impl Decoder {
                 })
                 .collect(),
             upsampled: (1..count).map(|l| conv(config.width(l), config.width(l), 3, true, device)).collect(),
-            norm_out: norm(config.width(0), config, device),
+            norm_out: norm(config.width(0), config.groups, device),
             conv_out: conv(config.width(0), 3, 3, true, device),
         }
     }
@@ -53,25 +54,5 @@ impl Decoder {
             }
         }
         self.conv_out.forward(swish(self.norm_out.forward(x)))
-    }
-}
-
-/// Nearest-neighbour upsampling by two: a broadcast, whose backward is a plain sum.
-fn twice(x: Tensor<4>) -> Tensor<4> {
-    let [batch, channels, height, width] = x.dims();
-    x.reshape([batch * channels, height, 1, width, 1])
-        .expand([batch * channels, height, 2, width, 2])
-        .reshape([batch, channels, 2 * height, 2 * width])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_pixel_becomes_a_square() {
-        let x = Tensor::<4>::from_floats([[[[1.0, 2.0], [3.0, 4.0]]]], &Device::flex());
-        let y = twice(x).into_data().try_into_vec::<f32>().unwrap();
-        assert_eq!(y, [1., 1., 2., 2., 1., 1., 2., 2., 3., 3., 4., 4., 3., 3., 4., 4.]);
     }
 }

@@ -1,11 +1,11 @@
 use burn::module::Module;
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
-use burn::nn::pool::{AvgPool2d, AvgPool2dConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::config::ImageTokenizerConfig;
-use super::residual::{ResidualBlock, conv, norm, swish};
+use super::residual::{ResidualBlock, conv};
+use crate::layers::{halve, norm, swish};
 
 /// Pictures `[B, 3, H, W]` to latents `[B, D, h, w]`.
 #[derive(Module, Debug)]
@@ -15,7 +15,6 @@ pub(super) struct Encoder {
     middle: Vec<ResidualBlock>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
-    pool: AvgPool2d,
 }
 
 impl Encoder {
@@ -37,9 +36,8 @@ impl Encoder {
             conv_in: conv(3, config.filters, 3, false, device),
             levels,
             middle: middle.collect(),
-            norm_out: norm(width, config, device),
+            norm_out: norm(width, config.groups, device),
             conv_out: conv(width, config.embedding, 1, true, device),
-            pool: AvgPool2dConfig::new([2, 2]).with_strides([2, 2]).init(),
         }
     }
 
@@ -48,7 +46,7 @@ impl Encoder {
         for (level, blocks) in self.levels.iter().enumerate() {
             x = blocks.iter().fold(x, |x, block| block.forward(x));
             if level + 1 < self.levels.len() {
-                x = self.pool.forward(x);
+                x = halve(x);
             }
         }
         x = self.middle.iter().fold(x, |x, block| block.forward(x));

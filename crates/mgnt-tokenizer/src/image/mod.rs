@@ -5,8 +5,8 @@ mod residual;
 
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 
@@ -14,8 +14,9 @@ pub use config::{ImageTokenizerConfig, Shortcut};
 use decoder::Decoder;
 use encoder::Encoder;
 
-use crate::Error;
+use crate::layers::{draw, from_rows, to_rows};
 use crate::quantizer::{Quantized, Quantizer};
+use crate::{Error, Probe, host};
 
 /// MaskGIT's image tokenizer.
 #[derive(Module, Debug)]
@@ -49,7 +50,7 @@ impl ImageTokenizer {
             decoder: Decoder::new(config, device),
             config: config.clone(),
         };
-        tokenizer.visit(&mut Drawn);
+        draw(&tokenizer);
         Ok(tokenizer)
     }
 
@@ -91,92 +92,73 @@ impl ImageTokenizer {
         self
     }
 
-    /// Latents `[B, D, h, w]` of pictures `[B, 3, H, W]` in 0 to 1.
+    /// Latents `[B, D, h, w]` of pictures `[B, 3, H, W]` in 0 to 1, of any height and width; sides that do not divide
+    /// are rounded up, as the published code does.
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
         self.encoder.forward(pictures)
+    }
+
+    /// Pictures `[B, 3, H, W]`, not clamped, of codes `[B, D, h, w]`.
+    pub fn decode(&self, codes: Tensor<4>) -> Tensor<4> {
+        self.decoder.forward(codes)
+    }
+
+    /// Pictures `[B, 3, H, W]`, not clamped, of numbers of codes `[B, h, w]`.
+    pub fn decode_indices(&self, indices: Tensor<3, Int>) -> Result<Tensor<4>, Error> {
+        host::check_indices(&indices, self.config.codes)?;
+        let [batch, rows, columns] = indices.dims();
+        Ok(self.decode(self.lookup(indices.flatten(0, 2), [batch, rows, columns])))
+    }
+
+    /// Everything between pictures `[B, 3, H, W]` in 0 to 1 and their reconstruction.
+    pub fn probe(&self, pictures: Tensor<4>) -> Result<Probe<4, 3>, Error> {
+        host::check_channels("pictures", pictures.dims())?;
+        let latents = self.encode(pictures);
+        let [batch, _, rows, columns] = latents.dims();
+        let indices = self.quantizer.nearest(to_rows(latents.clone()));
+        let quantized = self.lookup(indices.clone(), [batch, rows, columns]);
+        Ok(Probe {
+            reconstruction: self.decode(quantized.clone()),
+            indices: indices.reshape([batch, rows, columns]),
+            latents,
+            quantized,
+        })
     }
 
     /// One pass for training.
     pub fn forward_train(&self, pictures: Tensor<4>) -> TrainOutput {
         let latents = self.encode(pictures);
-        let [batch, _, rows, columns] = latents.dims();
+        let dims = latents.dims();
         let latents = to_rows(latents);
         let quantized = self.quantizer.forward_train(latents.clone());
-        let codes = from_rows(quantized.codes.clone(), [batch, rows, columns]);
-        TrainOutput { reconstruction: self.decoder.forward(codes), latents, quantized }
+        let codes = from_rows(quantized.codes.clone(), dims);
+        TrainOutput { reconstruction: self.decode(codes), latents, quantized }
     }
 
     /// Tokens of pictures given as bytes `[size, size, 3]`, in raster order.
     pub fn tokens(&self, pictures: &[&[u8]], device: &Device) -> Result<Vec<Vec<u16>>, Error> {
         let input = self.to_tensor(pictures, device)?;
         let indices = self.quantizer.nearest(to_rows(self.encode(input)));
-        let indices = indices.into_data().convert::<i64>().try_into_vec::<i64>();
-        let indices = indices.map_err(|e| Error::Device(format!("{e:?}")))?;
-        let each = self.config.grid() * self.config.grid();
-        Ok(indices.chunks(each).map(|tokens| tokens.iter().map(|&t| t as u16).collect()).collect())
+        host::to_tokens(indices, self.config.grid() * self.config.grid())
     }
 
     /// Pictures as bytes `[size, size, 3]` of tokens in raster order.
     pub fn pictures(&self, tokens: &[Vec<u16>], device: &Device) -> Result<Vec<Vec<u8>>, Error> {
         let grid = self.config.grid();
-        for tokens in tokens {
-            if tokens.len() != grid * grid {
-                return Err(input("tokens", grid * grid, tokens.len()));
-            }
-            if let Some(token) = tokens.iter().find(|&&token| usize::from(token) >= self.config.codes) {
-                return Err(input("token", format!("below {}", self.config.codes), token));
-            }
-        }
-        let indices: Vec<i32> = tokens.iter().flatten().map(|&t| i32::from(t)).collect();
-        let count = indices.len();
-        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), device);
-        let codes = from_rows(self.quantizer.lookup(indices), [tokens.len(), grid, grid]);
-        let pictures = self.decoder.forward(codes).clamp(0.0, 1.0).permute([0, 2, 3, 1]) * 255.0;
-        let values = pictures.into_data().convert::<f32>().try_into_vec::<f32>();
-        let values = values.map_err(|e| Error::Device(format!("{e:?}")))?;
-        let each = self.config.size * self.config.size * 3;
-        Ok(values.chunks(each).map(|picture| picture.iter().map(|v| v.round() as u8).collect()).collect())
+        let indices = host::from_tokens(tokens, grid * grid, self.config.codes, device)?;
+        host::to_bytes(self.decode(self.lookup(indices, [tokens.len(), grid, grid])))
     }
 
     /// Pictures given as bytes `[size, size, 3]` as a tensor `[B, 3, size, size]` in 0 to 1.
     pub fn to_tensor(&self, pictures: &[&[u8]], device: &Device) -> Result<Tensor<4>, Error> {
         let size = self.config.size;
-        if let Some(wrong) = pictures.iter().find(|picture| picture.len() != size * size * 3) {
-            return Err(input("picture", format!("{size}x{size}x3 bytes"), format!("{} bytes", wrong.len())));
-        }
-        let mut values = Vec::with_capacity(pictures.len() * size * size * 3);
-        for picture in pictures {
-            for channel in 0..3 {
-                values.extend(picture.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 255.0));
-            }
-        }
-        Ok(Tensor::from_data(TensorData::new(values, [pictures.len(), 3, size, size]), device))
+        host::to_tensor(pictures, "picture", [pictures.len(), 3, size, size], device)
     }
-}
 
-/// Draws every parameter now: Burn draws them at first use, which may come after who knows what other draws.
-struct Drawn;
-
-impl ModuleVisitor for Drawn {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        param.val();
+    /// Codes `[B, D, h, w]` of their numbers `[B h w]`.
+    fn lookup(&self, indices: Tensor<1, Int>, [batch, rows, columns]: [usize; 3]) -> Tensor<4> {
+        from_rows(self.quantizer.lookup(indices), [batch, self.config.embedding, rows, columns])
     }
-}
-
-fn input(field: &'static str, expected: impl ToString, got: impl ToString) -> Error {
-    Error::Input { field, expected: expected.to_string(), got: got.to_string() }
-}
-
-/// `[B, D, h, w]` to `[B h w, D]`.
-fn to_rows(latents: Tensor<4>) -> Tensor<2> {
-    let [batch, width, rows, columns] = latents.dims();
-    latents.permute([0, 2, 3, 1]).reshape([batch * rows * columns, width])
-}
-
-/// `[B h w, D]` to `[B, D, h, w]`.
-fn from_rows(rows: Tensor<2>, [batch, height, width]: [usize; 3]) -> Tensor<4> {
-    let [_, depth] = rows.dims();
-    rows.reshape([batch, height, width, depth]).permute([0, 3, 1, 2])
 }
 
 #[cfg(test)]
@@ -242,5 +224,28 @@ mod tests {
         assert!(tokenizer.tokens(&[&[0; 12]], &device).is_err());
         assert!(tokenizer.pictures(&[vec![12; 64]], &device).is_err());
         assert!(tokenizer.pictures(&[vec![0; 63]], &device).is_err());
+        assert!(tokenizer.probe(Tensor::zeros([1, 16, 16, 3], &device)).is_err());
+        assert!(tokenizer.decode_indices(Tensor::zeros([1, 0, 4], &device)).is_err());
+        for index in [-1, 12] {
+            assert!(tokenizer.decode_indices(Tensor::full([1, 2, 2], index, &device)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_probe_says_what_the_bytes_say_and_takes_any_sides() {
+        let device = Device::flex();
+        let tokenizer = ImageTokenizer::init(&small(), 5, &device).unwrap();
+        let picture: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 11 % 256) as u8).collect();
+        let probe = tokenizer.probe(tokenizer.to_tensor(&[&picture], &device).unwrap()).unwrap();
+        assert_eq!((probe.latents.dims(), probe.quantized.dims()), ([1, 6, 8, 8], [1, 6, 8, 8]));
+        let tokens = tokenizer.tokens(&[&picture], &device).unwrap();
+        let indices = host::to_tokens(probe.indices.flatten(0, 2), 64).unwrap();
+        assert_eq!(indices, tokens);
+        let bytes = host::to_bytes(probe.reconstruction).unwrap();
+        assert!(bytes == tokenizer.pictures(&tokens, &device).unwrap());
+
+        let probe = tokenizer.probe(Tensor::zeros([2, 3, 7, 10], &device)).unwrap();
+        assert_eq!(probe.indices.dims(), [2, 4, 5]);
+        assert_eq!(probe.reconstruction.dims(), [2, 3, 8, 10]);
     }
 }

@@ -1,18 +1,10 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
 use super::config::{ImageTokenizerConfig, Shortcut};
-
-/// GroupNorm epsilon of the published models.
-const NORM_EPSILON: f64 = 1e-6;
-
-/// `x sigmoid(x)`, written with an exponential only, which is faster on the CPU; the exponent is held where the
-/// derivative's square would overflow.
-pub(super) fn swish(x: Tensor<4>) -> Tensor<4> {
-    x.clone() / ((-x).clamp_max(40.0).exp() + 1.0)
-}
+use crate::layers::{norm, swish};
 
 /// A convolution of stride 1 that keeps the size.
 pub(super) fn conv(inputs: usize, outputs: usize, kernel: usize, bias: bool, device: &Device) -> Conv2d {
@@ -21,10 +13,6 @@ pub(super) fn conv(inputs: usize, outputs: usize, kernel: usize, bias: bool, dev
         .with_padding(PaddingConfig2d::Explicit(margin, margin, margin, margin))
         .with_bias(bias)
         .init(device)
-}
-
-pub(super) fn norm(width: usize, config: &ImageTokenizerConfig, device: &Device) -> GroupNorm {
-    GroupNormConfig::new(config.groups, width).with_epsilon(NORM_EPSILON).init(device)
 }
 
 /// Norm, swish, convolution, twice, beside a shortcut.
@@ -46,9 +34,9 @@ impl ResidualBlock {
             Shortcut::Input => inputs,
         };
         Self {
-            norm1: norm(inputs, config, device),
+            norm1: norm(inputs, config.groups, device),
             conv1: conv(inputs, outputs, 3, false, device),
-            norm2: norm(outputs, config, device),
+            norm2: norm(outputs, config.groups, device),
             conv2: conv(outputs, outputs, 3, false, device),
             shortcut: (inputs != outputs).then(|| conv(shortcut_inputs, outputs, 1, false, device)),
             kind: config.shortcut,

@@ -1,0 +1,223 @@
+mod config;
+mod decoder;
+mod encoder;
+mod residual;
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::{TensorMap, module};
+
+pub use config::VideoTokenizerConfig;
+use decoder::Decoder;
+use encoder::Encoder;
+
+use crate::layers::{draw, from_rows, to_rows};
+use crate::quantizer::Quantizer;
+use crate::{Error, Probe, host};
+
+/// MAGVIT's video tokenizer. It is not causal: the first frame has no special place.
+#[derive(Module, Debug)]
+pub struct VideoTokenizer {
+    encoder: Encoder,
+    quantizer: Quantizer,
+    decoder: Decoder,
+    #[module(skip)]
+    config: VideoTokenizerConfig,
+}
+
+impl VideoTokenizer {
+    /// A tokenizer with random weights, drawn from the device's generator after seeding it.
+    pub fn init(config: &VideoTokenizerConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        device.seed(seed);
+        let tokenizer = Self {
+            encoder: Encoder::new(config, device),
+            quantizer: Quantizer::new(config.codes, config.embedding, device),
+            decoder: Decoder::new(config, device),
+            config: config.clone(),
+        };
+        draw(&tokenizer);
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer with the tensors of a map, named by their path in this module.
+    pub fn from_weights(
+        config: &VideoTokenizerConfig,
+        weights: TensorMap,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        Ok(module::from_map(Self::init(config, 0, device)?, weights)?)
+    }
+
+    /// Reads a model directory (`config.ron`, `model.safetensors`).
+    pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
+        let directory = ModelDirectory::new(directory.as_ref());
+        let config: VideoTokenizerConfig = directory.config()?;
+        Self::from_weights(&config, directory.weights()?, device)
+    }
+
+    /// Writes a model directory, whole or not at all.
+    pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
+        let weights = module::to_map(self)?;
+        Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
+    }
+
+    /// Sizes.
+    pub fn config(&self) -> &VideoTokenizerConfig {
+        &self.config
+    }
+
+    /// The codebook.
+    pub fn quantizer(&self) -> &Quantizer {
+        &self.quantizer
+    }
+
+    /// Latents `[B, D, t, h, w]` of videos `[B, 3, T, H, W]` in 0 to 1, of any number of frames, height and width;
+    /// lengths that do not divide are rounded up.
+    pub fn encode(&self, videos: Tensor<5>) -> Tensor<5> {
+        self.encoder.forward(videos)
+    }
+
+    /// Videos `[B, 3, T, H, W]`, not clamped, of codes `[B, D, t, h, w]`.
+    pub fn decode(&self, codes: Tensor<5>) -> Tensor<5> {
+        self.decoder.forward(codes)
+    }
+
+    /// Videos `[B, 3, T, H, W]`, not clamped, of numbers of codes `[B, t, h, w]`.
+    pub fn decode_indices(&self, indices: Tensor<4, Int>) -> Result<Tensor<5>, Error> {
+        host::check_indices(&indices, self.config.codes)?;
+        let dims = indices.dims();
+        Ok(self.decode(self.lookup(indices.flatten(0, 3), dims)))
+    }
+
+    /// Everything between videos `[B, 3, T, H, W]` in 0 to 1 and their reconstruction.
+    pub fn probe(&self, videos: Tensor<5>) -> Result<Probe<5, 4>, Error> {
+        host::check_channels("videos", videos.dims())?;
+        let latents = self.encode(videos);
+        let [batch, _, layers, rows, columns] = latents.dims();
+        let grid = [batch, layers, rows, columns];
+        let indices = self.quantizer.nearest(to_rows(latents.clone()));
+        let quantized = self.lookup(indices.clone(), grid);
+        Ok(Probe {
+            reconstruction: self.decode(quantized.clone()),
+            indices: indices.reshape(grid),
+            latents,
+            quantized,
+        })
+    }
+
+    /// Tokens of videos given as bytes `[frames, size, size, 3]`: layer by layer, each in raster order.
+    pub fn tokens(&self, videos: &[&[u8]], device: &Device) -> Result<Vec<Vec<u16>>, Error> {
+        let input = self.to_tensor(videos, device)?;
+        let indices = self.quantizer.nearest(to_rows(self.encode(input)));
+        host::to_tokens(indices, self.config.grid().iter().product())
+    }
+
+    /// Videos as bytes `[frames, size, size, 3]` of tokens in the order of [`VideoTokenizer::tokens`].
+    pub fn videos(&self, tokens: &[Vec<u16>], device: &Device) -> Result<Vec<Vec<u8>>, Error> {
+        let [layers, rows, columns] = self.config.grid();
+        let indices = host::from_tokens(tokens, layers * rows * columns, self.config.codes, device)?;
+        host::to_bytes(self.decode(self.lookup(indices, [tokens.len(), layers, rows, columns])))
+    }
+
+    /// Videos given as bytes `[frames, size, size, 3]` as a tensor `[B, 3, frames, size, size]` in 0 to 1.
+    pub fn to_tensor(&self, videos: &[&[u8]], device: &Device) -> Result<Tensor<5>, Error> {
+        let (frames, size) = (self.config.frames, self.config.size);
+        host::to_tensor(videos, "video", [videos.len(), 3, frames, size, size], device)
+    }
+
+    /// Codes `[B, D, t, h, w]` of their numbers `[B t h w]`.
+    fn lookup(&self, indices: Tensor<1, Int>, [batch, layers, rows, columns]: [usize; 4]) -> Tensor<5> {
+        from_rows(self.quantizer.lookup(indices), [batch, self.config.embedding, layers, rows, columns])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> VideoTokenizerConfig {
+        VideoTokenizerConfig {
+            frames: 4,
+            size: 8,
+            filters: 8,
+            multipliers: vec![1, 2, 2],
+            temporal_downsample: vec![true, false],
+            encoder_residual_blocks: 1,
+            decoder_residual_blocks: 2,
+            embedding: 6,
+            codes: 12,
+            groups: 4,
+        }
+    }
+
+    #[test]
+    fn the_published_sizes_have_the_published_numbers_of_parameters() {
+        let device = Device::flex();
+        let count = |config: &VideoTokenizerConfig| {
+            let (encoder, decoder) = (Encoder::new(config, &device), Decoder::new(config, &device));
+            (encoder.num_params(), decoder.num_params(), config.codes * config.embedding)
+        };
+        let total = |config: &VideoTokenizerConfig| {
+            let (encoder, decoder, codes) = count(config);
+            encoder + decoder + codes
+        };
+        let (base, large) = (VideoTokenizerConfig::ucf101_base(), VideoTokenizerConfig::ucf101_large());
+        assert_eq!(count(&base), (17_149_888, 23_167_811, 262_144));
+        assert_eq!(count(&large), (68_443_776, 89_106_051, 262_144));
+        assert_eq!((total(&base), total(&large)), (40_579_843, 157_811_971));
+        let bair = |config: VideoTokenizerConfig| VideoTokenizerConfig {
+            size: 64,
+            multipliers: vec![1, 2, 4],
+            temporal_downsample: vec![true, true],
+            ..config
+        };
+        assert_eq!((total(&bair(base)), total(&bair(large))), (36_596_355, 141_882_371));
+    }
+
+    #[test]
+    fn tokens_and_videos_have_their_shapes_and_survive_a_save() {
+        let device = Device::flex();
+        let tokenizer = VideoTokenizer::init(&small(), 3, &device).unwrap();
+        let video: Vec<u8> = (0..4 * 8 * 8 * 3).map(|i| (i * 5 % 256) as u8).collect();
+        let tokens = tokenizer.tokens(&[&video, &video], &device).unwrap();
+        assert_eq!((tokens.len(), tokens[0].len()), (2, 2 * 2 * 2));
+        assert_eq!(tokens[0], tokens[1]);
+        let videos = tokenizer.videos(&tokens, &device).unwrap();
+        assert_eq!((videos.len(), videos[0].len()), (2, 4 * 8 * 8 * 3));
+
+        let folder = tempfile::tempdir().unwrap();
+        tokenizer.save(folder.path().join("t")).unwrap();
+        let again = VideoTokenizer::load(folder.path().join("t"), &device).unwrap();
+        assert!(again.videos(&tokens, &device).unwrap() == videos);
+        let same_seed = VideoTokenizer::init(&small(), 3, &device).unwrap();
+        assert!(same_seed.videos(&tokens, &device).unwrap() == videos);
+    }
+
+    #[test]
+    fn a_lone_frame_gives_one_layer_of_latents() {
+        let device = Device::flex();
+        let tokenizer = VideoTokenizer::init(&small(), 0, &device).unwrap();
+        let probe = tokenizer.probe(Tensor::zeros([1, 3, 1, 8, 12], &device)).unwrap();
+        assert_eq!(probe.indices.dims(), [1, 1, 2, 3]);
+        assert_eq!(probe.reconstruction.dims(), [1, 3, 2, 8, 12]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let device = Device::flex();
+        let tokenizer = VideoTokenizer::init(&small(), 0, &device).unwrap();
+        let error = tokenizer.tokens(&[&[0; 12]], &device).unwrap_err().to_string();
+        assert_eq!(error, "video: expected 4x8x8x3 bytes, got 12 bytes");
+        assert!(tokenizer.videos(&[vec![12; 8]], &device).is_err());
+        assert!(tokenizer.videos(&[vec![0; 7]], &device).is_err());
+        assert!(tokenizer.probe(Tensor::zeros([1, 1, 4, 8, 8], &device)).is_err());
+        for index in [-1, 12] {
+            let indices = Tensor::<4, Int>::full([1, 2, 2, 2], index, &device);
+            assert!(tokenizer.decode_indices(indices).is_err());
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! Damaged and made-up checkpoints: whatever the bytes, the readers answer soon, without a panic and without taking
+//! much more memory than the file.
+//!
+//! Each test runs for `MGNT_FUZZ_SECONDS` (1 if unset) from the seed `MGNT_FUZZ_SEED` (a fixed one if unset), so a
+//! plain test run is short and a long one is `MGNT_FUZZ_SECONDS=600 cargo test -p mgnt-weights --test hostile`.
+//! Bytes that break a promise are kept in a file that the failure names.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Cursor, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mgnt_weights::{Error, TensorMap, flax, torch};
+use zip::write::{SimpleFileOptions, ZipWriter};
+use zip::{CompressionMethod, ZipArchive};
+
+/// What a reader may take at once: this many times the file, and a constant.
+const PEAK_FACTOR: usize = 24;
+const PEAK_SLACK: usize = 6 << 20;
+/// Far above what any of these files needs, also on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+/// Counts what each thread has allocated.
+struct Counting;
+
+fn count(bytes: isize) {
+    // A thread that ends still frees: then nobody counts any more.
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
+    });
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Old and new may both be there for a moment.
+        count(size as isize);
+        count(-(layout.size() as isize));
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// SplitMix64.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
+    }
+
+    /// Mostly small numbers, some up to 2^bits.
+    fn small(&mut self, bits: usize) -> usize {
+        let bound = 1 << self.below(bits + 1);
+        self.below(bound)
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a [u8]]) -> &'a [u8] {
+        from[self.below(from.len())]
+    }
+
+    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
+        let start = self.below(length + 1);
+        start..length.min(start + self.small(9))
+    }
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Flips, overwrites, cuts, doubles, moves and mixes bytes; `tail` keeps to the last bytes, where a zip has its index.
+fn damage(bytes: &mut Vec<u8>, others: &[Vec<u8>], tail: Option<usize>, rng: &mut Rng) {
+    const NUMBERS: [u64; 12] =
+        [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
+    for _ in 0..1 + rng.small(4) {
+        let length = bytes.len();
+        let first = tail.map_or(0, |tail| length.saturating_sub(tail));
+        let at = first + rng.below(length - first);
+        match rng.below(10) {
+            0..3 if length > 0 => bytes[at] ^= 1 << rng.below(8),
+            3 if length > 0 => bytes[at] = rng.next() as u8,
+            4 => {
+                let width = 1 << rng.below(4);
+                let number = NUMBERS[rng.below(NUMBERS.len())].wrapping_add(rng.below(3) as u64);
+                let little = number.to_le_bytes();
+                let big = number.to_be_bytes();
+                let value = if rng.below(2) == 0 { &little[..width] } else { &big[8 - width..] };
+                let end = (at + width).min(length);
+                bytes[at..end].copy_from_slice(&value[..end - at]);
+            }
+            5 => {
+                let range = rng.range(length);
+                bytes.drain(range);
+            }
+            6 if rng.below(4) == 0 => bytes.truncate(at),
+            7 => {
+                let range = rng.range(length);
+                let copy = bytes[range].to_vec();
+                bytes.splice(at..at, copy);
+            }
+            8 if !others.is_empty() => {
+                let other = &others[rng.below(others.len())];
+                let copy = other[rng.range(other.len())].to_vec();
+                let end = if rng.below(2) == 0 { at } else { (at + copy.len()).min(length) };
+                bytes.splice(at..end, copy);
+            }
+            9 => {
+                let value = rng.next() as u8;
+                let range = rng.range(length);
+                bytes[range].fill(value);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What happened in one run.
+#[derive(Default)]
+struct Tally {
+    cases: u64,
+    accepted: u64,
+    tensors: usize,
+    largest_peak: usize,
+    slowest: Duration,
+}
+
+/// Makes cases and reads them until the time is over.
+fn run(
+    format: &str,
+    read: impl Fn(&[u8], &Path) -> Result<TensorMap, Error>,
+    mut make: impl FnMut(&mut Rng) -> Vec<u8>,
+) {
+    let variable = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().expect("a whole number"));
+    let seconds = variable("MGNT_FUZZ_SECONDS").unwrap_or(1);
+    let mut rng = Rng(variable("MGNT_FUZZ_SEED").unwrap_or(20_261_125));
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let bytes = make(&mut rng);
+        if let Err(problem) = check(&bytes, &read, &mut tally) {
+            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile.{format}"));
+            std::fs::write(&path, &bytes).expect("the bytes are kept");
+            panic!("case {}: {problem}; the bytes are in {}", tally.cases, path.display());
+        }
+    }
+    println!(
+        "{format}: {} cases in {:.0?}, {} accepted with {} tensors, largest peak {} KiB, slowest {:.1?}",
+        tally.cases,
+        start.elapsed(),
+        tally.accepted,
+        tally.tensors,
+        tally.largest_peak >> 10,
+        tally.slowest
+    );
+    assert!(tally.cases > 0);
+}
+
+fn check(
+    bytes: &[u8],
+    read: &impl Fn(&[u8], &Path) -> Result<TensorMap, Error>,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let start = Instant::now();
+    let answer = catch_unwind(AssertUnwindSafe(|| read(bytes, Path::new("case"))));
+    let (took, peak) = (start.elapsed(), (PEAK.get() - before) as usize);
+    tally.cases += 1;
+    tally.largest_peak = tally.largest_peak.max(peak);
+    tally.slowest = tally.slowest.max(took);
+    match answer {
+        Err(_) => return Err("panic".into()),
+        Ok(Ok(map)) => {
+            tally.accepted += 1;
+            tally.tensors += map.len();
+        }
+        Ok(Err(error)) if error.to_string().len() > 4096 => return Err("a very long message".into()),
+        Ok(Err(_)) => {}
+    }
+    if peak > bytes.len() * PEAK_FACTOR + PEAK_SLACK {
+        return Err(format!("{peak} bytes at once for a file of {}", bytes.len()));
+    }
+    if took > TIME_LIMIT {
+        return Err(format!("it took {took:?}"));
+    }
+    Ok(())
+}
+
+/// A MessagePack value as Flax might write it, and might not.
+fn message(depth: usize, out: &mut Vec<u8>, rng: &mut Rng) {
+    const LEAVES: [&[u8]; 9] = [
+        b"\xd8\x01\x93\x91\x01\xa7float32\xc4\x04\0\0\x80",
+        b"\xc7\x11\x01\x93\x91\x01\xa7float32\xc4\x04\0\0\x80?",
+        b"\xc7\x0c\x01\x93\x92\0\x03\xa5uint8\xc4\0",
+        b"\xc7\x0c\x03\x93\x90\xa5uint8\xc4\x01\x07\0",
+        b"\xc7\x0b\x03\x93\x90\xa5uint8\xc4\x01\x07",
+        b"\xc0",
+        b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\xa3abc",
+        b"\xd4\x02\0",
+    ];
+    const CHUNKED: &[u8] = b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\x01\xa6chunks\x81\xa10";
+    match rng.below(if depth > 80 { 1 } else { 8 }) {
+        0..3 => out.extend(LEAVES[rng.below(LEAVES.len())]),
+        3 => out.extend([CHUNKED, LEAVES[rng.below(LEAVES.len())]].concat()),
+        4 => {
+            let length = rng.below(4);
+            out.push(0x90 | length as u8);
+            for _ in 0..length {
+                message(depth + 1, out, rng);
+            }
+        }
+        _ => {
+            let length = rng.below(5);
+            out.push(0x80 | length as u8);
+            for i in 0..length {
+                out.extend([0xa2, b'a' + rng.below(3) as u8, b'0' + i as u8]);
+                message(depth + 1, out, rng);
+            }
+        }
+    }
+}
+
+#[test]
+fn hostile_flax() {
+    let seeds = [
+        golden("flax/sample.msgpack"),
+        golden("maskgit-vqgan/subset.msgpack")[..6000].to_vec(),
+        golden("maskgit-vqgan/subset.msgpack"),
+    ];
+    run("msgpack", flax::parse, |rng| {
+        let mut bytes = match rng.below(32) {
+            0 => seeds[2].clone(),
+            1..4 => seeds[1].clone(),
+            4..16 => {
+                let mut bytes = Vec::new();
+                message(0, &mut bytes, rng);
+                bytes
+            }
+            _ => seeds[0].clone(),
+        };
+        if rng.below(16) > 0 && !bytes.is_empty() {
+            damage(&mut bytes, &seeds[..2], None, rng);
+        }
+        bytes
+    });
+}
+
+/// Entries of an archive, to put others together.
+fn entries(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut zip = ZipArchive::new(Cursor::new(archive)).expect("a golden archive");
+    (0..zip.len())
+        .map(|i| {
+            let mut entry = zip.by_index(i).expect("an entry");
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).expect("its content");
+            (entry.name().expect("its name").into_owned(), content)
+        })
+        .collect()
+}
+
+fn archive(entries: &[(String, Vec<u8>)], method: CompressionMethod) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in entries {
+        zip.start_file(name, SimpleFileOptions::default().compression_method(method)).expect("memory");
+        zip.write_all(content).expect("memory");
+    }
+    zip.finish().expect("memory").into_inner()
+}
+
+/// A pickle of opcodes that a state dictionary has, in an order that Python would not write.
+fn program(rng: &mut Rng) -> Vec<u8> {
+    const OPCODES: [&[u8]; 30] = [
+        b"(",
+        b"}",
+        b"]",
+        b")",
+        b"t",
+        b"\x85",
+        b"\x86",
+        b"\x87",
+        b"R",
+        b"s",
+        b"u",
+        b"a",
+        b"e",
+        b"b",
+        b"Q",
+        b"N",
+        b"\x88",
+        b"\x94",
+        b"\x93",
+        b"K\x01",
+        b"K\x02",
+        b"M\x10\0",
+        b"J\xff\xff\xff\xff",
+        b"\x8a\x04\0\0\0\x40",
+        b"X\x01\0\0\0a",
+        b"X\x01\0\0\0b",
+        b"X\x07\0\0\0storage",
+        b"X\x01\0\0\x000",
+        b"X\x03\0\0\0cpu",
+        b"G\0\0\0\0\0\0\0\0",
+    ];
+    const GLOBALS: [&[u8]; 8] = [
+        b"ccollections\nOrderedDict\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ctorch._utils\n_rebuild_parameter\n",
+        b"ctorch\nFloatStorage\n",
+        b"ctorch\nByteStorage\n",
+        b"ctorch\nSize\n",
+        b"cos\nsystem\n",
+        b"cbuiltins\neval\n",
+    ];
+    const STORAGE: &[u8] = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x18tQ";
+    const TENSORS: [&[u8]; 6] = [
+        b"K\0K\x18\x85K\x01\x85\x89)tR",
+        b"K\x02K\x02K\x03\x86K\x01K\x04\x86\x89)tR",
+        b"K\0(tq\x05h\x05\x89)tR",
+        b"K\0M\xff\xff\x85K\0\x85\x89)tR",
+        b"K\0J\0\0\0\x04\x85K\0\x85\x89)tR",
+        b"K\0(K\x18K\x18K\x18K\x18t(K\0K\0K\0K\0t\x89)tR",
+    ];
+    let mut out = b"\x80\x02}".to_vec();
+    for _ in 0..rng.small(8) {
+        match rng.below(16) {
+            0 => out.extend(rng.pick(&GLOBALS)),
+            1 => out.extend([b'q', rng.below(8) as u8]),
+            2 | 3 => out.extend([b'h', rng.below(8) as u8]),
+            4 => {
+                let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE, rng.pick(&TENSORS)].concat();
+                out.extend([&b"X\x01\0\0\0"[..], &[b'a' + rng.below(26) as u8], &tensor[..], b"s"].concat());
+            }
+            5 => out.extend(STORAGE),
+            // A dictionary in itself, or just one.
+            6 if rng.below(16) == 0 => out.extend(b"X\x01\0\0\0c}q\x01X\x01\0\0\0dh\x01ss"),
+            6 => out.extend(b"X\x01\0\0\0c}q\x01s"),
+            _ => out.extend(rng.pick(&OPCODES)),
+        }
+    }
+    out.push(b'.');
+    out
+}
+
+#[test]
+fn hostile_torch() {
+    let archives = [
+        golden("torch/every_kind_protocol2.pt"),
+        golden("torch/every_kind_protocol4_deflated.pt"),
+        golden("maskgit-vqgan/subset.bin"),
+    ];
+    let parts: Vec<_> = archives.iter().map(|bytes| entries(bytes)).collect();
+    let pickles: Vec<Vec<u8>> = parts
+        .iter()
+        .flatten()
+        .filter(|(name, _)| name.ends_with("data.pkl"))
+        .map(|(_, p)| p.clone())
+        .collect();
+    let index = |rng: &mut Rng| if rng.below(16) == 0 { 2 } else { rng.below(2) };
+    run("pt", torch::parse, |rng| {
+        let which = index(rng);
+        match rng.below(8) {
+            // The archive itself, all of it or its index.
+            kind @ 0..3 => {
+                let mut bytes = archives[which].clone();
+                damage(&mut bytes, &archives[..2], (kind == 2).then_some(1200), rng);
+                bytes
+            }
+            // A damaged pickle, or one of our making, in an archive that is whole.
+            kind => {
+                let mut contents = parts[which].clone();
+                let method =
+                    if rng.below(2) == 0 { CompressionMethod::Stored } else { CompressionMethod::Deflated };
+                for (name, content) in &mut contents {
+                    if name.ends_with("data.pkl") {
+                        if kind > 5 {
+                            *content = program(rng);
+                        }
+                        if kind < 7 {
+                            damage(content, &pickles, None, rng);
+                        }
+                    }
+                }
+                archive(&contents, method)
+            }
+        }
+    });
+}
+
+/// Files of one thing many times over, which is what makes small files large in memory.
+#[test]
+fn wide_files_stay_small() {
+    let mut tally = Tally::default();
+    let mut torch = |name: &str, bytes: Vec<u8>| {
+        check(&bytes, &torch::parse, &mut tally).unwrap_or_else(|problem| panic!("{name}: {problem}"));
+    };
+    let pickle = |start: &[u8], unit: &[u8]| {
+        let program = [b"\x80\x02", start, &unit.repeat(400_000 / unit.len()), b"."].concat();
+        archive(&[("m/data.pkl".into(), program)], CompressionMethod::Stored)
+    };
+    for unit in [
+        &b"N"[..],
+        b"(",
+        b"}",
+        b"]",
+        b")",
+        b"\x94",
+        b"\x85",
+        b"NNs",
+        b"Na",
+        b"h\0a",
+        b"h\0h\0s",
+        b"K\x01a",
+        b"q\x01",
+        b"]a",
+        b"X\0\0\0\0}s",
+        b"(NNNNu",
+        b"(NNNNe",
+        b"ccollections\nOrderedDict\n)RNs",
+    ] {
+        torch("dictionary", pickle(b"}q\0", unit));
+        torch("list", pickle(b"]q\0", unit));
+        torch("a thousand dictionaries", pickle(&b"}".repeat(1000), unit));
+    }
+    // Numbers that skip ahead.
+    torch("memo", pickle(b"}r\xff\xff\x05\0", b"r\xff\xff\x05\0"));
+    let empty: Vec<_> = (0..60_000).map(|i| (format!("{i:x}"), Vec::new())).collect();
+    torch("entries", archive(&empty, CompressionMethod::Stored));
+
+    let mut flax = |unit: &[u8]| {
+        let count = 400_000 / unit.len();
+        let mut bytes = vec![0x81, 0xa1, b'a', 0xdd];
+        bytes.extend((count as u32).to_be_bytes());
+        bytes.extend(unit.repeat(count));
+        check(&bytes, &flax::parse, &mut tally).unwrap_or_else(|problem| panic!("{unit:?}: {problem}"));
+    };
+    for unit in
+        [&b"\xc7\x0b\x01\x93\x90\xa5uint8\xc4\x01\x07"[..], b"\xc0", b"\x90", b"\x80", b"\x81\xa0\xc0"]
+    {
+        flax(unit);
+    }
+    println!(
+        "{} cases, largest peak {} KiB, slowest {:.1?}",
+        tally.cases,
+        tally.largest_peak >> 10,
+        tally.slowest
+    );
+}
