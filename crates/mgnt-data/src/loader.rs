@@ -1,17 +1,20 @@
 //! Which items a training step sees: pure functions of the seed and the step, so that a run can be resumed at any
 //! step without a saved state.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// An order of items for training. Epochs are laid end to end, each a new permutation, so that every batch is full.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Order {
     items: usize,
     batch: usize,
     seed: u64,
-    epoch: Option<(u64, Vec<u32>)>,
+    /// The permutation that was asked for last, since steps come in order.
+    epoch: Mutex<Option<(u64, Arc<[u32]>)>>,
 }
 
 impl Order {
@@ -21,24 +24,31 @@ impl Order {
     /// Where `items` is zero.
     pub fn new(items: usize, batch: usize, seed: u64) -> Self {
         assert!(items > 0, "an order needs items");
-        Self { items, batch, seed, epoch: None }
+        Self { items, batch, seed, epoch: Mutex::new(None) }
     }
 
     /// Items of the batch of step `step`, 0-based.
-    pub fn batch(&mut self, step: usize) -> Vec<usize> {
+    pub fn batch(&self, step: usize) -> Vec<usize> {
         let first = step as u64 * self.batch as u64;
         (first..first + self.batch as u64).map(|position| self.item(position)).collect()
     }
 
-    fn item(&mut self, position: u64) -> usize {
-        let epoch = position / self.items as u64;
-        if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            let mut permutation: Vec<u32> = (0..self.items as u32).collect();
-            permutation.shuffle(&mut generator(self.seed, epoch));
-            self.epoch = Some((epoch, permutation));
-        }
+    fn item(&self, position: u64) -> usize {
         let within = (position % self.items as u64) as usize;
-        self.epoch.as_ref().map_or(0, |(_, permutation)| permutation[within] as usize)
+        self.permutation(position / self.items as u64)[within] as usize
+    }
+
+    fn permutation(&self, epoch: u64) -> Arc<[u32]> {
+        // A thread that panicked while it held the lock left the old permutation or the new one.
+        let mut known = self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((number, permutation)) if *number == epoch => permutation.clone(),
+            _ => {
+                let mut permutation: Vec<u32> = (0..self.items as u32).collect();
+                permutation.shuffle(&mut generator(self.seed, epoch));
+                known.insert((epoch, permutation.into())).1.clone()
+            }
+        }
     }
 }
 
@@ -65,7 +75,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_epoch_is_a_permutation(items in 1usize..60, batch in 1usize..20, seed: u64) {
-            let mut order = Order::new(items, batch, seed);
+            let order = Order::new(items, batch, seed);
             let all: Vec<usize> = (0..3 * items).flat_map(|step| order.batch(step)).take(3 * items).collect();
             for epoch in all.chunks(items) {
                 let mut sorted = epoch.to_vec();
@@ -76,7 +86,7 @@ mod tests {
 
         #[test]
         fn a_step_needs_none_before_it(step in 0usize..500, seed: u64) {
-            let mut run = Order::new(37, 8, seed);
+            let run = Order::new(37, 8, seed);
             (0..step).for_each(|step| { run.batch(step); });
             prop_assert_eq!(run.batch(step), Order::new(37, 8, seed).batch(step));
         }

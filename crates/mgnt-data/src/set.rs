@@ -13,6 +13,8 @@ use crate::{Error, Picture, PictureStore};
 pub struct PictureSet {
     path: PathBuf,
     kind: Kind,
+    /// The pictures that belong to the set, of those that are there.
+    chosen: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -30,7 +32,8 @@ impl PictureSet {
     pub fn open(path: &Path) -> Result<Self, Error> {
         if path.join(manifest::MANIFEST).is_file() {
             let store = PictureStore::open(path)?;
-            return Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)) });
+            let chosen = (0..store.len()).collect();
+            return Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)), chosen });
         }
         let (mut files, folders) = listed(path)?;
         if files.is_empty() {
@@ -45,7 +48,17 @@ impl PictureSet {
             return Err(Error::Layout { path: path.into(), reason: "holds no pictures".into() });
         }
         files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
-        Ok(Self { path: path.into(), kind: Kind::Files(files) })
+        let chosen = (0..files.len()).collect();
+        Ok(Self { path: path.into(), kind: Kind::Files(files), chosen })
+    }
+
+    /// At most `count` of the pictures, evenly over the set.
+    pub fn thinned(mut self, count: usize) -> Self {
+        let all = self.chosen.len();
+        if count < all {
+            self.chosen = (0..count).map(|i| self.chosen[i * all / count]).collect();
+        }
+        self
     }
 
     /// The folder.
@@ -55,15 +68,12 @@ impl PictureSet {
 
     /// Number of pictures.
     pub fn len(&self) -> usize {
-        match &self.kind {
-            Kind::Store(store) => store.len(),
-            Kind::Files(files) => files.len(),
-        }
+        self.chosen.len()
     }
 
     /// Whether there is no picture.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.chosen.is_empty()
     }
 
     /// Picture `index`; a file that is no picture is an error that names it.
@@ -71,22 +81,25 @@ impl PictureSet {
     /// # Panics
     /// Where `index` is not below [`Self::len`].
     pub fn get(&self, index: usize) -> Result<Picture, Error> {
+        let index = self.chosen[index];
         match &self.kind {
             Kind::Store(store) => Picture::new(store.size(), store.size(), store.picture(index).to_vec()),
             Kind::Files(files) => Picture::open(&files[index]),
         }
     }
 
-    /// SHA-256 that changes with any picture of the set: of the shards' checksums, or of every file's.
+    /// SHA-256 that changes with any picture of the set: of the shards' checksums, or of every file's, and of which
+    /// are chosen.
     pub fn sha256(&self) -> Result<String, Error> {
         let mut digest = Sha256::new();
         match &self.kind {
             Kind::Store(store) => {
                 store.manifest().shards.iter().for_each(|shard| digest.update(&shard.sha256));
+                self.chosen.iter().for_each(|&index| digest.update((index as u64).to_le_bytes()));
             }
             Kind::Files(files) => {
-                for file in files {
-                    digest.update(sha256_of_file(file)?);
+                for &index in &self.chosen {
+                    digest.update(sha256_of_file(&files[index])?);
                 }
             }
         }
@@ -130,6 +143,19 @@ mod tests {
         for i in 0..16 {
             assert_eq!(files.get(i).unwrap(), store.get(i).unwrap());
         }
+    }
+
+    #[test]
+    fn a_thinned_set_is_spread_evenly() {
+        let folder = tempfile::tempdir().unwrap();
+        synthetic::write_folder(folder.path(), 2, 16, 1).unwrap();
+        let open = || PictureSet::open(folder.path()).unwrap();
+        let (all, thin) = (open(), open().thinned(4));
+        assert_eq!((all.len(), thin.len(), open().thinned(99).len()), (16, 4, 16));
+        for i in 0..4 {
+            assert_eq!(thin.get(i).unwrap(), all.get(4 * i).unwrap());
+        }
+        assert_ne!(thin.sha256().unwrap(), all.sha256().unwrap());
     }
 
     #[test]

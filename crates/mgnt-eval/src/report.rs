@@ -67,17 +67,21 @@ const FEW: u64 = 10_000;
 impl Protocol {
     /// What a reader must know before comparing.
     pub fn warnings(&self) -> Vec<String> {
+        Self::warnings_for(self.dims, self.real_count, self.fake_count)
+    }
+
+    /// The same for any numbers of pictures.
+    pub fn warnings_for(dims: usize, real: u64, fake: u64) -> Vec<String> {
         let mut warnings = Vec::new();
-        let fewest = self.real_count.min(self.fake_count);
+        let fewest = real.min(fake);
         if fewest < FEW {
             warnings
                 .push(format!("only {fewest} pictures: FID is biased upward; published numbers use 50,000"));
         }
-        if self.dims < 2048 {
+        if dims < 2048 {
             warnings.push(format!(
-                "{} dimensions: this number compares only with others of the same weights and dimensions, \
-                 and with no published one",
-                self.dims
+                "{dims} dimensions: this number compares only with others of the same weights and dimensions, \
+                 and with no published one"
             ));
         }
         warnings

@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, s};
 
 use crate::{ModelConfig, SubModel};
 
-/// A projection whose sub-models use the first columns or the first rows of one weight.
+/// A projection whose sub-models use the first rows and columns of one weight.
 #[derive(Module, Debug)]
 pub(crate) struct Dense {
     /// `[in, out]`.
@@ -17,23 +17,15 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    /// `x [R, in]` to the first `out` outputs `[R, out]`.
-    pub fn first_outputs(&self, x: Tensor<2>, out: usize) -> Tensor<2> {
-        let weight = self.weight.val().slice(s![.., 0..out]);
-        let bias = self.bias.val().slice(s![0..out]);
-        x.matmul(weight) + bias.unsqueeze()
-    }
-
-    /// `x [R, n]`, the first n inputs, to all outputs `[R, out]`; the bias is whole.
-    pub fn first_inputs(&self, x: Tensor<2>) -> Tensor<2> {
+    /// `x [R, n]`, the first n inputs, to the first `outputs` outputs `[R, outputs]`.
+    ///
+    /// The weight is sliced, which is a view on the CPU and copies nothing; rows are two-dimensional, since Burn
+    /// would copy the view to fold a batch.
+    pub fn forward(&self, x: Tensor<2>, outputs: usize) -> Tensor<2> {
         let [_, inputs] = x.dims();
-        let weight = self.weight.val().slice(s![0..inputs, ..]);
-        x.matmul(weight) + self.bias.val().unsqueeze()
-    }
-
-    /// `x [R, in]` to `[R, out]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.val()) + self.bias.val().unsqueeze()
+        let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
+        let bias = self.bias.val().slice(s![0..outputs]);
+        x.matmul(weight) + bias.unsqueeze()
     }
 }
 
@@ -73,9 +65,9 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// `x [B * A, D]` attends over `cached` and its own keys.
+    /// `x [B * A, features]` attends over `cached` and its own keys.
     ///
-    /// Returns `[B * A, D]` and the keys and values of the whole context, cached ones first.
+    /// Returns `[B * A, features]` and the keys and values of the whole context, cached ones first.
     pub fn forward(
         &self,
         x: Tensor<2>,
@@ -85,13 +77,13 @@ impl Attention {
         sub_model: SubModel,
     ) -> (Tensor<2>, KeysValues) {
         let (heads, width) = (sub_model.heads(config), sub_model.attention_width(config));
-        let [rows, _] = x.dims();
+        let [rows, features] = x.dims();
         let by_head =
             |t: Tensor<2>| t.reshape([batch, rows / batch, heads, config.head_width()]).swap_dims(1, 2);
-        let query = by_head(self.query.first_outputs(x.clone(), width));
+        let query = by_head(self.query.forward(x.clone(), width));
         let fresh = KeysValues {
-            keys: by_head(self.key.first_outputs(x.clone(), width)),
-            values: by_head(self.value.first_outputs(x, width)),
+            keys: by_head(self.key.forward(x.clone(), width)),
+            values: by_head(self.value.forward(x, width)),
         };
         let context = match cached {
             Some(cached) => cached.followed_by(fresh),
@@ -99,7 +91,7 @@ impl Attention {
         };
         let mixed = self.mix(query, context.keys.clone(), context.values.clone());
         let mixed = mixed.swap_dims(1, 2).reshape([rows, width]);
-        (self.output.first_inputs(mixed), context)
+        (self.output.forward(mixed, features), context)
     }
 
     fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {

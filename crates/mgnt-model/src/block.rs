@@ -1,6 +1,6 @@
 use burn::module::Module;
 use burn::nn::{Dropout, LayerNorm};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, s};
 
 use crate::attention::{Attention, Dense, KeysValues};
 use crate::gelu::gelu;
@@ -14,8 +14,10 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
+    /// `x [R, features]` to the same shape.
     fn forward(&self, x: Tensor<2>, hidden: usize) -> Tensor<2> {
-        self.down.first_inputs(gelu(self.up.first_outputs(x, hidden)))
+        let [_, features] = x.dims();
+        self.down.forward(gelu(self.up.forward(x, hidden)), features)
     }
 }
 
@@ -39,21 +41,42 @@ impl Block {
         config: &ModelConfig,
         sub_model: SubModel,
     ) -> (Tensor<2>, KeysValues) {
-        let hidden = sub_model.hidden(config);
+        let (hidden, features) = (sub_model.hidden(config), sub_model.features(config));
+        let attend = |x: Tensor<2>| {
+            let (mixed, context) =
+                self.attention.forward(first(x, features), batch, cached, config, sub_model);
+            (self.dropout.forward(mixed), context)
+        };
+        let think = |x: Tensor<2>| self.dropout.forward(self.mlp.forward(first(x, features), hidden));
         match config.norm {
             Norm::Post => {
-                let (mixed, context) = self.attention.forward(x.clone(), batch, cached, config, sub_model);
-                let x = self.attention_norm.forward(x + self.dropout.forward(mixed));
-                let y = self.dropout.forward(self.mlp.forward(x.clone(), hidden));
-                (self.mlp_norm.forward(x + y), context)
+                let (mixed, context) = attend(x.clone());
+                let x = self.attention_norm.forward(sum(x, mixed));
+                let y = think(x.clone());
+                (self.mlp_norm.forward(sum(x, y)), context)
             }
             Norm::Pre => {
-                let normed = self.attention_norm.forward(x.clone());
-                let (mixed, context) = self.attention.forward(normed, batch, cached, config, sub_model);
-                let x = x + self.dropout.forward(mixed);
-                let y = self.mlp.forward(self.mlp_norm.forward(x.clone()), hidden);
-                (x + self.dropout.forward(y), context)
+                let (mixed, context) = attend(self.attention_norm.forward(x.clone()));
+                let x = sum(x, mixed);
+                let y = think(self.mlp_norm.forward(x.clone()));
+                (sum(x, y), context)
             }
         }
     }
+}
+
+/// The first features of each row.
+fn first(x: Tensor<2>, features: usize) -> Tensor<2> {
+    let [_, width] = x.dims();
+    if features == width { x } else { x.slice(s![.., 0..features]) }
+}
+
+/// `x [R, D]` and a branch `y [R, features]` that adds to its first features.
+fn sum(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+    let ([_, width], [_, features]) = (x.dims(), y.dims());
+    if features == width {
+        return x + y;
+    }
+    let rest = x.clone().slice(s![.., features..width]);
+    Tensor::cat(vec![x.slice(s![.., 0..features]) + y, rest], 1)
 }

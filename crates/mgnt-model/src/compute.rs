@@ -16,17 +16,19 @@ pub struct Forward {
 }
 
 /// FLOPs of one forward of one sample:
-/// `L (2 A D 3D/p + 4 A S D/p + 2 A D D/p + 4 A D F/p) + 2 M (D^2 + D V)`.
+/// `L (2 A D 3D/p + 4 A S D/p + 2 A D D/p + 4 A D F/p) + 2 M (D^2 + D V)`; where sub-models nest in the features too,
+/// the projections' D is D/p.
 pub fn forward_flops(config: &ModelConfig, sub_model: SubModel, forward: Forward) -> u64 {
     let [active, context, logits, layers, width, codes] =
         [forward.active, forward.context, forward.logits, config.layers, config.width, config.codes]
             .map(|n| n as u64);
     let attention = sub_model.attention_width(config) as u64;
     let hidden = sub_model.hidden(config) as u64;
-    let block = 2 * active * width * 3 * attention
+    let features = sub_model.features(config) as u64;
+    let block = 2 * active * features * 3 * attention
         + 4 * active * context * attention
-        + 2 * active * width * attention
-        + 4 * active * width * hidden;
+        + 2 * active * features * attention
+        + 4 * active * features * hidden;
     layers * block + 2 * logits * (width * width + width * codes)
 }
 

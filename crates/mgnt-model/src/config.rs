@@ -69,6 +69,8 @@ pub enum Nesting {
     HeadsAndHidden,
     /// Hidden units only (MatFormer): keys and values have one shape for every sub-model.
     Hidden,
+    /// Heads, hidden units, and features: every projection reads and writes the first D/p features only (MoNE).
+    Features,
 }
 
 /// A published or agreed scale, for 256 tokens, 1024 codes and 1000 classes.
@@ -148,7 +150,7 @@ impl ModelConfig {
         if self.sub_models.first() != Some(&1) || !self.sub_models.is_sorted_by(|a, b| a < b) {
             return Err(wrong("sub_models", "growing factors that begin with 1", sizes));
         }
-        let heads_nest = self.nesting == Nesting::HeadsAndHidden;
+        let heads_nest = self.nesting != Nesting::Hidden;
         for &p in &self.sub_models {
             if heads_nest && !self.heads.is_multiple_of(p) {
                 return Err(wrong("sub_models", &format!("divisors of the {} heads", self.heads), sizes));

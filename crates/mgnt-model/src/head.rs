@@ -17,7 +17,8 @@ pub(crate) struct Head {
 impl Head {
     /// `x [R, D]` to the logits of the first `rows` vocabulary entries, `[R, rows]`.
     pub fn forward(&self, x: Tensor<2>, table: Tensor<2>, rows: usize) -> Tensor<2> {
-        let x = self.norm.forward(gelu(self.dense.forward(x)));
+        let [_, width] = x.dims();
+        let x = self.norm.forward(gelu(self.dense.forward(x, width)));
         let table = table.slice(s![0..rows, ..]);
         x.matmul(table.transpose()) + self.bias.val().slice(s![0..rows]).unsqueeze()
     }

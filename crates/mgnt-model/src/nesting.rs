@@ -21,8 +21,16 @@ impl SubModel {
     /// Attention heads that it uses: the first ones.
     pub fn heads(self, config: &ModelConfig) -> usize {
         match config.nesting {
-            Nesting::HeadsAndHidden => config.heads / self.0,
+            Nesting::HeadsAndHidden | Nesting::Features => config.heads / self.0,
             Nesting::Hidden => config.heads,
+        }
+    }
+
+    /// Features of the residual stream that its projections read and write: the first ones.
+    pub fn features(self, config: &ModelConfig) -> usize {
+        match config.nesting {
+            Nesting::HeadsAndHidden | Nesting::Hidden => config.width,
+            Nesting::Features => config.width / self.0,
         }
     }
 

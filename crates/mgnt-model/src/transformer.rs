@@ -101,8 +101,7 @@ impl NestedTransformer {
         let [batch, length] = tokens.dims();
         let vocabulary = self.config.vocabulary().len();
         let hidden = self.hidden(tokens, sub_model).reshape([batch * length, self.config.width]);
-        let logits = self.head.forward(hidden, self.embedding.tokens.val(), vocabulary);
-        logits.reshape([batch, length, vocabulary])
+        self.vocabulary_logits(hidden).reshape([batch, length, vocabulary])
     }
 
     /// The residual stream after the last block, `[B, A, D]`, of `tokens [B, A]` at positions 0 to A - 1.
@@ -140,6 +139,11 @@ impl NestedTransformer {
         }
         let fresh = Fresh { blocks: contexts, length: active + cache.map_or(0, KvCache::len) };
         (x.reshape([batch, active, self.config.width]), fresh)
+    }
+
+    /// Logits over the whole vocabulary, `[R, vocabulary]`, of rows of the residual stream `[R, D]`.
+    pub fn vocabulary_logits(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.head.forward(rows, self.embedding.tokens.val(), self.config.vocabulary().len())
     }
 
     /// Logits over the V codes, `[R, V]`, of rows of the residual stream `[R, D]`.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mgnt_model::{Error, ModelConfig, NestedTransformer, published};
+use mgnt_model::{Error, ModelConfig, NestedTransformer, Nesting, Norm, published};
 use mgnt_weights::{TensorMap, safetensors};
 
 fn golden(name: &str) -> PathBuf {
@@ -61,6 +61,84 @@ fn every_sub_model() {
         let difference = difference(logits, &map, &format!("logits_p{p}"));
         assert!(difference < 1e-4, "p = {p}: {difference}");
     }
+}
+
+/// A full model whose weights outside of what sub-model p uses are zero computes what p does, in every nesting.
+#[test]
+fn every_nesting_is_the_full_model_with_the_rest_at_zero() {
+    let base = ModelConfig {
+        layers: 2,
+        width: 32,
+        heads: 4,
+        hidden: 48,
+        tokens: 9,
+        codes: 12,
+        classes: 3,
+        null_class: true,
+        sub_models: vec![1, 2, 4],
+        norm: Norm::Post,
+        nesting: Nesting::HeadsAndHidden,
+        dropout: 0.0,
+    };
+    let device = Device::flex();
+    let tokens = Tensor::<2, Int>::from_data([[12, 1, 2, 16, 4, 16, 6, 7, 8, 16]], &device);
+    for nesting in [Nesting::HeadsAndHidden, Nesting::Hidden, Nesting::Features] {
+        for norm in [Norm::Post, Norm::Pre] {
+            let config = ModelConfig { nesting, norm, ..base.clone() };
+            let model = NestedTransformer::init(&config, 5, &device).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            model.save(folder.path().join("m")).unwrap();
+            let weights = biased(&safetensors::read(&folder.path().join("m/model.safetensors")).unwrap());
+            let model = NestedTransformer::from_weights(&config, weights.clone(), &device).unwrap();
+            for p in [1, 2, 4] {
+                let masked = NestedTransformer::from_weights(&config, zeroed(&weights, nesting, p), &device);
+                let expected = masked.unwrap().forward(tokens.clone(), config.full());
+                let got = model.forward(tokens.clone(), config.sub_model(p).unwrap());
+                let difference = (got - expected).abs().max().into_scalar::<f32>();
+                assert!(difference < 1e-5, "{nesting:?} {norm:?} p = {p}: {difference}");
+            }
+        }
+    }
+}
+
+/// Weights whose biases are not zero, as those of a new model are.
+fn biased(weights: &TensorMap) -> TensorMap {
+    let mut out = TensorMap::new();
+    for (name, tensor) in weights.iter() {
+        let mut values = tensor.to_f32();
+        if name.ends_with("bias") {
+            values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * (i as f32 * 0.37 + 1.0).sin());
+        }
+        out.insert_f32(name, tensor.shape(), &values).unwrap();
+    }
+    out
+}
+
+/// Weights with zeros in the rows, columns and biases that sub-model p leaves out.
+fn zeroed(weights: &TensorMap, nesting: Nesting, p: usize) -> TensorMap {
+    let (heads, features) = match nesting {
+        Nesting::HeadsAndHidden => (32 / p, 32),
+        Nesting::Hidden => (32, 32),
+        Nesting::Features => (32 / p, 32 / p),
+    };
+    let hidden = 48 / p;
+    let mut out = TensorMap::new();
+    for (name, tensor) in weights.iter() {
+        let (rows, columns) = match name {
+            n if n.contains("query") || n.contains("key") || n.contains("value") => (features, heads),
+            n if n.contains("attention.output") => (heads, features),
+            n if n.contains("mlp.up") => (features, hidden),
+            n if n.contains("mlp.down") => (hidden, features),
+            _ => (usize::MAX, usize::MAX),
+        };
+        let width = *tensor.shape().last().unwrap();
+        let is_bias = tensor.shape().len() == 1;
+        let keep = |i: usize| i % width < columns && (is_bias || i / width < rows);
+        let values: Vec<f32> =
+            tensor.to_f32().into_iter().enumerate().map(|(i, v)| if keep(i) { v } else { 0.0 }).collect();
+        out.insert_f32(name, tensor.shape(), &values).unwrap();
+    }
+    out
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub(crate) struct State<M> {
     pub optimizer: ModuleOptimizer,
     /// Steps done.
     pub step: usize,
+    /// What the task remembers from step to step.
+    pub memory: Vec<u64>,
 }
 
 /// The small part of a checkpoint.
@@ -25,6 +27,9 @@ pub(crate) struct State<M> {
 #[serde(deny_unknown_fields)]
 struct Header {
     step: usize,
+    /// What the task remembers from step to step.
+    #[serde(default)]
+    memory: Vec<u64>,
     /// The recipe as JSON: a run is resumed with the recipe that it began with.
     recipe: String,
 }
@@ -44,7 +49,7 @@ pub(crate) fn save<M: Module>(run: &Path, state: &State<M>, recipe: &str, keep: 
             let path = folder.join(file);
             fs::File::open(&path).and_then(|f| f.sync_all()).map_err(mgnt_weights::Error::io(&path))?;
         }
-        let header = Header { step: state.step, recipe: recipe.into() };
+        let header = Header { step: state.step, memory: state.memory.clone(), recipe: recipe.into() };
         Ok::<_, Error>(directory::write_ron(&folder.join(HEADER), &header)?)
     })?;
     let found = list(&all)?;
@@ -91,6 +96,7 @@ fn load<M: Module>(folder: &Path, state: &mut State<M>, recipe: &str) -> Result<
     state.average = average;
     state.optimizer = state.optimizer.clone().load_record(optimizer);
     state.step = header.step;
+    state.memory = header.memory;
     Ok(())
 }
 

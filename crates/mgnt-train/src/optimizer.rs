@@ -90,6 +90,7 @@ pub(crate) mod tests {
     pub(crate) fn optimization() -> Optimization {
         Optimization {
             batch: 4,
+            parts: 1,
             steps: 110,
             peak_learning_rate: 0.01,
             warm_up_steps: 10,

@@ -18,6 +18,10 @@ use crate::objective::NestedOptions;
 pub struct Optimization {
     /// Samples a step.
     pub batch: usize,
+    /// Parts that a step is computed in; their gradients add up. More of them need less memory, and on a CPU they
+    /// run side by side.
+    #[serde(default = "one")]
+    pub parts: usize,
     /// Steps in all.
     pub steps: usize,
     /// Learning rate after the warm-up.
@@ -44,6 +48,10 @@ pub struct Optimization {
     pub checkpoint_every: usize,
     /// Checkpoints kept.
     pub keep: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A run of the nested transformer. Tokens, codes and classes are those of the token store.
@@ -122,6 +130,9 @@ impl Optimization {
             if value == 0 {
                 return Err(wrong(field, "at least 1", value));
             }
+        }
+        if self.parts == 0 || self.parts > self.batch {
+            return Err(wrong("parts", format!("1 to {}, the batch", self.batch), self.parts));
         }
         let ranges = [
             ("peak_learning_rate", self.peak_learning_rate, f64::MIN_POSITIVE, 1.0),

@@ -2,55 +2,99 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use mgnt_weights::atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, State};
 use crate::optimizer::{adamw, clip_global_norm, learning_rate};
-use crate::{Error, Optimization, ema};
+use crate::{Error, Optimization, ema, part};
+
+/// Figures for the log, by name.
+pub type Figures = Vec<(String, f64)>;
 
 /// What the loop trains: a model, and what one step of it computes.
 ///
-/// Everything random in it must be a function of the step and the recipe's seed.
-pub trait Task {
+/// Everything random in it must be a function of the step and the recipe's seed, or be drawn from the device.
+pub trait Task: Sync {
     /// The module that is trained.
-    type Model: Module;
+    type Model: Module + Sync;
+    /// What a part leaves for the work between two steps.
+    type Extra: Send;
 
     /// The module before the first step, on a device with a tape.
     fn initial(&self, device: &Device) -> Result<Self::Model, Error>;
 
-    /// The loss of step `step`, 0-based.
-    fn step(&mut self, model: &Self::Model, step: usize) -> Result<StepOutput, Error>;
+    /// Whether a step draws random numbers from the device, as dropout does.
+    fn draws_on_device(&self) -> bool;
 
-    /// A change of the model between two steps that is no gradient's.
-    fn between(&mut self, model: Self::Model, step: usize) -> Result<Self::Model, Error> {
-        let _ = step;
-        Ok(model)
+    /// The share of the loss of step `step`, 0-based, that these places of its batch make. Shares of all places add
+    /// up to the loss of the whole batch.
+    fn part(
+        &self,
+        model: &Self::Model,
+        step: usize,
+        places: Range<usize>,
+    ) -> Result<PartOutput<Self::Extra>, Error>;
+
+    /// A change of the model after a step that is no gradient's, and figures of the whole step.
+    fn between(
+        &mut self,
+        model: Self::Model,
+        step: usize,
+        extras: Vec<Self::Extra>,
+    ) -> Result<(Self::Model, Figures), Error> {
+        let _ = (step, extras);
+        Ok((model, Vec::new()))
+    }
+
+    /// What it remembers from step to step besides the model, for checkpoints.
+    fn memory(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Goes on with what [`Task::memory`] gave.
+    fn recall(&mut self, memory: &[u64]) {
+        let _ = memory;
     }
 
     /// Figures of the averaged model on data that is not trained on, by name.
-    fn validate(&self, average: &Self::Model) -> Result<Vec<(String, f64)>, Error>;
+    fn validate(&self, average: &Self::Model) -> Result<Figures, Error>;
 
     /// Writes the averaged model as a model directory.
     fn export(&self, average: &Self::Model, folder: &Path) -> Result<(), Error>;
 }
 
-/// What one step computed.
+/// What a part of a step computed.
 #[derive(Debug)]
-pub struct StepOutput {
-    /// What is minimised, `[1]`.
+pub struct PartOutput<E> {
+    /// Its share of what is minimised, `[1]`.
     pub loss: Tensor<1>,
-    /// Parts of it and other figures for the log, by name.
+    /// Its share of parts of the loss and other figures for the log, by name.
     pub figures: Vec<(String, Tensor<1>)>,
-    /// Figures that are numbers already.
-    pub numbers: Vec<(String, f64)>,
+    /// For [`Task::between`].
+    pub extra: E,
+}
+
+/// Where and how a task is run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions<'a> {
+    /// The device, without a tape.
+    pub device: &'a Device,
+    /// The run's folder.
+    pub out: &'a Path,
+    /// Continue the newest checkpoint; without, there must be none.
+    pub resume: bool,
+    /// Compute the parts of a step in a thread each: right for CPUs.
+    pub side_by_side: bool,
+    /// Looked at between steps: whether to save and stop.
+    pub stop: &'a AtomicBool,
 }
 
 /// One line of a run's log.
@@ -83,30 +127,27 @@ pub enum Outcome {
 /// Steps in a row whose loss or gradient may be infinite before the run gives up.
 const TOLERATED: usize = 10;
 
-/// Runs a task in the folder `out`: `metrics.jsonl`, `checkpoints/`, and at the end `model/` with the averaged
-/// weights.
+/// Runs a task in its folder: `metrics.jsonl`, `checkpoints/`, and at the end `model/` with the averaged weights.
 ///
-/// With `resume`, the newest checkpoint is continued; without, there must be none. `stop` is looked at between
-/// steps. `recipe` is the whole recipe, kept in each checkpoint so that no other can continue it.
-#[expect(clippy::too_many_arguments, reason = "the loop's surroundings, passed once by each command")]
+/// `recipe` is the whole recipe, kept in each checkpoint so that no other can continue it.
 pub fn run<T: Task>(
     task: &mut T,
     optimization: &Optimization,
     recipe: &impl Serialize,
-    device: &Device,
-    out: &Path,
-    resume: bool,
-    stop: &AtomicBool,
+    options: RunOptions,
     watch: &mut dyn FnMut(&Event),
 ) -> Result<Outcome, Error> {
+    let RunOptions { device, out, resume, side_by_side, stop } = options;
     let recipe = serde_json::to_string(recipe).map_err(|e| Error::run(out, e))?;
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let model = task.initial(&device.clone().autodiff())?;
-    let mut state = State { average: model.valid(), model, optimizer: adamw(optimization)?, step: 0 };
+    let mut state =
+        State { average: model.valid(), model, optimizer: adamw(optimization)?, step: 0, memory: Vec::new() };
     if resume {
         if !checkpoint::load_newest(out, &mut state, &recipe)? {
             return Err(Error::run(out, "there is no checkpoint to resume"));
         }
+        task.recall(&state.memory);
     } else if checkpoint::any(out)? {
         return Err(Error::run(out, "holds a run already; --resume continues it"));
     }
@@ -115,15 +156,12 @@ pub fn run<T: Task>(
     let (mut clock, mut counted, mut not_finite) = (Instant::now(), 0, 0);
     while state.step < optimization.steps {
         let step = state.step;
-        // Dropout draws from the device's generator, which no checkpoint holds.
-        device.seed(optimization.seed ^ (step as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let output = task.step(&state.model, step)?;
+        let mut computed = part::compute(task, &state.model, optimization, step, device, side_by_side)?;
         let rate = learning_rate(optimization, step);
-        let loss = number(output.loss.clone())?;
-        let mut grads = GradientsParams::from_grads(output.loss.backward(), &state.model);
-        let norm = clip_global_norm(&state.model, &mut grads, optimization.clip_norm);
+        let loss = computed.loss;
+        let norm = clip_global_norm(&state.model, &mut computed.gradients, optimization.clip_norm);
         if loss.is_finite() && norm.is_finite() {
-            state.model = state.optimizer.step(rate, state.model, grads);
+            state.model = state.optimizer.step(rate, state.model, computed.gradients);
             not_finite = 0;
         } else {
             not_finite += 1;
@@ -132,7 +170,8 @@ pub fn run<T: Task>(
                 return Err(Error::NotFinite { step, times: not_finite });
             }
         }
-        state.model = task.between(state.model, step)?;
+        let numbers;
+        (state.model, numbers) = task.between(state.model, step, computed.extras)?;
         let decay = ema::decay_at(optimization.ema_decay, step);
         state.average = ema::update(state.average, &state.model.valid(), decay);
         state.step += 1;
@@ -141,10 +180,8 @@ pub fn run<T: Task>(
         let last = state.step == optimization.steps;
         if state.step.is_multiple_of(optimization.log_every) || last {
             let mut figures = vec![("loss".to_owned(), loss), ("gradient_norm".to_owned(), norm)];
-            for (name, tensor) in output.figures {
-                figures.push((name, number(tensor)?));
-            }
-            figures.extend(output.numbers);
+            figures.extend(computed.figures);
+            figures.extend(numbers);
             let seconds = clock.elapsed().as_secs_f64() / f64::from(counted);
             log.write(&state, optimization, Some((rate, seconds)), figures)?;
             (clock, counted) = (Instant::now(), 0);
@@ -157,6 +194,7 @@ pub fn run<T: Task>(
         }
         let stopped = stop.load(Ordering::Relaxed);
         if state.step.is_multiple_of(optimization.checkpoint_every) || last || stopped {
+            state.memory = task.memory();
             checkpoint::save(out, &state, &recipe, optimization.keep)?;
         }
         if stopped && !last {
@@ -206,7 +244,7 @@ impl<'a> Log<'a> {
         state: &State<M>,
         optimization: &Optimization,
         pace: Option<(f64, f64)>,
-        figures: Vec<(String, f64)>,
+        figures: Figures,
     ) -> Result<(), Error> {
         let event = Event {
             step: state.step,

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 
 use burn::module::Module;
@@ -7,7 +8,7 @@ use mgnt_data::loader::{Order, flipped};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_tokenizer::quantizer::CodeUsage;
 
-use crate::run::{StepOutput, Task, number};
+use crate::run::{Figures, PartOutput, Task, number};
 use crate::{Error, TokenizerRecipe};
 
 /// Training of the image tokenizer on a picture store.
@@ -19,7 +20,13 @@ pub struct TokenizerTask<'a> {
     order: Order,
     device: Device,
     usage: CodeUsage,
-    /// Latents of the last step, from which unused codes are made anew.
+}
+
+/// What a part of a step saw.
+#[derive(Debug)]
+pub struct Seen {
+    codes: Vec<usize>,
+    /// Latents, from which unused codes are made anew, where that comes next.
     latents: Vec<f32>,
 }
 
@@ -44,7 +51,7 @@ impl<'a> TokenizerTask<'a> {
         }
         let order = Order::new(store.len(), recipe.optimization.batch, recipe.optimization.seed);
         let usage = CodeUsage::new(recipe.tokenizer.codes);
-        Ok(Self { recipe, store, held_out, order, device: device.clone(), usage, latents: Vec::new() })
+        Ok(Self { recipe, store, held_out, order, device: device.clone(), usage })
     }
 
     fn revives_at(&self, step: usize) -> bool {
@@ -56,20 +63,30 @@ impl<'a> TokenizerTask<'a> {
 
 impl Task for TokenizerTask<'_> {
     type Model = ImageTokenizer;
+    type Extra = Seen;
 
     fn initial(&self, device: &Device) -> Result<ImageTokenizer, Error> {
         Ok(ImageTokenizer::init(&self.recipe.tokenizer, self.recipe.optimization.seed, device)?)
     }
 
-    fn step(&mut self, model: &ImageTokenizer, step: usize) -> Result<StepOutput, Error> {
+    fn draws_on_device(&self) -> bool {
+        false
+    }
+
+    /// The entropy loss is that of each part by itself: codes are to be spread within a part.
+    fn part(
+        &self,
+        model: &ImageTokenizer,
+        step: usize,
+        places: Range<usize>,
+    ) -> Result<PartOutput<Seen>, Error> {
         let recipe = self.recipe;
         let items = self.order.batch(step);
+        let share = places.len() as f64 / items.len() as f64;
         let size = self.store.size();
-        let pictures: Vec<Vec<u8>> = items
-            .iter()
-            .enumerate()
-            .map(|(place, &item)| {
-                let picture = self.store.picture(item);
+        let pictures: Vec<Vec<u8>> = places
+            .map(|place| {
+                let picture = self.store.picture(items[place]);
                 if flipped(recipe.optimization.seed, step, place) {
                     mirrored(picture, size)
                 } else {
@@ -81,53 +98,66 @@ impl Task for TokenizerTask<'_> {
         let input = model.to_tensor(&pictures, &self.device.clone().autodiff())?;
         let out = model.forward_train(input.clone());
         let difference = out.reconstruction - input;
-        let l1 = difference.clone().abs().mean();
-        let l2 = (difference.clone() * difference).mean();
+        let l1 = difference.clone().abs().mean() * share;
+        let l2 = (difference.clone() * difference).mean() * share;
         let quantized = out.quantized;
+        let codebook = quantized.codebook_loss * share;
+        let entropy = quantized.entropy_loss * share;
         let loss = l1.clone() * recipe.l1_weight
             + l2.clone() * recipe.l2_weight
-            + quantized.codebook_loss.clone() * recipe.codebook_weight
-            + quantized.commitment_loss.clone() * recipe.commitment_weight
-            + quantized.entropy_loss.clone() * recipe.entropy_weight;
+            + codebook.clone() * recipe.codebook_weight
+            + quantized.commitment_loss * (share * recipe.commitment_weight)
+            + entropy.clone() * recipe.entropy_weight;
 
         let device_error = |e| Error::Device(format!("{e:?}"));
-        let indices =
+        let codes =
             quantized.indices.into_data().convert::<i64>().try_into_vec::<i64>().map_err(device_error)?;
-        let mut batch_usage = CodeUsage::new(recipe.tokenizer.codes);
-        batch_usage.add(indices.iter().map(|&i| i as usize));
-        self.usage.add(indices.iter().map(|&i| i as usize));
-        if self.revives_at(step) {
-            let latents = out.latents.detach().into_data().convert::<f32>();
-            self.latents = latents.try_into_vec::<f32>().map_err(device_error)?;
-        }
-        Ok(StepOutput {
+        let latents = if self.revives_at(step) {
+            out.latents.detach().into_data().convert::<f32>().try_into_vec::<f32>().map_err(device_error)?
+        } else {
+            Vec::new()
+        };
+        let figures = [("l1", l1), ("l2", l2), ("codebook", codebook), ("entropy", entropy)];
+        Ok(PartOutput {
             loss,
-            figures: vec![
-                ("l1".into(), l1),
-                ("l2".into(), l2),
-                ("codebook".into(), quantized.codebook_loss),
-                ("entropy".into(), quantized.entropy_loss),
-            ],
-            numbers: vec![
-                ("codes_used".into(), batch_usage.used()),
-                ("perplexity".into(), batch_usage.perplexity()),
-            ],
+            figures: figures.map(|(name, value)| (name.to_owned(), value)).into(),
+            extra: Seen { codes: codes.into_iter().map(|code| code as usize).collect(), latents },
         })
     }
 
-    fn between(&mut self, model: ImageTokenizer, step: usize) -> Result<ImageTokenizer, Error> {
-        if !self.revives_at(step) {
-            return Ok(model);
-        }
+    fn between(
+        &mut self,
+        model: ImageTokenizer,
+        step: usize,
+        seen: Vec<Seen>,
+    ) -> Result<(ImageTokenizer, Figures), Error> {
         let codes = self.recipe.tokenizer.codes;
+        let mut batch_usage = CodeUsage::new(codes);
+        for seen in &seen {
+            batch_usage.add(seen.codes.iter().copied());
+            self.usage.add(seen.codes.iter().copied());
+        }
+        let figures =
+            vec![("codes_used".into(), batch_usage.used()), ("perplexity".into(), batch_usage.perplexity())];
+        if !self.revives_at(step) {
+            return Ok((model, figures));
+        }
         let dead = if step == 0 { (0..codes).collect() } else { self.usage.dead() };
         self.usage = CodeUsage::new(codes);
         let seed = self.recipe.optimization.seed ^ step as u64;
-        let latents = std::mem::take(&mut self.latents);
-        Ok(model.with_quantizer(|quantizer| quantizer.revive(&dead, &latents, seed)))
+        let latents: Vec<f32> = seen.into_iter().flat_map(|seen| seen.latents).collect();
+        Ok((model.with_quantizer(|quantizer| quantizer.revive(&dead, &latents, seed)), figures))
     }
 
-    fn validate(&self, average: &ImageTokenizer) -> Result<Vec<(String, f64)>, Error> {
+    fn memory(&self) -> Vec<u64> {
+        self.usage.counts().to_vec()
+    }
+
+    fn recall(&mut self, memory: &[u64]) {
+        self.usage = CodeUsage::from_counts(memory.to_vec());
+    }
+
+    fn validate(&self, average: &ImageTokenizer) -> Result<Figures, Error> {
         let Some(store) = self.held_out else { return Ok(Vec::new()) };
         let count = store.len().min(VALIDATED);
         let items: Vec<usize> = (0..count).map(|i| i * store.len() / count).collect();
@@ -165,14 +195,14 @@ fn mirrored(picture: &[u8], size: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use mgnt_data::{PrepareOptions, prepare, synthetic};
     use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
 
     use super::*;
     use crate::optimizer::tests::optimization;
-    use crate::{Event, Optimization, Outcome, run};
+    use crate::{Event, Optimization, Outcome, RunOptions, run};
 
     #[test]
     fn rows_are_mirrored() {
@@ -182,15 +212,16 @@ mod tests {
         );
     }
 
-    #[test]
-    fn reconstruction_improves_and_codes_are_used() {
-        let folder = tempfile::tempdir().unwrap();
-        synthetic::write_folder(&folder.path().join("pictures"), 3, 16, 1).unwrap();
-        let options = PrepareOptions { size: 16, ..PrepareOptions::default() };
-        let path = folder.path().join("store");
-        prepare(&folder.path().join("pictures"), &options, &path, &mut |_, _| {}).unwrap();
-        let store = PictureStore::open(&path).unwrap();
-        let recipe = TokenizerRecipe {
+    fn drawn_store(folder: &Path, size: usize) -> PictureStore {
+        synthetic::write_folder(&folder.join("pictures"), 3, 16, 1).unwrap();
+        let options = PrepareOptions { size, ..PrepareOptions::default() };
+        let path = folder.join("store");
+        prepare(&folder.join("pictures"), &options, &path, &mut |_, _| {}).unwrap();
+        PictureStore::open(&path).unwrap()
+    }
+
+    fn recipe(steps: usize) -> TokenizerRecipe {
+        TokenizerRecipe {
             tokenizer: ImageTokenizerConfig {
                 size: 16,
                 filters: 8,
@@ -209,38 +240,71 @@ mod tests {
             revive_every: 10,
             revive_until: 40,
             optimization: Optimization {
-                steps: 60,
+                steps,
+                parts: 2,
                 warm_up_steps: 5,
                 log_every: 5,
                 validate_every: 60,
                 ..optimization()
             },
-        };
+        }
+    }
+
+    /// Trains until the end, or until the first event at or after `stop_after` steps.
+    fn train(
+        store: &PictureStore,
+        recipe: &TokenizerRecipe,
+        out: &Path,
+        resume: bool,
+        stop_after: Option<usize>,
+    ) -> (Outcome, Vec<Event>) {
         let device = Device::flex();
-        let mut task = TokenizerTask::new(&recipe, &store, Some(&store), &device).unwrap();
+        let mut task = TokenizerTask::new(recipe, store, Some(store), &device).unwrap();
         let mut events: Vec<Event> = Vec::new();
-        let out = folder.path().join("run");
-        let mut watch = |event: &Event| events.push(event.clone());
         let stop = AtomicBool::new(false);
-        let outcome =
-            run(&mut task, &recipe.optimization, &recipe, &device, &out, false, &stop, &mut watch).unwrap();
+        let mut watch = |event: &Event| {
+            events.push(event.clone());
+            stop.store(stop_after.is_some_and(|n| event.step >= n), Ordering::Relaxed);
+        };
+        let options = RunOptions { device: &device, out, resume, side_by_side: true, stop: &stop };
+        let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch).unwrap();
+        (outcome, events)
+    }
+
+    #[test]
+    fn reconstruction_improves_and_codes_are_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = drawn_store(folder.path(), 16);
+        let out = folder.path().join("run");
+        let (outcome, events) = train(&store, &recipe(60), &out, false, None);
         assert_eq!(outcome, Outcome::Finished);
         let (first, last) = (&events[0].figures, &events[events.len() - 2].figures);
         assert!(last["l1"] < 0.6 * first["l1"], "{} {}", first["l1"], last["l1"]);
         let validation = &events[events.len() - 1].figures;
         assert!(validation["validation_codes_used"] > 0.4, "{validation:?}");
         assert!(validation["validation_psnr"] > 12.0, "{validation:?}");
-        ImageTokenizer::load(out.join("model"), &device).unwrap();
+        ImageTokenizer::load(out.join("model"), &Device::flex()).unwrap();
+    }
+
+    /// The use of the codes since the last revival goes into the checkpoint.
+    #[test]
+    fn a_resumed_run_revives_the_same_codes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = drawn_store(folder.path(), 16);
+        let recipe = recipe(22);
+        let run = |name: &str| folder.path().join(name);
+        train(&store, &recipe, &run("whole"), false, None);
+        let (outcome, _) = train(&store, &recipe, &run("parts"), false, Some(15));
+        assert_eq!(outcome, Outcome::Interrupted(15));
+        train(&store, &recipe, &run("parts"), true, None);
+        let weights = |name: &str| std::fs::read(run(name).join("model/model.safetensors")).unwrap();
+        assert!(weights("whole") == weights("parts"));
     }
 
     #[test]
     fn another_picture_size_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        synthetic::write_folder(&folder.path().join("pictures"), 1, 16, 1).unwrap();
-        let options = PrepareOptions { size: 24, ..PrepareOptions::default() };
-        let path = folder.path().join("store");
-        prepare(&folder.path().join("pictures"), &options, &path, &mut |_, _| {}).unwrap();
-        let store = PictureStore::open(&path).unwrap();
+        let store = drawn_store(folder.path(), 24);
         let recipe: TokenizerRecipe = crate::parse_with_overrides(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image/debug-tokenizer.ron"),
             &[],

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::Path;
 
 use burn::module::Module;
@@ -7,7 +8,7 @@ use mgnt_data::loader::Order;
 use mgnt_model::{ModelConfig, NestedTransformer};
 
 use crate::objective::{Teacher, lambda, mask, nested_loss};
-use crate::run::{StepOutput, Task, number};
+use crate::run::{Figures, PartOutput, Task, number};
 use crate::{Error, Recipe};
 
 /// Training of the nested transformer on a token store.
@@ -68,10 +69,14 @@ struct Batch {
 }
 
 impl TransformerTask<'_> {
+    /// `items` stand at the places from `first` on of a batch of `whole` samples.
+    #[expect(clippy::too_many_arguments, reason = "what a batch depends on, for training and for validation")]
     fn batch(
         &self,
         store: &TokenStore,
         items: &[usize],
+        first: usize,
+        whole: usize,
         seed: u64,
         step: usize,
         class_dropout: f64,
@@ -82,14 +87,14 @@ impl TransformerTask<'_> {
         let (mut tokens, mut rows) = (Vec::with_capacity(items.len() * length), Vec::new());
         let (mut targets, mut weights) = (Vec::new(), Vec::new());
         for (place, &item) in items.iter().enumerate() {
-            let masked = mask(seed, step, place, self.config.tokens, class_dropout);
+            let masked = mask(seed, step, first + place, self.config.tokens, class_dropout);
             let class =
                 if masked.class_dropped { vocabulary.null() } else { vocabulary.class(store.label(item))? };
             let start = tokens.len();
             let codes = store.tokens(item);
             tokens.push(class as i32);
             tokens.extend(codes.iter().map(|&code| i32::from(code)));
-            let weight = 1.0 / (items.len() * masked.places.len()) as f32;
+            let weight = 1.0 / (whole * masked.places.len()) as f32;
             for hidden in masked.places {
                 tokens[start + 1 + hidden] = vocabulary.mask() as i32;
                 rows.push((start + 1 + hidden) as i32);
@@ -109,36 +114,55 @@ impl TransformerTask<'_> {
 
 impl Task for TransformerTask<'_> {
     type Model = NestedTransformer;
+    type Extra = ();
 
     fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {
         Ok(NestedTransformer::init(&self.config, self.recipe.optimization.seed, device)?)
     }
 
-    fn step(&mut self, model: &NestedTransformer, step: usize) -> Result<StepOutput, Error> {
-        let items = self.order.batch(step);
+    fn draws_on_device(&self) -> bool {
+        self.config.dropout > 0.0
+    }
+
+    fn part(
+        &self,
+        model: &NestedTransformer,
+        step: usize,
+        places: Range<usize>,
+    ) -> Result<PartOutput<()>, Error> {
         let (recipe, seed) = (self.recipe, self.recipe.optimization.seed);
+        let items = self.order.batch(step);
+        let whole = items.len();
         let device = model.device();
-        let batch = self.batch(self.store, &items, seed, step, recipe.class_dropout, &device)?;
-        let lambda = lambda(step, recipe.optimization.steps);
+        let first = places.start;
+        let batch =
+            self.batch(self.store, &items[places], first, whole, seed, step, recipe.class_dropout, &device)?;
         let loss = nested_loss(
             model,
             batch.tokens,
             batch.rows,
             batch.targets,
             batch.weights,
-            lambda,
+            lambda(step, recipe.optimization.steps),
             recipe.label_smoothing,
             recipe.objective,
         )?;
-        Ok(StepOutput {
-            loss: loss.total,
-            figures: loss.truth.into_iter().map(|(p, loss)| (format!("loss_p{p}"), loss)).collect(),
-            numbers: vec![("lambda".into(), lambda)],
-        })
+        let figures = loss.truth.into_iter().map(|(p, loss)| (format!("loss_p{p}"), loss)).collect();
+        Ok(PartOutput { loss: loss.total, figures, extra: () })
+    }
+
+    fn between(
+        &mut self,
+        model: NestedTransformer,
+        step: usize,
+        _: Vec<()>,
+    ) -> Result<(NestedTransformer, Figures), Error> {
+        let lambda = lambda(step, self.recipe.optimization.steps);
+        Ok((model, vec![("lambda".into(), lambda)]))
     }
 
     /// Cross-entropy without smoothing, of every sub-model, under masks that are the same each time.
-    fn validate(&self, average: &NestedTransformer) -> Result<Vec<(String, f64)>, Error> {
+    fn validate(&self, average: &NestedTransformer) -> Result<Figures, Error> {
         let Some(store) = self.held_out else { return Ok(Vec::new()) };
         // Evenly over the store, which is sorted by class.
         let count = store.len().min(VALIDATED);
@@ -148,7 +172,7 @@ impl Task for TransformerTask<'_> {
         let chunks = items.chunks(self.recipe.optimization.batch);
         let shares: Vec<f64> = chunks.clone().map(|chunk| chunk.len() as f64 / count as f64).collect();
         for (step, (chunk, share)) in chunks.zip(shares).enumerate() {
-            let b = self.batch(store, chunk, VALIDATION_SEED, step, 0.0, &self.device)?;
+            let b = self.batch(store, chunk, 0, chunk.len(), VALIDATION_SEED, step, 0.0, &self.device)?;
             let loss = nested_loss(average, b.tokens, b.rows, b.targets, b.weights, 1.0, 0.0, truth_only)?;
             for (sum, (_, value)) in sums.iter_mut().zip(loss.truth) {
                 *sum += share * number(value)?;
@@ -170,7 +194,7 @@ mod tests {
 
     use super::*;
     use crate::optimizer::tests::optimization;
-    use crate::{Optimization, Outcome, run};
+    use crate::{Optimization, Outcome, RunOptions, run};
 
     fn store(folder: &Path) -> TokenStore {
         let info = TokenStoreInfo {
@@ -228,7 +252,8 @@ mod tests {
             events.push(event.clone());
             stop.store(stop_after.is_some_and(|n| event.step >= n), Ordering::Relaxed);
         };
-        let outcome = run(&mut task, &recipe.optimization, recipe, &device, out, resume, &stop, &mut watch);
+        let options = RunOptions { device: &device, out, resume, side_by_side: true, stop: &stop };
+        let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch);
         (outcome, events)
     }
 
@@ -270,6 +295,33 @@ mod tests {
         std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
         assert_eq!(train(&store, &recipe, &parts, true, None).0.unwrap(), Outcome::Finished);
         assert!(weights("parts") == weights("whole"));
+    }
+
+    /// Weights after some steps, without dropout.
+    fn trained(store: &TokenStore, parts: usize, side_by_side: bool, out: &Path) -> Vec<f32> {
+        let mut recipe = Recipe { dropout: 0.0, ..recipe(6) };
+        recipe.optimization.parts = parts;
+        let device = Device::flex();
+        let mut task = TransformerTask::new(&recipe, store, None, &device).unwrap();
+        let stop = AtomicBool::new(false);
+        let options = RunOptions { device: &device, out, resume: false, side_by_side, stop: &stop };
+        run(&mut task, &recipe.optimization, &recipe, options, &mut |_| {}).unwrap();
+        let weights = mgnt_weights::safetensors::read(&out.join("model/model.safetensors")).unwrap();
+        weights.iter().flat_map(|(_, tensor)| tensor.to_f32()).collect()
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole_and_threads_change_no_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder.path().join("tokens"));
+        let run = |name: &str, parts, side| trained(&store, parts, side, &folder.path().join(name));
+        let whole = run("whole", 1, false);
+        let parts = run("parts", 3, false);
+        assert!(parts == run("side-by-side", 3, true));
+        let worst = whole.iter().zip(&parts).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // Adam divides by the root of the second moment: where gradients are near zero, rounding shows.
+        assert!(worst < 2e-3, "{worst}");
+        assert!(whole != parts, "the parts were not computed apart");
     }
 
     #[test]

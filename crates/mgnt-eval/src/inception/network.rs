@@ -93,6 +93,17 @@ impl Inception {
         &self.sha256
     }
 
+    /// Whether the weights reach these features.
+    pub fn reaches(&self, dims: Dims) -> bool {
+        let last = match dims {
+            Dims::D64 => "Conv2d_2b_3x3",
+            Dims::D192 => "Conv2d_4a_3x3",
+            Dims::D768 => "Mixed_6e.branch_pool",
+            Dims::D2048 => "Mixed_7c.branch_pool",
+        };
+        self.layers.contains_key(last)
+    }
+
     /// Features `[n, dims]` of pictures given as bytes `[height, width, 3]`, row by row.
     pub fn features(&self, pictures: &[(&[u8], usize, usize)], dims: Dims) -> Result<Vec<f32>, Error> {
         if let Some((rgb, width, height)) =
@@ -405,6 +416,7 @@ mod tests {
         let expected = golden.get("val_features").unwrap().to_f32();
         let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-5, "{worst}");
+        assert!(network.reaches(Dims::D768) && !network.reaches(Dims::D2048));
         let error =
             network.features(&[(&images.bytes()[..each], 128, 128)], Dims::D2048).unwrap_err().to_string();
         assert!(error.contains("2048 dimensions") && error.contains("Mixed_7a"), "{error}");
