@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mgnt_data::synthetic;
+use mgnt_data::{Filter, Picture, synthetic};
 use mgnt_weights::{TensorMap, safetensors};
 use tempfile::TempDir;
 
@@ -218,6 +218,107 @@ fn eval_fid_measures_a_folder_and_a_model_alike() {
         1,
         &["stem.safetensors", "768", "Conv2d_3b_1x1.conv.weight"],
     );
+}
+
+#[test]
+fn edit_keeps_what_the_mask_keeps() {
+    let own = world();
+    let world = own.path();
+    let photo = Picture::open(&world.join("pictures/disc/0000.png")).unwrap();
+    let edit = |line: &str| format!("edit --input pictures/disc/0000.png {} {line}", model());
+    let json: serde_json::Value = serde_json::from_str(&succeed(
+        &edit("--box 12,0,12,24 --class 2 --count 2 --feather 0 --schedule 4x2,1x2 --out e --json"),
+        world,
+    ))
+    .unwrap();
+    // Half of 8 x 8 tokens.
+    assert_eq!(json["painted_tokens"], 32);
+    let original = photo.centre_square(16, Filter::Lanczos).unwrap();
+    let half = |picture: &Picture, left: bool| -> Vec<u8> {
+        let rows = picture.rgb().chunks(16 * 3);
+        rows.flat_map(|row| if left { row[..24].to_vec() } else { row[24..].to_vec() }).collect()
+    };
+    for number in 0..2 {
+        let edited = Picture::open(&world.join(format!("e/edit-00{number}.png"))).unwrap();
+        assert_eq!(half(&edited, true), half(&original, true));
+        assert_ne!(half(&edited, false), half(&original, false));
+    }
+    assert!(world.join("e/grid/grid.png").exists());
+    succeed(&edit("--keep 6,6,12,12 --count 1 --out outpainted"), world);
+
+    let mask = |value: u8, side: usize, name: &str| {
+        Picture::new(side, side, vec![value; side * side * 3]).unwrap().save_png(&world.join(name)).unwrap();
+    };
+    mask(255, 24, "all.png");
+    mask(0, 24, "none.png");
+    mask(255, 12, "small.png");
+    fail(&edit("--mask all.png --out x"), world, 2, &["some pixels to keep"]);
+    fail(&edit("--mask none.png --out x"), world, 2, &["some pixels to paint"]);
+    fail(&edit("--mask small.png --out x"), world, 2, &["24x24", "12x12"]);
+    fail(&edit("--box 20,0,5,5 --out x"), world, 2, &["outside the photo"]);
+    fail(&edit("--box 12,0,12,24 --class 8 --out x"), world, 2, &["--class 8"]);
+    fail(&edit("--out x"), world, 2, &["--box"]);
+    assert!(!world.join("x").exists());
+}
+
+#[test]
+fn a_strategy_is_saved_read_and_drawn() {
+    let own = world();
+    let world = own.path();
+    let config = "flops --config run/model/config.ron";
+    let line = format!(
+        "{config} --schedule shrinking --steps 8 --guidance cosine:2 --mask-schedule arccos --cache every:2 --temperature elt \
+         --json --save-strategy s.ron --plot p.svg"
+    );
+    let written: serde_json::Value = serde_json::from_str(&succeed(&line, world)).unwrap();
+    let read: serde_json::Value =
+        serde_json::from_str(&succeed(&format!("{config} --strategy s.ron --json"), world)).unwrap();
+    assert_eq!(written, read);
+    assert_eq!(read["schedule"], "1x2,2x2,4x2,8x2");
+    let plot = fs::read_to_string(world.join("p.svg")).unwrap();
+    assert!(plot.starts_with("<svg") && plot.contains("sub-model p = 8"));
+
+    fail(&format!("{config} --top-p 0"), world, 2, &["top-p"]);
+    fail(&format!("{config} --temperature NaN"), world, 2, &["token temperature"]);
+    fail(&format!("{config} --choice-temperature=-1"), world, 2, &["choice temperature"]);
+    fail(&format!("{config} --cache 12"), world, 2, &["iterations below 12"]);
+    fail(&format!("{config} --mask-schedule 3,4"), world, 2, &["12 of them"]);
+    fs::write(world.join("wrong.ron"), "(models: \"8x3\", mask: cosine, ordr: halton)").unwrap();
+    fail(&format!("{config} --strategy wrong.ron"), world, 1, &["wrong.ron", "ordr"]);
+}
+
+#[test]
+fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
+    let own = world();
+    let world = own.path();
+    let sweep = format!(
+        "sweep {} --real store --weights stem.safetensors --dims 64 --statistics statistics --samples 4 --batch 4 --real-samples 4 \
+         --steps 4 --json",
+        model()
+    );
+    let rows = |line: &str| -> Vec<serde_json::Value> {
+        serde_json::from_str(&succeed(&format!("{sweep} {line}"), world)).unwrap()
+    };
+    let first = rows("--also growing --also 1x4 --seeds 0,1 --out sweep");
+    assert_eq!(first.len(), 4);
+    let log = world.join("sweep/results.jsonl");
+    // As after a kill: the last line is cut off.
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, &text[..text.len() - 20]).unwrap();
+    let again = rows("--also growing --also 1x4 --seeds 0,1 --out sweep");
+    let numbers = |rows: &[serde_json::Value]| -> Vec<f64> {
+        rows.iter().map(|r| r["fid"].as_f64().unwrap()).collect()
+    };
+    assert_eq!(numbers(&first), numbers(&again));
+    assert_eq!(first[..3], again[..3], "what was measured is not measured again");
+    let csv = fs::read_to_string(world.join("sweep/results.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 5);
+    assert!(fs::read_to_string(world.join("sweep/front.svg")).unwrap().contains("<circle"));
+
+    let found = rows("--schedule growing --search 0.004 --most 3 --out search");
+    assert!(found.len() <= 3 && found.iter().all(|r| r["gflops"].as_f64().unwrap() <= 0.004));
+    assert!(world.join("search/best.ron").exists());
+    fail(&format!("{sweep} --search 0.00000001 --out x"), world, 1, &["smallest sub-model"]);
 }
 
 /// Kills a training at many moments; the weights are those of a training that was left alone.

@@ -62,6 +62,11 @@ impl DeviceWord {
         }
     }
 
+    /// Whether it is a processor of threads, on which small parts of work run better side by side.
+    pub fn is_cpu(self) -> bool {
+        matches!(self, Self::Cpu | Self::Ndarray)
+    }
+
     fn word(self) -> String {
         match self {
             Self::Cuda(number) => format!("cuda:{number}"),

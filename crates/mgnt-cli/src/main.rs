@@ -35,8 +35,14 @@ enum Command {
     TrainImagenet(commands::train_imagenet::Arguments),
     /// Generate pictures under a schedule of sub-models
     Generate(commands::generate::Arguments),
+    /// Paint a part of a photo anew, around what is kept
+    Edit(commands::edit::Arguments),
     /// Frechet distance (FID) of generated pictures, or of a folder, from real ones
     EvalFid(commands::eval_fid::Arguments),
+    /// Measure many strategies on one model, or search for the best under a compute budget
+    Sweep(commands::sweep::Arguments),
+    /// Time forwards, decodes and training steps of a model with random weights
+    Bench(commands::bench::Arguments),
     /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
     Demo(commands::demo::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
@@ -73,7 +79,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Tokenize(arguments) => commands::tokenize::run(arguments),
         Command::TrainImagenet(arguments) => commands::train_imagenet::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
+        Command::Edit(arguments) => commands::edit::run(arguments),
         Command::EvalFid(arguments) => commands::eval_fid::run(arguments),
+        Command::Sweep(arguments) => commands::sweep::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }

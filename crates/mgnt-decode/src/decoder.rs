@@ -24,7 +24,8 @@ use crate::{Error, Iteration, Ledger, Noise, Plan, TokenSampler};
 pub struct Decoder<'a> {
     model: &'a NestedTransformer,
     plan: &'a Plan,
-    classes: Vec<usize>,
+    /// The class of each sample; `None` is the null class.
+    classes: Vec<Option<usize>>,
     seed: u64,
     first_sample: u64,
     known: Option<Vec<Option<u16>>>,
@@ -54,12 +55,18 @@ pub struct Snapshot<'s> {
 impl<'a> Decoder<'a> {
     /// A decoder of one sample of class 0 and seed 0, until told otherwise.
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan) -> Self {
-        Self { model, plan, classes: vec![0], seed: 0, first_sample: 0, known: None, watch: None }
+        Self { model, plan, classes: vec![Some(0)], seed: 0, first_sample: 0, known: None, watch: None }
     }
 
     /// The class of each sample; their number is the batch size.
     pub fn classes(mut self, classes: &[usize]) -> Self {
-        self.classes = classes.to_vec();
+        self.classes = classes.iter().copied().map(Some).collect();
+        self
+    }
+
+    /// That many samples of no class, which needs a vocabulary with a null class.
+    pub fn unconditional(mut self, samples: usize) -> Self {
+        self.classes = vec![None; samples];
         self
     }
 
@@ -103,6 +110,7 @@ impl<'a> Decoder<'a> {
             }
             let logits;
             (logits, cache) = self.forward(iteration, &samples, cache.as_ref())?;
+            let sampling = Instant::now();
             let vocabulary = self.model.config().codes;
             let sampler = TokenSampler::new(self.plan, iteration);
             samples.par_iter_mut().enumerate().for_each(|(row, sample)| {
@@ -111,52 +119,36 @@ impl<'a> Decoder<'a> {
                 let stream = noise.stream(self.first_sample + row as u64, iteration.index);
                 sample.draw_and_decide(logits, &sampler, &stream, iteration.decided);
             });
-            ledger.record(clock.elapsed());
+            ledger.record(clock.elapsed(), sampling.elapsed());
             self.report(iteration.index, &samples);
         }
         Ok(Decoded { tokens: samples.iter().map(Sequence::raster).collect(), ledger })
     }
 
     /// Logits over the codes at the undecided places of each sample, `[B, M, V]`, and the cache for the next
-    /// iteration: everything decided before this one.
+    /// iteration.
     fn forward(
         &self,
         iteration: &Iteration,
         samples: &[Sequence],
         cache: Option<&KvCache>,
     ) -> Result<(Vec<f32>, Option<KvCache>), Error> {
-        let (config, device) = (self.model.config(), self.model.device());
-        let start = cache.map_or(0, KvCache::len);
         let guided = iteration.guidance > 0.0;
-        let vocabulary = config.vocabulary();
-        let conditional = samples.iter().map(|s| s.active(start, &vocabulary, false));
-        let unconditional = samples.iter().filter(|_| guided).map(|s| s.active(start, &vocabulary, true));
-        let (tokens, positions): (Vec<_>, Vec<_>) = conditional.chain(unconditional).unzip();
-        let rows = tokens.len();
-
-        let (hidden, fresh) = self.model.forward_cached(
-            indices(tokens, rows, &device),
-            indices(positions, rows, &device),
-            cache,
-            iteration.sub_model,
-        );
-        let [_, active, width] = hidden.dims();
-        let masked = iteration.masked;
-        let hidden = hidden.narrow(1, active - masked, masked).reshape([rows * masked, width]);
+        let (hidden, cache) = undecided(self.model, iteration, samples, guided, cache);
+        let [rows, _] = hidden.dims();
         let mut logits = self.model.code_logits(hidden);
         if guided {
             let [conditional, unconditional] =
-                [0, 1].map(|half| logits.clone().narrow(0, half * rows / 2 * masked, rows / 2 * masked));
+                [0, 1].map(|half| logits.clone().narrow(0, half * rows / 2, rows / 2));
             logits = conditional * (1.0 + iteration.guidance) - unconditional * iteration.guidance;
         }
         let logits = logits.into_data().convert::<f32>().try_into_vec::<f32>();
-        let logits = logits.map_err(|error| Error::Device(format!("{error:?}")))?;
-        let kept = config.positions() - masked;
-        Ok((logits, iteration.cache_serves_next.then(|| fresh.keep(kept))))
+        Ok((logits.map_err(|error| Error::Device(format!("{error:?}")))?, cache))
     }
 
     fn sequences(&self) -> Result<Vec<Sequence>, Error> {
         let config = self.model.config();
+        self.plan.check_model(config)?;
         let known = match &self.known {
             Some(known) => known.clone(),
             None => vec![None; config.tokens],
@@ -185,7 +177,12 @@ impl<'a> Decoder<'a> {
             });
         }
         let vocabulary = config.vocabulary();
-        self.classes.iter().map(|&class| Ok(Sequence::new(vocabulary.class(class)?, &known))).collect()
+        let token = |class: Option<usize>| match class {
+            Some(class) => Ok(vocabulary.class(class)?),
+            None if config.null_class => Ok(vocabulary.null()),
+            None => Err(Error::field("class", "one, since the model has no null class", "none")),
+        };
+        self.classes.iter().map(|&class| Ok(Sequence::new(token(class)?, &known))).collect()
     }
 
     fn report(&mut self, iteration: usize, samples: &[Sequence]) {
@@ -195,6 +192,35 @@ impl<'a> Decoder<'a> {
             watch(&Snapshot { iteration, tokens: &tokens, undecided: &undecided });
         }
     }
+}
+
+/// The residual stream at the undecided places of each sample, `[B * M, D]` (where `guided`, then those of the same
+/// samples without their class), and the cache for the next iteration: everything decided before this one.
+pub(crate) fn undecided(
+    model: &NestedTransformer,
+    iteration: &Iteration,
+    samples: &[Sequence],
+    guided: bool,
+    cache: Option<&KvCache>,
+) -> (Tensor<2>, Option<KvCache>) {
+    let (config, device) = (model.config(), model.device());
+    let start = cache.map_or(0, KvCache::len);
+    let vocabulary = config.vocabulary();
+    let conditional = samples.iter().map(|s| s.active(start, &vocabulary, false));
+    let unconditional = samples.iter().filter(|_| guided).map(|s| s.active(start, &vocabulary, true));
+    let (tokens, positions): (Vec<_>, Vec<_>) = conditional.chain(unconditional).unzip();
+    let rows = tokens.len();
+    let (hidden, fresh) = model.forward_cached(
+        indices(tokens, rows, &device),
+        indices(positions, rows, &device),
+        cache,
+        iteration.sub_model,
+    );
+    let [_, active, width] = hidden.dims();
+    let masked = iteration.masked;
+    let hidden = hidden.narrow(1, active - masked, masked).reshape([rows * masked, width]);
+    let kept = config.positions() - masked;
+    (hidden, iteration.cache_serves_next.then(|| fresh.keep(kept)))
 }
 
 fn indices(rows: Vec<Vec<i32>>, batch: usize, device: &Device) -> Tensor<2, Int> {

@@ -24,6 +24,8 @@ pub struct Ledger {
     pub less_compute: f64,
     /// Time of all iterations, where they ran.
     pub milliseconds: Option<f64>,
+    /// The part of it after the logits: drawing, scoring and deciding.
+    pub sampling_milliseconds: Option<f64>,
 }
 
 /// One iteration of a ledger.
@@ -75,12 +77,14 @@ impl Ledger {
             baseline_gflops: plan.baseline_flops() as f64 / 1e9,
             less_compute: plan.baseline_flops() as f64 / plan.flops() as f64,
             milliseconds: None,
+            sampling_milliseconds: None,
         }
     }
 
-    /// Enters the time of the next iteration.
-    pub(crate) fn record(&mut self, time: Duration) {
+    /// Enters the time of the next iteration, and the part of it after the logits.
+    pub(crate) fn record(&mut self, time: Duration, sampling: Duration) {
         let milliseconds = time.as_secs_f64() * 1e3;
+        *self.sampling_milliseconds.get_or_insert(0.0) += sampling.as_secs_f64() * 1e3;
         if let Some(line) = self.iterations.iter_mut().find(|line| line.milliseconds.is_none()) {
             line.milliseconds = Some(milliseconds);
             *self.milliseconds.get_or_insert(0.0) += milliseconds;
@@ -92,6 +96,7 @@ impl Ledger {
         self.batch += other.batch;
         let sum = |a: Option<f64>, b: Option<f64>| a.map_or(b, |a| Some(a + b.unwrap_or(0.0)));
         self.milliseconds = sum(self.milliseconds, other.milliseconds);
+        self.sampling_milliseconds = sum(self.sampling_milliseconds, other.sampling_milliseconds);
         for (line, other) in self.iterations.iter_mut().zip(&other.iterations) {
             line.milliseconds = sum(line.milliseconds, other.milliseconds);
         }
@@ -152,13 +157,14 @@ mod tests {
         let text = ledger.to_string();
         assert!(text.contains("3.08x less compute than 1x12 without a cache (1949.30 GFLOPs)"), "{text}");
         for _ in 0..12 {
-            ledger.record(Duration::from_millis(10));
+            ledger.record(Duration::from_millis(10), Duration::from_millis(1));
         }
         let twice = {
             let mut twice = ledger.clone();
             twice.add(&ledger);
             twice
         };
+        assert!((twice.sampling_milliseconds.unwrap() - 24.0).abs() < 1e-9);
         assert_eq!((ledger.milliseconds, twice.milliseconds, twice.batch), (Some(120.0), Some(240.0), 8));
     }
 }

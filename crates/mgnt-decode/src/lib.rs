@@ -7,23 +7,30 @@
 //! The loop keeps the positions of each sample in decode order (class token, decided tokens in the order of their
 //! decision, undecided ones), so that the cache is a growing prefix and the positions to process are a suffix.
 //!
+//! [`edit`] has what inpainting needs around that (masks of pixels, blended seams), and [`search`] looks for the best
+//! strategy under a compute budget. [`replay`] runs a plan over known tokens, to be compared with others.
+//!
 //! Start with [`Strategy::parse`] and [`Decoder`].
 
 mod decoder;
+pub mod edit;
 mod error;
 mod ledger;
 mod noise;
 mod order;
 mod plan;
+pub mod replay;
 mod sampler;
+pub mod search;
 mod sequence;
 
 pub use decoder::{Decoded, Decoder, Snapshot};
 pub use error::Error;
 pub use ledger::{Ledger, Line};
 pub use noise::{Draws, Noise, Stream, gumbel};
-pub use order::{OrderKind, halton};
+pub use order::{Candidate, Confidence, Order, OrderKind, Random, Sequenced, halton};
 pub use plan::{
-    CachePolicy, Guidance, Iteration, MaskSchedule, ModelSchedule, Plan, Strategy, TokenTemperature,
+    CachePolicy, ChoiceTemperature, Guidance, Iteration, MaskSchedule, ModelSchedule, Plan, Strategy,
+    TokenTemperature,
 };
 pub(crate) use sampler::TokenSampler;

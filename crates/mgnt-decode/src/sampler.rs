@@ -1,14 +1,12 @@
 //! Logits to codes and scores, on the host.
 
-use crate::noise::{Draws, Stream, gumbel};
-use crate::order::{OrderKind, fixed_ranks};
+use crate::noise::Stream;
+use crate::order::{Candidate, Order};
 use crate::{Iteration, Plan};
 
 /// Draws a token at each undecided place and says how sure it is.
-pub(crate) struct TokenSampler {
-    order: OrderKind,
-    /// Rank of each raster place where the order looks at no token.
-    ranks: Option<Vec<usize>>,
+pub(crate) struct TokenSampler<'a> {
+    order: &'a dyn Order,
     token_temperature: f64,
     choice_temperature: f64,
     top_k: Option<usize>,
@@ -21,16 +19,14 @@ pub(crate) struct Drawn {
     pub scores: Vec<f64>,
 }
 
-impl TokenSampler {
-    pub fn new(plan: &Plan, iteration: &Iteration) -> Self {
-        let strategy = plan.strategy();
+impl<'a> TokenSampler<'a> {
+    pub fn new(plan: &'a Plan, iteration: &Iteration) -> Self {
         Self {
-            order: strategy.order.clone(),
-            ranks: fixed_ranks(&strategy.order, iteration.context - 1),
+            order: plan.order(),
             token_temperature: iteration.token_temperature,
             choice_temperature: iteration.choice_temperature,
-            top_k: strategy.top_k,
-            top_p: strategy.top_p,
+            top_k: plan.strategy().top_k,
+            top_p: plan.strategy().top_p,
         }
     }
 
@@ -43,26 +39,17 @@ impl TokenSampler {
         let (codes, scores) = drawn
             .map(|((&place, draws), logits)| {
                 let code = row.draw(logits, self.token_temperature, self.top_k, self.top_p, draws.token);
-                (code as u16, self.score(place, logits, code, draws))
+                let choice_temperature = self.choice_temperature;
+                let candidate = Candidate { place, logits, code, uniform: draws.choice, choice_temperature };
+                (code as u16, self.order.score(&candidate))
             })
             .unzip();
         Drawn { codes, scores }
     }
-
-    /// Confidence is that of the untempered logits, whatever the token was drawn from.
-    fn score(&self, place: usize, logits: &[f32], code: usize, draws: &Draws) -> f64 {
-        if let Some(ranks) = &self.ranks {
-            return -(ranks[place] as f64);
-        }
-        match self.order {
-            OrderKind::Random => draws.choice,
-            _ => log_softmax(logits, code) + self.choice_temperature * gumbel(draws.choice),
-        }
-    }
 }
 
 /// `log softmax(logits)[code]`.
-fn log_softmax(logits: &[f32], code: usize) -> f64 {
+pub(crate) fn log_softmax(logits: &[f32], code: usize) -> f64 {
     let highest = highest(logits);
     let sum: f64 = logits.iter().map(|&l| f64::from((l - highest).exp())).sum();
     f64::from(logits[code] - highest) - sum.ln()

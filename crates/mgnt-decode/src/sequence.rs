@@ -26,6 +26,22 @@ impl Sequence {
         Self { class, places: [given, open].concat(), tokens, decided }
     }
 
+    /// All undecided, with an order and tokens (by raster place) that are known beforehand.
+    pub fn replayed(class: u32, order: &[usize], tokens: &[u16]) -> Self {
+        let tokens = order.iter().map(|&place| tokens[place]).collect();
+        Self { class, places: order.to_vec(), tokens, decided: 0 }
+    }
+
+    /// Decides the next `count` places at the tokens that they have.
+    pub fn advance(&mut self, count: usize) {
+        self.decided = (self.decided + count).min(self.places.len());
+    }
+
+    /// Undecided raster places, in decode order.
+    pub fn open_places(&self) -> &[usize] {
+        &self.places[self.decided..]
+    }
+
     /// Tokens and positions that the model sees from sequence position `start` of the decode order on;
     /// the class token is at position 0, and the null class stands in for it where `unconditional`.
     pub fn active(&self, start: usize, vocabulary: &Vocabulary, unconditional: bool) -> (Vec<i32>, Vec<i32>) {

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mgnt_decode::{CachePolicy, Decoder, Error, Guidance, Noise, OrderKind, Strategy, gumbel};
+use mgnt_decode::{
+    CachePolicy, Candidate, Decoder, Error, Guidance, Noise, Order, OrderKind, Strategy, gumbel,
+};
 use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_weights::TensorMap;
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -56,8 +59,7 @@ fn naive(model: &NestedTransformer, strategy: &Strategy, class: usize, seed: u64
                     cumulative > draws[place].token
                 })
                 .unwrap();
-            let score = (exps[code] / sum).ln()
-                + strategy.choice_temperature * (1.0 - r) * gumbel(draws[place].choice);
+            let score = (exps[code] / sum).ln() + 4.5 * (1.0 - r) * gumbel(draws[place].choice);
             candidates.push((score, place, code as u16));
         }
         candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -144,6 +146,53 @@ fn given_tokens_stay() {
     }
     let whole = Strategy::parse("4x2,1x3").unwrap().plan(&config()).unwrap();
     assert!(matches!(Decoder::new(&model, &whole).known(known).run(), Err(Error::Field { .. })));
+}
+
+/// The same model with larger weights, so that classes matter.
+fn loud(model: &NestedTransformer) -> NestedTransformer {
+    let mut louder = TensorMap::new();
+    for (name, tensor) in mgnt_weights::module::to_map(model).unwrap().iter() {
+        let values: Vec<f32> = tensor.to_f32().into_iter().map(|v| 20.0 * v).collect();
+        louder.insert_f32(name, tensor.shape(), &values).unwrap();
+    }
+    NestedTransformer::from_weights(model.config(), louder, &Device::flex()).unwrap()
+}
+
+#[test]
+fn no_class_needs_a_null_class() {
+    let plan = Strategy::baseline(4).plan(&config()).unwrap();
+    let model = loud(&model());
+    let of_none = Decoder::new(&model, &plan).unconditional(2).seed(4).run().unwrap();
+    let of_zero = Decoder::new(&model, &plan).classes(&[0, 0]).seed(4).run().unwrap();
+    assert_ne!(of_none.tokens, of_zero.tokens);
+    let without = ModelConfig { null_class: false, ..config() };
+    let model = NestedTransformer::init(&without, 1, &Device::flex()).unwrap();
+    let plan = Strategy::baseline(4).plan(&without).unwrap();
+    let error = Decoder::new(&model, &plan).unconditional(1).run().unwrap_err().to_string();
+    assert!(error.contains("null class"), "{error}");
+}
+
+/// An order of one's own: columns from the right.
+#[derive(Debug)]
+struct FromTheRight;
+
+impl Order for FromTheRight {
+    fn score(&self, candidate: &Candidate) -> f64 {
+        (candidate.place % 6) as f64
+    }
+}
+
+#[test]
+fn an_order_of_ones_own() {
+    let plan = Strategy::baseline(6).plan(&config()).unwrap().with_order(std::sync::Arc::new(FromTheRight));
+    let mut first = Vec::new();
+    let mut watch = |snapshot: &mgnt_decode::Snapshot| {
+        if snapshot.iteration == 2 {
+            first = (0..36).filter(|&place| !snapshot.undecided[0][place]).map(|place| place % 6).collect();
+        }
+    };
+    Decoder::new(&model(), &plan).watch(&mut watch).run().unwrap();
+    assert!(!first.is_empty() && first.iter().all(|&column| column >= 4), "{first:?}");
 }
 
 #[test]

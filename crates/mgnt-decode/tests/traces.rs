@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use mgnt_decode::{CachePolicy, Strategy};
-use mgnt_model::{KvCache, ModelConfig, NestedTransformer, published};
+use burn::tensor::Device;
+use mgnt_decode::replay::{Given, replay};
+use mgnt_decode::{CachePolicy, Error, Strategy};
+use mgnt_model::{ModelConfig, NestedTransformer, published};
 use mgnt_weights::{TensorMap, safetensors};
 
 fn golden(name: &str) -> TensorMap {
@@ -31,10 +32,6 @@ fn rows(map: &TensorMap, name: &str) -> Vec<Vec<usize>> {
     values.chunks(columns).map(<[usize]>::to_vec).collect()
 }
 
-fn tensor(rows: &[Vec<i32>]) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(rows.concat(), [rows.len(), rows[0].len()]), &Device::flex())
-}
-
 /// Runs a trace in decode order; returns the largest error of a logit, relative to 1 + |expected|.
 fn run(name: &str) -> f32 {
     let (config, model) = model();
@@ -43,7 +40,13 @@ fn run(name: &str) -> f32 {
     let classes = trace.integers("class_ids").unwrap();
     let factors = trace.integers("p").unwrap();
     let refresh: Vec<bool> = trace.integers("refresh").unwrap().iter().map(|&r| r == 1).collect();
-    let vocabulary = config.vocabulary();
+    let given: Vec<Given> = (0..classes.len())
+        .map(|row| Given {
+            class: classes[row] as usize,
+            order: order[row].clone(),
+            tokens: tokens[row].iter().map(|&token| token as u16).collect(),
+        })
+        .collect();
 
     let text: Vec<String> = factors.iter().map(i64::to_string).collect();
     let asked = (0..refresh.len()).filter(|&i| refresh[i]).collect();
@@ -56,52 +59,34 @@ fn run(name: &str) -> f32 {
     assert_eq!(active, trace.integers("active_count").unwrap());
 
     let mut worst = 0.0f32;
-    let mut cache: Option<KvCache> = None;
-    for iteration in plan.iterations() {
-        if iteration.refresh {
-            cache = None;
+    replay(&model, &plan, &given, &mut |said| {
+        let key = |part: &str| format!("k{:02}/{part}", said.iteration.index);
+        assert_eq!(said.places, rows(&trace, &key("masked_positions")));
+        let expected = trace.get(&key("logits")).unwrap().to_f32();
+        assert_eq!(said.logits.len(), expected.len());
+        for (a, b) in said.logits.iter().zip(&expected) {
+            worst = worst.max((a - b).abs() / (1.0 + b.abs()));
         }
-        let start = cache.as_ref().map_or(0, KvCache::len);
-        let decided = config.tokens - iteration.masked;
-        let (mut seen, mut positions) = (Vec::new(), Vec::new());
-        for (row, order) in order.iter().enumerate() {
-            let token =
-                |i: usize| if i < decided { tokens[row][order[i]] as i32 } else { vocabulary.mask() as i32 };
-            let class = vocabulary.class(classes[row] as usize).unwrap() as i32;
-            let all = std::iter::once(class).chain((0..config.tokens).map(token));
-            seen.push(all.skip(start).collect::<Vec<_>>());
-            let all = std::iter::once(0).chain(order.iter().map(|&place| place as i32 + 1));
-            positions.push(all.skip(start).collect::<Vec<_>>());
-        }
-        let (hidden, fresh) =
-            model.forward_cached(tensor(&seen), tensor(&positions), cache.as_ref(), iteration.sub_model);
-        let kept = fresh.keep(1 + decided);
-        assert_eq!(
-            kept.len() as i64,
-            trace.integers("cache_len_after").map_or(kept.len() as i64, |c| c[iteration.index])
-        );
-
-        let [batch, active, width] = hidden.dims();
-        let masked = hidden.narrow(1, active - iteration.masked, iteration.masked);
-        let logits = model.code_logits(masked.reshape([batch * iteration.masked, width]));
-        let logits = logits.into_data().try_into_vec::<f32>().unwrap();
-        let key = |part: &str| format!("k{:02}/{part}", iteration.index);
-        let expected = trace.get(&key("logits")).unwrap();
-        let whole = *expected.shape().last().unwrap();
-        let expected = expected.to_f32();
-        for (row, places) in rows(&trace, &key("masked_positions")).iter().enumerate() {
-            for (m, place) in places.iter().enumerate() {
-                let at = order[row][decided..].iter().position(|p| p == place).unwrap();
-                let ours = &logits[(row * iteration.masked + at) * config.codes..][..config.codes];
-                let golden = &expected[(row * iteration.masked + m) * whole..][..config.codes];
-                for (a, b) in ours.iter().zip(golden) {
-                    worst = worst.max((a - b).abs() / (1.0 + b.abs()));
-                }
-            }
-        }
-        cache = iteration.cache_serves_next.then_some(kept);
-    }
+        Ok::<_, Error>(())
+    })
+    .unwrap();
     worst
+}
+
+#[test]
+fn what_cannot_be_replayed() {
+    let (config, model) = model();
+    let plan = Strategy::baseline(4).plan(&config).unwrap();
+    let good = Given { class: 0, order: (0..64).collect(), tokens: vec![0; 64] };
+    let refused = |given: Given| replay(&model, &plan, &[given], &mut |_| Ok::<_, Error>(())).is_err();
+    assert!(!refused(good.clone()));
+    assert!(refused(Given { order: vec![0; 64], ..good.clone() }));
+    assert!(refused(Given { order: (0..63).collect(), ..good.clone() }));
+    assert!(refused(Given { tokens: vec![32; 64], ..good.clone() }));
+    assert!(refused(Given { class: 10, ..good.clone() }));
+    let other = ModelConfig { dropout: 0.5, ..config };
+    let plan = Strategy::baseline(4).plan(&other).unwrap();
+    assert!(replay(&model, &plan, &[good], &mut |_| Ok::<_, Error>(())).is_err());
 }
 
 #[test]

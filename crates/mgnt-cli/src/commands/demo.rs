@@ -2,7 +2,6 @@
 //! schedule and its cache.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -12,7 +11,8 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{
-    Event, Outcome, Recipe, Task, TokenizerRecipe, TokenizerTask, TransformerTask, run as train,
+    Event, Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
+    run as train,
 };
 use mgnt_weights::{atomic, directory};
 use serde::Serialize;
@@ -20,7 +20,6 @@ use serde::de::DeserializeOwned;
 
 use super::generation::{Generator, add_up, classes};
 use super::print_json;
-use super::strategy::GROWING;
 use super::tokenize::tokenize;
 use super::watch::{bar, print_event, stop_on_interrupt};
 use crate::device::DeviceWord;
@@ -51,6 +50,8 @@ pub struct Arguments {
     json: bool,
 }
 
+/// The paper's growing schedule.
+const GROWING: &str = "8x3,4x3,2x3,1x3";
 const TOKENIZER: (&str, &str) =
     ("configs/image/demo-tokenizer.ron", include_str!("../../../../configs/image/demo-tokenizer.ron"));
 const TRANSFORMER: (&str, &str) =
@@ -103,7 +104,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let tokenizer_run = out.join("tokenizer");
     let mut task = TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), &device)?;
     let optimization = &tokenizer_recipe.optimization;
-    if !finish(&mut task, optimization, &tokenizer_recipe, &device, &tokenizer_run, &stop)? {
+    let options = RunOptions {
+        device: &device,
+        out: &tokenizer_run,
+        resume: false,
+        side_by_side: arguments.device.is_cpu(),
+        stop: &stop,
+    };
+    if !finish(&mut task, optimization, &tokenizer_recipe, options)? {
         return Ok(());
     }
 
@@ -115,7 +123,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     eprintln!("4/5 training the nested transformer");
     let run = out.join("transformer");
     let mut task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
-    if !finish(&mut task, &recipe.optimization, &recipe, &device, &run, &stop)? {
+    if !finish(&mut task, &recipe.optimization, &recipe, RunOptions { out: &run, ..options })? {
         return Ok(());
     }
 
@@ -202,19 +210,17 @@ fn tokens(
 /// Trains to the end, from the newest checkpoint where there is one; `false` where the user stopped it.
 fn finish<T: Task>(
     task: &mut T,
-    optimization: &mgnt_train::Optimization,
+    optimization: &Optimization,
     recipe: &impl Serialize,
-    device: &Device,
-    run: &Path,
-    stop: &AtomicBool,
+    options: RunOptions,
 ) -> anyhow::Result<bool> {
-    let resume = run.join("checkpoints").exists();
     let progress = bar(optimization.steps, "steps");
     let mut watch = |event: &Event| {
         progress.set_position(event.step as u64);
         progress.suspend(|| print_event(event));
     };
-    let outcome = train(task, optimization, recipe, device, run, resume, stop, &mut watch)?;
+    let resume = options.out.join("checkpoints").exists();
+    let outcome = train(task, optimization, recipe, RunOptions { resume, ..options }, &mut watch)?;
     progress.finish_and_clear();
     if let Outcome::Interrupted(step) = outcome {
         eprintln!("stopped after {step} steps; the same command continues");

@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Real pictures: a packed store, or a folder of pictures
     #[arg(long, value_name = "DIR")]
     real: PathBuf,
+    /// Take at most this many real pictures, evenly over them [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    real_samples: Option<u32>,
     /// Pictures to measure: a packed store, or a folder of pictures
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "samples", "keep"])]
     fake: Option<PathBuf>,
@@ -68,7 +71,8 @@ pub struct Arguments {
     json: bool,
 }
 
-fn parse_dims(word: &str) -> Result<Dims, String> {
+/// Dimensions as an option.
+pub fn parse_dims(word: &str) -> Result<Dims, String> {
     let dims = word.parse().ok().and_then(Dims::from_count);
     dims.ok_or_else(|| "expected 64, 192, 768 or 2048".into())
 }
@@ -76,7 +80,7 @@ fn parse_dims(word: &str) -> Result<Dims, String> {
 /// Measures.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.device.open()?;
-    let real = PictureSet::open(&arguments.real)?;
+    let real = real_pictures(&arguments.real, arguments.real_samples)?;
     let network = Inception::load(&arguments.weights, &device)?;
     let fake = match (&arguments.fake, &arguments.model, &arguments.tokenizer) {
         (Some(folder), ..) => Fake::Set(PictureSet::open(folder)?),
@@ -89,12 +93,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
 
     let batch = usize::from(arguments.batch);
-    let cache = ReferenceCache::new(match &arguments.statistics {
-        Some(folder) => folder.clone(),
-        None => dirs::cache_dir()
-            .context("no cache folder is known; --statistics names one")?
-            .join("mgnt/statistics"),
-    });
+    let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
     let progress = bar(real.len(), "real pictures");
     let reference = cache.statistics(&real, &network, arguments.dims, batch, &mut |done| {
         progress.set_position(done as u64);
@@ -153,6 +152,26 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     print!("{report}");
     Ok(())
+}
+
+/// The reference: all pictures of a set, or some.
+pub fn real_pictures(path: &Path, samples: Option<u32>) -> anyhow::Result<PictureSet> {
+    let set = PictureSet::open(path)?;
+    Ok(match samples {
+        Some(samples) => set.thinned(samples as usize),
+        None => set,
+    })
+}
+
+/// Where statistics of real pictures are kept: the folder that is named, or the user's cache folder.
+pub fn statistics_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(folder) => Ok(folder.into()),
+        None => {
+            let cache = dirs::cache_dir().context("no cache folder is known; --statistics names one")?;
+            Ok(cache.join("mgnt/statistics"))
+        }
+    }
 }
 
 /// What is measured.

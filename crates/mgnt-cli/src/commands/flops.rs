@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mgnt_decode::Ledger;
+use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Strategy};
 use mgnt_model::ModelConfig;
-use mgnt_weights::directory::read_ron;
+use mgnt_weights::atomic;
+use mgnt_weights::directory::{read_ron, write_ron};
 
 use super::print_json;
 use super::strategy::StrategyArguments;
+use crate::output::plot;
 
 /// Arguments of `mgnt flops`.
 #[derive(Args)]
@@ -18,6 +20,12 @@ pub struct Arguments {
     config: PathBuf,
     #[command(flatten)]
     strategy: StrategyArguments,
+    /// Also draw compute by iteration, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Also write the strategy with the value of every iteration spelled out, as RON
+    #[arg(long, value_name = "FILE")]
+    save_strategy: Option<PathBuf>,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
@@ -29,6 +37,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     config.validate()?;
     let plan = arguments.strategy.plan(&config)?;
     let ledger = Ledger::new(&plan, 1);
+    if let Some(path) = &arguments.save_strategy {
+        write_ron(path, &plan.explicit())?;
+    }
+    if let Some(path) = &arguments.plot {
+        let strategy = plan.strategy().clone();
+        let full = Strategy { models: ModelSchedule::constant(1, strategy.iterations()), ..strategy };
+        let baseline = full.with_cache(CachePolicy::Off).plan(&config)?;
+        atomic::write_bytes(path, plot::compute(&ledger, &Ledger::new(&baseline, 1))?.as_bytes())?;
+    }
     if arguments.json {
         return print_json(&ledger);
     }

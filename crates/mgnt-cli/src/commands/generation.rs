@@ -41,16 +41,7 @@ impl<'a> Generator<'a> {
         seed: u64,
         device: &'a Device,
     ) -> anyhow::Result<Self> {
-        let (m, t) = (model.config(), tokenizer.config());
-        if (m.tokens, m.codes) != (t.grid() * t.grid(), t.codes) {
-            return Err(bad_use(format!(
-                "the model has {} tokens of {} codes, the tokenizer {} of {}",
-                m.tokens,
-                m.codes,
-                t.grid() * t.grid(),
-                t.codes
-            )));
-        }
+        check_pair(model, tokenizer)?;
         Ok(Self { model, tokenizer, plan, seed, device })
     }
 
@@ -111,13 +102,33 @@ pub fn add_up(total: &mut Option<Ledger>, ledger: Ledger) {
     }
 }
 
-/// A class for each picture: the one that is asked for, or all in turn.
-pub fn classes(all: usize, class: Option<usize>, count: usize) -> anyhow::Result<Vec<usize>> {
+/// Refuses a tokenizer whose tokens are not those of the model.
+pub fn check_pair(model: &NestedTransformer, tokenizer: &ImageTokenizer) -> anyhow::Result<()> {
+    let (m, t) = (model.config(), tokenizer.config());
+    if (m.tokens, m.codes) != (t.grid() * t.grid(), t.codes) {
+        return Err(bad_use(format!(
+            "the model has {} tokens of {} codes, the tokenizer {} of {}",
+            m.tokens,
+            m.codes,
+            t.grid() * t.grid(),
+            t.codes
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a class that a model with `all` classes does not have.
+pub fn check_class(all: usize, class: Option<usize>) -> anyhow::Result<()> {
     match class {
         Some(class) if class >= all => {
             Err(bad_use(format!("--class {class}: the model has classes 0 to {}", all - 1)))
         }
-        Some(class) => Ok(vec![class; count]),
-        None => Ok((0..count).map(|i| i % all).collect()),
+        _ => Ok(()),
     }
+}
+
+/// A class for each picture: the one that is asked for, or all in turn.
+pub fn classes(all: usize, class: Option<usize>, count: usize) -> anyhow::Result<Vec<usize>> {
+    check_class(all, class)?;
+    Ok((0..count).map(|i| class.unwrap_or(i % all)).collect())
 }

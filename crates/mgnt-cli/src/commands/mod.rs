@@ -1,12 +1,15 @@
 //! One file a command: arguments, the call into the libraries, what is printed.
 
+pub mod bench;
 pub mod demo;
+pub mod edit;
 pub mod eval_fid;
 pub mod flops;
 pub mod generate;
 mod generation;
 pub mod prepare;
 pub mod strategy;
+pub mod sweep;
 pub mod tokenize;
 pub mod train_imagenet;
 pub mod train_tokenizer;

@@ -1,66 +1,159 @@
 //! The options that make a decoding strategy, shared by every command that decodes.
 
-use clap::{Args, ValueEnum};
-use mgnt_decode::{CachePolicy, Guidance, Plan, Strategy};
+use std::path::PathBuf;
+
+use clap::Args;
+use mgnt_decode::{
+    CachePolicy, ChoiceTemperature, Guidance, MaskSchedule, ModelSchedule, OrderKind, Plan, Strategy,
+    TokenTemperature,
+};
 use mgnt_model::ModelConfig;
+use mgnt_weights::directory::read_ron;
 
 use crate::failure::bad_use;
 
 /// Options of a decoding strategy.
-#[derive(Args, Debug, Clone)]
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Decoding strategy")]
 pub struct StrategyArguments {
-    /// Sub-model of each iteration, as `8x3,4x3,2x3,1x3` (three iterations at p = 8, then three at 4, …)
+    /// A strategy as RON (`mgnt flops --save-strategy` writes one); the other options change it
+    #[arg(long, value_name = "FILE")]
+    pub strategy: Option<PathBuf>,
+    /// Sub-model of each iteration: growing, shrinking, or a list as `8x3,4x3,2x3,1x3` (three iterations at p = 8,
+    /// then three at 4, …) [default: growing; the full model in all where only --steps is given]
     #[arg(long, value_name = "LIST")]
     pub schedule: Option<String>,
-    /// Keep keys and values of decided tokens between iterations of one size
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    pub cache: Switch,
-    /// Iterations; without --schedule all of them run the full model (default 12)
+    /// Iterations [default: 12]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub steps: Option<u16>,
-    /// Guidance scale w; 0 is none
-    #[arg(long, value_name = "W", default_value_t = 0.0)]
-    pub guidance: f64,
+    /// Keys and values of decided tokens: off, on (made anew at a change of size), every:n, or the list of iterations
+    /// that make them anew [default: on]
+    #[arg(long, value_name = "POLICY")]
+    pub cache: Option<CachePolicy>,
+    /// Guidance scale: w, linear:w, cosine:w, power-cosine:w:power, interval:w:from:to, or a list [default: 0, none]
+    #[arg(long, value_name = "RAMP")]
+    pub guidance: Option<Guidance>,
+    /// Tokens decided in each iteration: cosine, linear, square, root, arccos, power:a, or a list [default: cosine]
+    #[arg(long, value_name = "SCHEDULE")]
+    pub mask_schedule: Option<MaskSchedule>,
+    /// Which of the drawn tokens are decided: confidence, random or halton [default: confidence]
+    #[arg(long, value_name = "ORDER")]
+    pub order: Option<OrderKind>,
+    /// Temperature at which tokens are drawn: a number, elt (its ramp; no choice noise), or a list [default: 1]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<TokenTemperature>,
+    /// Gumbel noise on the confidence at the start, falling to none [default: 4.5]
+    #[arg(long, value_name = "T")]
+    pub choice_temperature: Option<f64>,
+    /// Draw among the k most probable codes only
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Draw among the most probable codes that hold this share of the probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
 }
 
-/// On or off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-/// The paper's growing schedule for twelve iterations.
-pub const GROWING: &str = "8x3,4x3,2x3,1x3";
+/// Iterations where nothing is said.
+const STEPS: usize = 12;
 
 impl StrategyArguments {
     /// The strategy that the options describe: the paper's growing schedule where nothing else is said.
-    pub fn strategy(&self) -> anyhow::Result<Strategy> {
-        let schedule = match (&self.schedule, self.steps) {
-            (Some(schedule), _) => schedule.clone(),
-            (None, Some(steps)) => format!("1x{steps}"),
-            (None, None) => GROWING.into(),
+    pub fn strategy(&self, config: &ModelConfig) -> anyhow::Result<Strategy> {
+        let mut strategy = match (&self.strategy, self.models(config)?) {
+            (Some(path), None) => read_ron::<Strategy>(path)?,
+            (Some(path), Some(models)) => Strategy { models, ..read_ron(path)? },
+            (None, models) => {
+                Strategy::new(models.unwrap_or_else(|| ModelSchedule::growing(&config.sub_models, STEPS)))
+            }
         };
-        let mut strategy = Strategy::parse(&schedule).map_err(|error| bad_use(error.to_string()))?;
         if let Some(steps) = self.steps.map(usize::from)
             && strategy.iterations() != steps
         {
-            let got = strategy.iterations();
-            return Err(bad_use(format!("--steps {steps}: the schedule {schedule} has {got} iterations")));
+            let (got, models) = (strategy.iterations(), &strategy.models);
+            return Err(bad_use(format!("--steps {steps}: the schedule {models} has {got} iterations")));
         }
-        if self.cache == Switch::Off {
-            strategy = strategy.with_cache(CachePolicy::Off);
+        set(&mut strategy.cache, &self.cache);
+        set(&mut strategy.guidance, &self.guidance);
+        set(&mut strategy.mask, &self.mask_schedule);
+        set(&mut strategy.order, &self.order);
+        if let Some(temperature) = &self.temperature {
+            strategy.token_temperature = temperature.clone();
+            if *temperature == TokenTemperature::elt() {
+                strategy.choice_temperature = ChoiceTemperature::Linear(0.0);
+            }
         }
-        if self.guidance != 0.0 {
-            strategy = strategy.with_guidance(Guidance::Constant(self.guidance));
-        }
+        set(&mut strategy.choice_temperature, &self.choice_temperature.map(ChoiceTemperature::Linear));
+        strategy.top_k = self.top_k.or(strategy.top_k);
+        strategy.top_p = self.top_p.or(strategy.top_p);
         Ok(strategy)
+    }
+
+    fn models(&self, config: &ModelConfig) -> anyhow::Result<Option<ModelSchedule>> {
+        let steps = self.steps.map_or(STEPS, usize::from);
+        Ok(match (self.schedule.as_deref(), self.steps) {
+            (Some("growing"), _) => Some(ModelSchedule::growing(&config.sub_models, steps)),
+            (Some("shrinking"), _) => Some(ModelSchedule::shrinking(&config.sub_models, steps)),
+            (Some(list), _) => Some(list.parse().map_err(|e: mgnt_decode::Error| bad_use(e.to_string()))?),
+            (None, Some(_)) if self.strategy.is_none() => Some(ModelSchedule::constant(1, steps)),
+            _ => None,
+        })
     }
 
     /// The plan for a model.
     pub fn plan(&self, config: &ModelConfig) -> anyhow::Result<Plan> {
-        self.strategy()?.plan(config).map_err(|error| bad_use(error.to_string()))
+        self.plan_for(config, config.tokens)
+    }
+
+    /// The plan for pictures of which `unknown` tokens are to be decided.
+    pub fn plan_for(&self, config: &ModelConfig, unknown: usize) -> anyhow::Result<Plan> {
+        self.strategy(config)?.plan_for(config, unknown).map_err(|error| bad_use(error.to_string()))
+    }
+}
+
+fn set<T: Clone>(value: &mut T, option: &Option<T>) {
+    if let Some(option) = option {
+        *value = option.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mgnt_model::Preset;
+
+    use super::*;
+
+    fn of(change: impl FnOnce(&mut StrategyArguments)) -> anyhow::Result<Strategy> {
+        let mut arguments = StrategyArguments::default();
+        change(&mut arguments);
+        arguments.strategy(&ModelConfig::preset(Preset::B))
+    }
+
+    #[test]
+    fn what_is_not_said() {
+        assert_eq!(of(|_| {}).unwrap(), Strategy::parse("8x3,4x3,2x3,1x3").unwrap());
+        assert_eq!(of(|a| a.steps = Some(8)).unwrap(), Strategy::parse("1x8").unwrap());
+        let shrinking = of(|a| (a.schedule, a.steps) = (Some("shrinking".into()), Some(8))).unwrap();
+        assert_eq!(shrinking.models.to_string(), "1x2,2x2,4x2,8x2");
+        let elt = of(|a| a.temperature = Some(TokenTemperature::elt())).unwrap();
+        assert_eq!(elt.choice_temperature, ChoiceTemperature::Linear(0.0));
+        assert!(of(|a| (a.schedule, a.steps) = (Some("8x3".into()), Some(4))).is_err());
+    }
+
+    #[test]
+    fn options_change_a_saved_strategy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.ron");
+        let saved = Strategy { top_k: Some(9), ..Strategy::parse("4x2,1x2").unwrap() };
+        mgnt_weights::directory::write_ron(&path, &saved).unwrap();
+        let read = |change: fn(&mut StrategyArguments)| {
+            of(|a| {
+                a.strategy = Some(path.clone());
+                change(a);
+            })
+        };
+        assert_eq!(read(|_| {}).unwrap(), saved);
+        let changed = read(|a| a.cache = Some(CachePolicy::Off)).unwrap();
+        assert_eq!(changed, saved.with_cache(CachePolicy::Off));
+        assert!(read(|a| a.steps = Some(5)).is_err());
     }
 }

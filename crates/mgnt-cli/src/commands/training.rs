@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clap::Args;
-use mgnt_train::{Optimization, Outcome, Task, run as train};
+use mgnt_train::{Optimization, Outcome, RunOptions, Task, run as train};
 use serde::Serialize;
 
 use super::watch::{print_event, stop_on_interrupt};
@@ -46,8 +46,14 @@ impl TrainingArguments {
         device: &Device,
     ) -> anyhow::Result<()> {
         let stop = stop_on_interrupt()?;
-        let outcome =
-            train(task, optimization, recipe, device, &self.out, self.resume, &stop, &mut print_event)?;
+        let options = RunOptions {
+            device,
+            out: &self.out,
+            resume: self.resume,
+            side_by_side: self.device.is_cpu(),
+            stop: &stop,
+        };
+        let outcome = train(task, optimization, recipe, options, &mut print_event)?;
         match outcome {
             Outcome::Finished => eprintln!("{} holds the trained model", self.out.join("model").display()),
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),

@@ -4,3 +4,4 @@ pub mod animation;
 pub mod canvas;
 pub mod grid;
 pub mod page;
+pub mod plot;

@@ -1,24 +1,139 @@
-//! Which of the drawn tokens are decided: a score for each place, the highest first.
+//! Which of the drawn tokens are decided: a score for each, the highest first.
 
 mod halton;
 
+use std::fmt::Debug;
+use std::str::FromStr;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
+use crate::noise::gumbel;
+use crate::sampler::log_softmax;
 pub use halton::halton;
 
-/// The rule that orders the decisions.
+/// A rule that orders the decisions.
+pub trait Order: Debug + Send + Sync {
+    /// The score of a drawn token; those with the highest are decided, and ties break by place.
+    fn score(&self, candidate: &Candidate) -> f64;
+}
+
+/// A token that was drawn at an undecided place.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Raster place.
+    pub place: usize,
+    /// Logits over the codes there, guided and untempered.
+    pub logits: &'a [f32],
+    /// The code that was drawn.
+    pub code: usize,
+    /// A uniform random number of its own, between 0 and 1.
+    pub uniform: f64,
+    /// Factor of the Gumbel noise in this iteration.
+    pub choice_temperature: f64,
+}
+
+impl Candidate<'_> {
+    /// `log softmax(logits)[code]`.
+    pub fn log_probability(&self) -> f64 {
+        log_softmax(self.logits, self.code)
+    }
+}
+
+/// By the drawn token's log-probability plus Gumbel noise (MaskGIT).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Confidence;
+
+impl Order for Confidence {
+    fn score(&self, candidate: &Candidate) -> f64 {
+        candidate.log_probability() + candidate.choice_temperature * gumbel(candidate.uniform)
+    }
+}
+
+/// At random.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Random;
+
+impl Order for Random {
+    fn score(&self, candidate: &Candidate) -> f64 {
+        candidate.uniform
+    }
+}
+
+/// A fixed sequence of places, which looks at no token: positions of the cache are then known beforehand.
+#[derive(Debug, Clone)]
+pub struct Sequenced {
+    /// Rank of each raster place.
+    ranks: Vec<usize>,
+}
+
+impl Sequenced {
+    /// These places first, in this order, then the others of `tokens` in raster order.
+    pub fn new(places: impl IntoIterator<Item = usize>, tokens: usize) -> Self {
+        let mut ranks = vec![usize::MAX; tokens];
+        let mut next = 0;
+        for place in places.into_iter().chain(0..tokens) {
+            if place < tokens && ranks[place] == usize::MAX {
+                ranks[place] = next;
+                next += 1;
+            }
+        }
+        Self { ranks }
+    }
+
+    /// Along the Halton sequence over the squarest grid of `tokens`, which spreads decisions evenly.
+    pub fn halton(tokens: usize) -> Self {
+        let (rows, columns) = grid_of(tokens);
+        Self::new(halton(rows, columns), tokens)
+    }
+}
+
+impl Order for Sequenced {
+    fn score(&self, candidate: &Candidate) -> f64 {
+        -(self.ranks.get(candidate.place).copied().unwrap_or(usize::MAX) as f64)
+    }
+}
+
+/// An order as a strategy names it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderKind {
-    /// By the drawn token's log-probability plus Gumbel noise (MaskGIT).
+    /// [`Confidence`].
     #[default]
     Confidence,
-    /// At random.
+    /// [`Random`].
     Random,
-    /// Along the Halton sequence over the token grid, which spreads decisions evenly and looks at no token.
+    /// [`Sequenced::halton`].
     Halton,
-    /// These raster places first, in this order; places not named come last, in raster order.
+    /// [`Sequenced::new`] of these places.
     Explicit(Vec<usize>),
+}
+
+impl OrderKind {
+    /// The order over `tokens` places.
+    pub(crate) fn order(&self, tokens: usize) -> Arc<dyn Order> {
+        match self {
+            Self::Confidence => Arc::new(Confidence),
+            Self::Random => Arc::new(Random),
+            Self::Halton => Arc::new(Sequenced::halton(tokens)),
+            Self::Explicit(places) => Arc::new(Sequenced::new(places.iter().copied(), tokens)),
+        }
+    }
+}
+
+/// `confidence`, `random` or `halton`.
+impl FromStr for OrderKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "confidence" => Ok(Self::Confidence),
+            "random" => Ok(Self::Random),
+            "halton" => Ok(Self::Halton),
+            _ => Err(Error::field("order", "confidence, random or halton", text)),
+        }
+    }
 }
 
 /// Indices into `scores` of the `count` highest, in falling order of score; ties break by raster place.
@@ -33,28 +148,6 @@ pub(crate) fn decide(scores: &[f64], places: &[usize], count: usize) -> Vec<usiz
     }
     order.sort_unstable_by(by_score);
     order
-}
-
-/// The rank of each raster place in an order that looks at no token, over `tokens` places; `None` for those that do.
-pub(crate) fn fixed_ranks(kind: &OrderKind, tokens: usize) -> Option<Vec<usize>> {
-    let sequence = match kind {
-        OrderKind::Confidence | OrderKind::Random => return None,
-        OrderKind::Halton => {
-            let (rows, columns) = grid_of(tokens);
-            halton(rows, columns)
-        }
-        OrderKind::Explicit(places) => places.clone(),
-    };
-    let mut ranks = vec![usize::MAX; tokens];
-    let mut next = 0;
-    let rest = 0..tokens;
-    for place in sequence.into_iter().chain(rest) {
-        if place < tokens && ranks[place] == usize::MAX {
-            ranks[place] = next;
-            next += 1;
-        }
-    }
-    Some(ranks)
 }
 
 /// The squarest grid of that many places.
@@ -79,8 +172,23 @@ mod tests {
 
     #[test]
     fn explicit_places_come_first() {
-        assert_eq!(fixed_ranks(&OrderKind::Explicit(vec![3, 1, 3, 99]), 4), Some(vec![2, 1, 3, 0]));
-        assert_eq!(fixed_ranks(&OrderKind::Confidence, 4), None);
+        assert_eq!(Sequenced::new([3, 1, 3, 99], 4).ranks, [2, 1, 3, 0]);
         assert_eq!(grid_of(12), (3, 4));
+        assert!("spiral".parse::<OrderKind>().is_err());
+    }
+
+    #[test]
+    fn scores_of_each_order() {
+        let candidate = Candidate {
+            place: 2,
+            logits: &[0.0, 0.0],
+            code: 1,
+            uniform: (-1.0f64).exp(),
+            choice_temperature: 3.0,
+        };
+        // The Gumbel number of exp(-1) is 0.
+        assert!((Confidence.score(&candidate) - 0.5f64.ln()).abs() < 1e-12);
+        assert_eq!(Random.score(&candidate), (-1.0f64).exp());
+        assert_eq!(Sequenced::new([2], 4).score(&candidate), 0.0);
     }
 }

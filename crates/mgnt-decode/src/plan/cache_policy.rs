@@ -1,4 +1,8 @@
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
+
+use crate::Error;
 
 /// When keys and values of decided tokens are computed anew. The first iteration and a change of the cache's width
 /// always refresh.
@@ -24,6 +28,41 @@ impl CachePolicy {
             Self::AtSizeSwitch => size_changed,
             Self::Every(n) => size_changed || since >= *n,
             Self::Explicit(iterations) => iterations.contains(&iteration),
+        }
+    }
+}
+
+/// A policy as a person writes it: `off`, `on` (at a size switch), `every:n`, or a list of iterations.
+impl FromStr for CachePolicy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let number = |word: &str| -> Result<usize, Error> {
+            let wrong = || Error::field("cache", "on, off, every:n or a list of iterations", text);
+            word.trim().parse().map_err(|_| wrong())
+        };
+        match text.split_once(':') {
+            Some(("every", n)) => Ok(Self::Every(number(n)?)),
+            _ if text == "off" => Ok(Self::Off),
+            _ if text == "on" => Ok(Self::AtSizeSwitch),
+            _ => Ok(Self::Explicit(text.split(',').map(number).collect::<Result<_, _>>()?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write() {
+        let parse = |text: &str| text.parse::<CachePolicy>();
+        assert_eq!(parse("on").unwrap(), CachePolicy::AtSizeSwitch);
+        assert_eq!(parse("off").unwrap(), CachePolicy::Off);
+        assert_eq!(parse("every:3").unwrap(), CachePolicy::Every(3));
+        assert_eq!(parse("0,4, 9").unwrap(), CachePolicy::Explicit(vec![0, 4, 9]));
+        for wrong in ["", "yes", "every:", "1,x"] {
+            assert!(parse(wrong).unwrap_err().to_string().contains("every:n"), "{wrong}");
         }
     }
 }

@@ -1,11 +1,12 @@
 use std::f64::consts::PI;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// Scale w of classifier-free guidance, `l = (1 + w) l_cond - w l_uncond`, over the iterations.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Guidance {
     /// None: one copy of the batch only.
@@ -33,18 +34,24 @@ pub enum Guidance {
         /// Last share, up to 1.
         to: f64,
     },
+    /// A scale for each iteration.
+    Explicit(Vec<f64>),
 }
 
 impl Guidance {
-    pub(crate) fn validate(&self) -> Result<(), Error> {
-        let (scale, others) = match *self {
+    pub(crate) fn validate(&self, iterations: usize) -> Result<(), Error> {
+        let (scales, others) = match self {
             Self::Off => return Ok(()),
-            Self::Constant(scale) | Self::Linear(scale) | Self::Cosine(scale) => (scale, [0.0; 2]),
-            Self::PowerCosine { scale, power } => (scale, [power, 0.0]),
-            Self::Interval { scale, from, to } => (scale, [from, to]),
+            Self::Constant(scale) | Self::Linear(scale) | Self::Cosine(scale) => (vec![*scale], [0.0; 2]),
+            Self::PowerCosine { scale, power } => (vec![*scale], [*power, 0.0]),
+            Self::Interval { scale, from, to } => (vec![*scale], [*from, *to]),
+            Self::Explicit(scales) => {
+                check_count("guidance", scales, iterations)?;
+                (scales.clone(), [0.0; 2])
+            }
         };
-        if !(0.0..=1000.0).contains(&scale) {
-            return Err(Error::field("guidance", "a scale from 0 to 1000", scale));
+        if let Some(scale) = scales.iter().find(|scale| !(0.0..=1000.0).contains(*scale)) {
+            return Err(Error::field("guidance", "scales from 0 to 1000", scale));
         }
         if let Some(value) = others.into_iter().find(|v| !(v.is_finite() && *v >= 0.0)) {
             return Err(Error::field("guidance", "numbers that are not negative", value));
@@ -55,21 +62,66 @@ impl Guidance {
     /// The scale in iteration `i` of `k`.
     pub(crate) fn scale(&self, i: usize, k: usize) -> f64 {
         let r = if k > 1 { i as f64 / (k - 1) as f64 } else { 1.0 };
-        match *self {
+        match self {
             Self::Off => 0.0,
-            Self::Constant(scale) => scale,
+            Self::Constant(scale) => *scale,
             Self::Linear(scale) => scale * r,
             Self::Cosine(scale) => scale * (1.0 - (PI * r).cos()) / 2.0,
-            Self::PowerCosine { scale, power } => scale * (1.0 - (PI * r.powf(power)).cos()) / 2.0,
+            Self::PowerCosine { scale, power } => scale * (1.0 - (PI * r.powf(*power)).cos()) / 2.0,
             Self::Interval { scale, from, to } => {
-                if (from..=to).contains(&r) {
-                    scale
+                if (*from..=*to).contains(&r) {
+                    *scale
                 } else {
                     0.0
                 }
             }
+            Self::Explicit(scales) => scales.get(i).copied().unwrap_or(0.0),
         }
     }
+}
+
+/// A ramp as a person writes it: `w`, `linear:w`, `cosine:w`, `power-cosine:w:power`, `interval:w:from:to`, or a
+/// list `w,w,…` of one an iteration.
+impl FromStr for Guidance {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let number = |word: &str| -> Result<f64, Error> {
+            word.trim().parse().map_err(|_| Error::field("guidance", "a number", word))
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        match parts[..] {
+            ["off"] => Ok(Self::Off),
+            [list] if list.contains(',') => {
+                Ok(Self::Explicit(list.split(',').map(number).collect::<Result<_, _>>()?))
+            }
+            [scale] => Ok(match number(scale)? {
+                0.0 => Self::Off,
+                scale => Self::Constant(scale),
+            }),
+            ["linear", scale] => Ok(Self::Linear(number(scale)?)),
+            ["cosine", scale] => Ok(Self::Cosine(number(scale)?)),
+            ["power-cosine", scale, power] => {
+                Ok(Self::PowerCosine { scale: number(scale)?, power: number(power)? })
+            }
+            ["interval", scale, from, to] => {
+                Ok(Self::Interval { scale: number(scale)?, from: number(from)?, to: number(to)? })
+            }
+            _ => Err(Error::field(
+                "guidance",
+                "w, linear:w, cosine:w, power-cosine:w:power, interval:w:from:to or a list",
+                text,
+            )),
+        }
+    }
+}
+
+/// Checks that a list has a value for each iteration.
+pub(super) fn check_count(field: &'static str, values: &[f64], iterations: usize) -> Result<(), Error> {
+    if values.len() == iterations {
+        return Ok(());
+    }
+    Err(Error::field(field, format!("{iterations} values, one an iteration"), values.len()))
 }
 
 #[cfg(test)]
@@ -89,9 +141,28 @@ mod tests {
 
     #[test]
     fn scales_that_cannot_be() {
-        assert!(Guidance::Constant(-1.0).validate().is_err());
-        assert!(Guidance::Linear(f64::NAN).validate().is_err());
-        assert!(Guidance::PowerCosine { scale: 1.0, power: -2.0 }.validate().is_err());
-        assert!(Guidance::Cosine(3.0).validate().is_ok());
+        assert!(Guidance::Constant(-1.0).validate(4).is_err());
+        assert!(Guidance::Linear(f64::NAN).validate(4).is_err());
+        assert!(Guidance::PowerCosine { scale: 1.0, power: -2.0 }.validate(4).is_err());
+        assert!(Guidance::Cosine(3.0).validate(4).is_ok());
+        assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0]).validate(4).is_err());
+        assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0, f64::NAN]).validate(4).is_err());
+    }
+
+    #[test]
+    fn what_people_write() {
+        let parse = |text: &str| text.parse::<Guidance>();
+        assert_eq!(parse("0").unwrap(), Guidance::Off);
+        assert_eq!(parse("1.5").unwrap(), Guidance::Constant(1.5));
+        assert_eq!(parse("linear:2").unwrap(), Guidance::Linear(2.0));
+        assert_eq!(parse("power-cosine:2:3").unwrap(), Guidance::PowerCosine { scale: 2.0, power: 3.0 });
+        assert_eq!(parse("0,1,2").unwrap(), Guidance::Explicit(vec![0.0, 1.0, 2.0]));
+        assert_eq!(
+            parse("interval:1:0.2:0.8").unwrap(),
+            Guidance::Interval { scale: 1.0, from: 0.2, to: 0.8 }
+        );
+        for wrong in ["", "x", "linear", "linear:x", "spiral:1", "1,,2"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 }

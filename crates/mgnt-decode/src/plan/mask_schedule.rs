@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -69,6 +71,36 @@ impl MaskSchedule {
                 Ok(after)
             }
         }
+    }
+}
+
+/// A schedule as a person writes it: `cosine`, `linear`, `square`, `root`, `arccos`, `power:a`, or the list of tokens
+/// decided in each iteration.
+impl FromStr for MaskSchedule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::field(
+                "mask schedule",
+                "cosine, linear, square, root, arccos, power:a or a list of counts",
+                text,
+            )
+        };
+        Ok(match text {
+            "cosine" => Self::Cosine,
+            "linear" => Self::Linear,
+            "square" => Self::Square,
+            "root" => Self::Root,
+            "arccos" => Self::Arccos,
+            _ => match text.strip_prefix("power:") {
+                Some(power) => Self::Power(power.parse().map_err(|_| wrong())?),
+                None => {
+                    let counts = text.split(',').map(|word| word.trim().parse());
+                    Self::Counts(counts.collect::<Result<_, _>>().map_err(|_| wrong())?)
+                }
+            },
+        })
     }
 }
 
@@ -163,6 +195,16 @@ mod tests {
         assert!(MaskSchedule::Power(f64::NAN).masked_after(6, 3).is_err());
         assert!(MaskSchedule::Cosine.masked_after(6, 7).is_err());
         assert!(MaskSchedule::Cosine.masked_after(6, 0).is_err());
+    }
+
+    #[test]
+    fn what_people_write() {
+        assert_eq!("arccos".parse::<MaskSchedule>().unwrap(), MaskSchedule::Arccos);
+        assert_eq!("power:2.5".parse::<MaskSchedule>().unwrap(), MaskSchedule::Power(2.5));
+        assert_eq!("1,2, 3".parse::<MaskSchedule>().unwrap(), MaskSchedule::Counts(vec![1, 2, 3]));
+        for wrong in ["", "sine", "power:", "1,-2"] {
+            assert!(wrong.parse::<MaskSchedule>().is_err(), "{wrong}");
+        }
     }
 
     proptest! {

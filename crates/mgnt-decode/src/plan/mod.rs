@@ -7,6 +7,8 @@ mod model_schedule;
 mod strategy;
 mod temperature;
 
+use std::sync::Arc;
+
 use mgnt_model::compute::{Forward, cache_bytes, forward_flops};
 use mgnt_model::{ModelConfig, SubModel};
 
@@ -15,14 +17,16 @@ pub use guidance::Guidance;
 pub use mask_schedule::MaskSchedule;
 pub use model_schedule::ModelSchedule;
 pub use strategy::Strategy;
-pub use temperature::TokenTemperature;
+pub use temperature::{ChoiceTemperature, TokenTemperature};
 
-use crate::Error;
+use crate::{Error, Order};
 
 /// A checked strategy for one model and one number of tokens: every iteration's shapes are known before the first.
 #[derive(Debug, Clone)]
 pub struct Plan {
     strategy: Strategy,
+    config: ModelConfig,
+    order: Arc<dyn Order>,
     iterations: Vec<Iteration>,
     baseline_flops: u64,
 }
@@ -95,8 +99,8 @@ impl Plan {
                 masked,
                 decided: masked - masked_after[i],
                 guidance,
-                token_temperature: strategy.token_temperature.at(r),
-                choice_temperature: strategy.choice_temperature * (1.0 - r),
+                token_temperature: strategy.token_temperature.at(i, r),
+                choice_temperature: strategy.choice_temperature.at(i, r),
                 flops: copies * forward_flops(config, sub_model, forward),
                 cache_bytes: if cache_serves_next {
                     copies * cache_bytes(config, sub_model, cached, 4)
@@ -117,7 +121,41 @@ impl Plan {
                     )
             })
             .sum();
-        Ok(Self { strategy: strategy.clone(), iterations, baseline_flops })
+        let order = strategy.order.order(config.tokens);
+        Ok(Self { strategy: strategy.clone(), config: config.clone(), order, iterations, baseline_flops })
+    }
+
+    /// Refuses a model of other sizes than those that the plan was made for.
+    pub(crate) fn check_model(&self, config: &ModelConfig) -> Result<(), Error> {
+        if *config == self.config {
+            return Ok(());
+        }
+        Err(Error::field("plan", "a model of the sizes that it was made for", "another model"))
+    }
+
+    /// With an order of one's own in place of the strategy's.
+    pub fn with_order(mut self, order: Arc<dyn Order>) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Which of the drawn tokens are decided.
+    pub fn order(&self) -> &dyn Order {
+        self.order.as_ref()
+    }
+
+    /// The same strategy with the value of every iteration spelled out, to be saved and changed by hand.
+    pub fn explicit(&self) -> Strategy {
+        let each = |value: fn(&Iteration) -> f64| self.iterations.iter().map(value).collect::<Vec<_>>();
+        let refreshed = self.iterations.iter().filter(|i| i.refresh).map(|i| i.index);
+        Strategy {
+            mask: MaskSchedule::Counts(self.iterations.iter().map(|i| i.decided).collect()),
+            cache: CachePolicy::Explicit(refreshed.collect()),
+            guidance: Guidance::Explicit(each(|i| i.guidance)),
+            token_temperature: TokenTemperature::Explicit(each(|i| i.token_temperature)),
+            choice_temperature: ChoiceTemperature::Explicit(each(|i| i.choice_temperature)),
+            ..self.strategy.clone()
+        }
     }
 
     /// The iterations in order.
@@ -231,6 +269,23 @@ mod tests {
     }
 
     #[test]
+    fn a_strategy_spelled_out_is_the_same_plan() {
+        let config = ModelConfig::preset(Preset::B);
+        let strategy = Strategy {
+            mask: MaskSchedule::Arccos,
+            cache: CachePolicy::Every(2),
+            guidance: Guidance::Cosine(2.0),
+            token_temperature: TokenTemperature::elt(),
+            ..growing()
+        };
+        let plan = strategy.plan(&config).unwrap();
+        let explicit = plan.explicit();
+        assert_ne!(explicit, strategy);
+        assert_eq!(explicit.plan(&config).unwrap().iterations(), plan.iterations());
+        assert_eq!(explicit.plan(&config).unwrap().explicit(), explicit);
+    }
+
+    #[test]
     fn refreshes_of_each_policy() {
         let config = ModelConfig::preset(Preset::B);
         let of = |schedule: &str, cache: CachePolicy| -> Vec<usize> {
@@ -279,8 +334,8 @@ mod tests {
         let base = Strategy::baseline(12);
         let wrong = [
             Strategy::parse("16x3").unwrap(),
-            Strategy { choice_temperature: -1.0, ..base.clone() },
-            Strategy { choice_temperature: f64::NAN, ..base.clone() },
+            Strategy { choice_temperature: ChoiceTemperature::Linear(-1.0), ..base.clone() },
+            Strategy { choice_temperature: ChoiceTemperature::Linear(f64::NAN), ..base.clone() },
             Strategy { top_p: Some(0.0), ..base.clone() },
             Strategy { top_k: Some(2000), ..base.clone() },
             Strategy { mask: MaskSchedule::Counts(vec![256]), ..base.clone() },

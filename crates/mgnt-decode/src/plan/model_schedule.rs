@@ -16,6 +16,31 @@ impl ModelSchedule {
         Self(vec![p; iterations])
     }
 
+    /// These factors, one an iteration.
+    pub fn from_factors(factors: Vec<usize>) -> Self {
+        Self(factors)
+    }
+
+    /// The smallest sub-model first and the full one last, an equal share of the iterations each; where they do not
+    /// divide evenly, smaller sub-models run once more. `sub_models` are the model's factors.
+    pub fn growing(sub_models: &[usize], iterations: usize) -> Self {
+        let mut factors = Self::shrinking(sub_models, iterations).0;
+        factors.reverse();
+        Self(factors)
+    }
+
+    /// The reverse of [`Self::growing`].
+    pub fn shrinking(sub_models: &[usize], iterations: usize) -> Self {
+        let mut sizes = sub_models.to_vec();
+        sizes.sort_unstable();
+        let count = sizes.len().max(1);
+        let each = |(i, &p): (usize, &usize)| {
+            let more = usize::from(i >= count - iterations % count);
+            std::iter::repeat_n(p, iterations / count + more)
+        };
+        Self(sizes.iter().enumerate().flat_map(each).collect())
+    }
+
     /// The factors, one an iteration.
     pub fn factors(&self) -> &[usize] {
         &self.0
@@ -72,6 +97,16 @@ impl fmt::Display for ModelSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn presets() {
+        let growing = |iterations| ModelSchedule::growing(&[1, 2, 4, 8], iterations).to_string();
+        assert_eq!(growing(12), "8x3,4x3,2x3,1x3");
+        assert_eq!(growing(10), "8x3,4x3,2x2,1x2");
+        assert_eq!(growing(2), "8x1,4x1");
+        assert_eq!(ModelSchedule::shrinking(&[1, 2, 4], 6).to_string(), "1x2,2x2,4x2");
+        assert_eq!(ModelSchedule::growing(&[1], 5), ModelSchedule::constant(1, 5));
+    }
 
     #[test]
     fn what_people_write() {

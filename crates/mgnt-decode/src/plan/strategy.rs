@@ -2,7 +2,9 @@ use mgnt_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::order::OrderKind;
-use crate::{CachePolicy, Error, Guidance, MaskSchedule, ModelSchedule, Plan, TokenTemperature};
+use crate::{
+    CachePolicy, ChoiceTemperature, Error, Guidance, MaskSchedule, ModelSchedule, Plan, TokenTemperature,
+};
 
 /// How to decode, as a person writes it (options or RON). [`Strategy::plan`] turns it into a [`Plan`], the one
 /// place where it is checked against a model.
@@ -23,9 +25,9 @@ pub struct Strategy {
     /// Temperature at which tokens are drawn.
     #[serde(default)]
     pub token_temperature: TokenTemperature,
-    /// Gumbel noise on the confidence, times 1 - r (MaskGIT's 4.5).
-    #[serde(default = "maskgit_choice_temperature")]
-    pub choice_temperature: f64,
+    /// Gumbel noise on the confidence.
+    #[serde(default)]
+    pub choice_temperature: ChoiceTemperature,
     /// Which of the drawn tokens are decided.
     #[serde(default)]
     pub order: OrderKind,
@@ -37,10 +39,6 @@ pub struct Strategy {
     pub top_p: Option<f64>,
 }
 
-fn maskgit_choice_temperature() -> f64 {
-    4.5
-}
-
 impl Strategy {
     /// MaskGIT's sampling with these sub-models and the paper's cache.
     pub fn new(models: ModelSchedule) -> Self {
@@ -50,7 +48,7 @@ impl Strategy {
             cache: CachePolicy::default(),
             guidance: Guidance::default(),
             token_temperature: TokenTemperature::default(),
-            choice_temperature: maskgit_choice_temperature(),
+            choice_temperature: ChoiceTemperature::default(),
             order: OrderKind::default(),
             top_k: None,
             top_p: None,
@@ -95,15 +93,9 @@ impl Strategy {
     }
 
     pub(crate) fn validate(&self, config: &ModelConfig) -> Result<(), Error> {
-        self.guidance.validate()?;
-        self.token_temperature.validate()?;
-        if !(self.choice_temperature.is_finite() && self.choice_temperature >= 0.0) {
-            return Err(Error::field(
-                "choice temperature",
-                "a number that is not negative",
-                self.choice_temperature,
-            ));
-        }
+        self.guidance.validate(self.iterations())?;
+        self.token_temperature.validate(self.iterations())?;
+        self.choice_temperature.validate(self.iterations())?;
         if let CachePolicy::Every(0) = self.cache {
             return Err(Error::field("cache refresh interval", "at least 1", 0));
         }

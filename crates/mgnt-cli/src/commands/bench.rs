@@ -1,0 +1,295 @@
+//! `mgnt bench`: time of forwards, decodes and training steps of a model with random weights.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use clap::{Args, ValueEnum};
+use mgnt_data::{TokenStore, TokenStoreInfo, TokenWriter};
+use mgnt_decode::{CachePolicy, Decoder, Ledger, ModelSchedule, Plan, Strategy};
+use mgnt_model::compute::{Forward, forward_flops};
+use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_train::{Event, Recipe, RunOptions, TransformerTask, run as train};
+use mgnt_weights::directory::read_ron;
+use serde::Serialize;
+
+use super::print_json;
+use super::strategy::StrategyArguments;
+use super::watch::stop_on_interrupt;
+use crate::device::DeviceWord;
+use crate::memory::peak_bytes;
+
+/// Arguments of `mgnt bench`.
+#[derive(Args)]
+pub struct Arguments {
+    /// What is timed
+    #[arg(value_enum)]
+    what: What,
+    /// A model's config; for train, a recipe
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Batch sizes
+    #[arg(long, value_delimiter = ',', default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Vec<u16>,
+    /// Times that each is run, turn and turn about, after once to warm up; medians are printed
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: u16,
+    #[command(flatten)]
+    strategy: StrategyArguments,
+    /// Device to compute on
+    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
+    device: DeviceWord,
+    /// One JSON object on standard output instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum What {
+    /// The whole model without a cache, by each sub-model
+    Forward,
+    /// Whole decodes: the full model without and with a cache, and the schedule
+    Decode,
+    /// Training steps: the full model alone, and the nested objective
+    Train,
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// GFLOP/s of a large matrix product in this run.
+    matrix_peak_gflops: f64,
+    rows: Vec<Row>,
+    /// Of the process, where the system tells.
+    peak_bytes: Option<u64>,
+}
+
+/// One thing that was timed.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    batch: usize,
+    /// Of the whole batch; the median.
+    milliseconds: f64,
+    samples_per_second: f64,
+    /// Time of the first row of this batch over this one's.
+    faster: f64,
+    gflops_per_second: Option<f64>,
+    /// Share of the time after the logits.
+    sampling_share: Option<f64>,
+    /// Milliseconds of each iteration; medians.
+    iterations: Option<Vec<f64>>,
+}
+
+/// Times it.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let device = arguments.device.open()?;
+    let matrix_peak_gflops = matrix_peak(&device);
+    let mut rows = Vec::new();
+    for &batch in &arguments.batch {
+        rows.extend(match arguments.what {
+            What::Forward => forwards(&arguments, batch.into(), &device)?,
+            What::Decode => decodes(&arguments, batch.into(), &device)?,
+            What::Train => steps(&arguments, batch.into(), &device)?,
+        });
+    }
+    let report = Report { matrix_peak_gflops, rows, peak_bytes: peak_bytes() };
+    if arguments.json {
+        return print_json(&report);
+    }
+    println!(
+        "{:<24} {:>5} {:>11} {:>11} {:>8} {:>9} {:>8} {:>9}",
+        "", "batch", "ms", "samples/s", "faster", "GFLOP/s", "of peak", "sampling"
+    );
+    for row in &report.rows {
+        let percent =
+            |share: Option<f64>| share.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
+        println!(
+            "{:<24} {:>5} {:>11.1} {:>11.3} {:>7.2}x {:>9} {:>8} {:>9}",
+            row.name,
+            row.batch,
+            row.milliseconds,
+            row.samples_per_second,
+            row.faster,
+            row.gflops_per_second.map_or("-".into(), |rate| format!("{rate:.1}")),
+            percent(row.gflops_per_second.map(|rate| rate / matrix_peak_gflops)),
+            percent(row.sampling_share),
+        );
+    }
+    println!("matrix peak {matrix_peak_gflops:.1} GFLOP/s (f32, 1024 x 1024 x 4096, best of ten)");
+    if let Some(bytes) = report.peak_bytes {
+        println!("peak memory {:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    }
+    Ok(())
+}
+
+/// GFLOP/s of a large product: the best of some.
+fn matrix_peak(device: &Device) -> f64 {
+    let [m, k, n]: [usize; 3] = [1024, 1024, 4096];
+    let a = Tensor::<2>::random([m, k], Distribution::Default, device);
+    let b = Tensor::<2>::random([k, n], Distribution::Default, device);
+    let best = (0..10).map(|_| {
+        let clock = Instant::now();
+        let product = a.clone().matmul(b.clone());
+        finished(device);
+        drop(product);
+        clock.elapsed().as_secs_f64()
+    });
+    2.0 * (m * k * n) as f64 / best.fold(f64::INFINITY, f64::min) / 1e9
+}
+
+/// Waits for the device; where it cannot say, what was timed has ended already.
+fn finished(device: &Device) {
+    if let Err(error) = device.sync() {
+        tracing::warn!("the device does not synchronise: {error:?}");
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { 0.5 * (values[middle - 1] + values[middle]) }
+}
+
+fn forwards(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
+    let config: ModelConfig = read_ron(&arguments.config)?;
+    let model = NestedTransformer::init(&config, 1, device)?;
+    let length = config.positions();
+    let tokens: Tensor<2, Int> = Tensor::zeros([batch, length], device);
+    let mut times = vec![Vec::new(); config.sub_models.len()];
+    for round in 0..=arguments.repeat {
+        for (&p, times) in config.sub_models.iter().zip(&mut times) {
+            let sub_model = config.sub_model(p)?;
+            let clock = Instant::now();
+            let hidden = model.hidden(tokens.clone(), sub_model);
+            let logits = model.code_logits(hidden.reshape([batch * length, config.width]));
+            finished(device);
+            drop(logits);
+            if round > 0 {
+                times.push(clock.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    }
+    let mut rows = Vec::new();
+    for (&p, times) in config.sub_models.iter().zip(times) {
+        let forward = Forward { active: length, context: length, logits: length };
+        let flops = forward_flops(&config, config.sub_model(p)?, forward) as f64 * batch as f64;
+        rows.push(row(format!("forward p = {p}"), batch, median(times), Some(flops), &rows));
+    }
+    Ok(rows)
+}
+
+fn decodes(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
+    let config: ModelConfig = read_ron(&arguments.config)?;
+    let own = arguments.strategy.strategy(&config)?;
+    let full = Strategy { models: ModelSchedule::constant(1, own.iterations()), ..own.clone() };
+    let strategies = [
+        (format!("{}, no cache", full.models), full.clone().with_cache(CachePolicy::Off)),
+        (format!("{}, cache", full.models), full.with_cache(CachePolicy::AtSizeSwitch)),
+        (own.models.to_string(), own),
+    ];
+    let plans: Vec<(String, Plan)> = strategies
+        .into_iter()
+        .map(|(name, s)| Ok((name, s.plan(&config)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let model = NestedTransformer::init(&config, 1, device)?;
+    let classes: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
+    let mut ledgers: Vec<Vec<Ledger>> = vec![Vec::new(); plans.len()];
+    for round in 0..=arguments.repeat {
+        for ((_, plan), ledgers) in plans.iter().zip(&mut ledgers) {
+            let decoded = Decoder::new(&model, plan).classes(&classes).seed(round.into()).run()?;
+            if round > 0 {
+                ledgers.push(decoded.ledger);
+            }
+        }
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for ((name, plan), ledgers) in plans.into_iter().zip(ledgers) {
+        let whole = |ledger: &Ledger| ledger.milliseconds.unwrap_or(0.0);
+        let sampling: f64 = ledgers.iter().map(|l| l.sampling_milliseconds.unwrap_or(0.0)).sum();
+        let share = sampling / ledgers.iter().map(whole).sum::<f64>();
+        let each = |i: usize| median(ledgers.iter().filter_map(|l| l.iterations[i].milliseconds).collect());
+        let iterations = (0..plan.iterations().len()).map(each).collect();
+        let flops = plan.flops() as f64 * batch as f64;
+        let mut row = row(name, batch, median(ledgers.iter().map(whole).collect()), Some(flops), &rows);
+        (row.sampling_share, row.iterations) = (Some(share), Some(iterations));
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f64>, before: &[Row]) -> Row {
+    Row {
+        name,
+        batch,
+        milliseconds,
+        samples_per_second: batch as f64 * 1e3 / milliseconds,
+        faster: before.first().map_or(1.0, |first| first.milliseconds / milliseconds),
+        gflops_per_second: flops.map(|flops| flops / milliseconds / 1e6),
+        sampling_share: None,
+        iterations: None,
+    }
+}
+
+/// Steps on random tokens of the model's sizes; the first one warms up.
+fn steps(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
+    let nested: Recipe = read_ron(&arguments.config)?;
+    let plain = Recipe { sub_models: vec![1], ..nested.clone() };
+    let folder = tempfile::tempdir().context("a folder for the tokens")?;
+    let store = random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?;
+    let stop = stop_on_interrupt()?;
+    let mut rows = Vec::new();
+    for (name, mut recipe) in [("step, full model", plain), ("step, nested", nested)] {
+        let optimization = &mut recipe.optimization;
+        optimization.batch = batch;
+        optimization.parts = optimization.parts.min(batch);
+        optimization.steps = usize::from(arguments.repeat) + 1;
+        (optimization.log_every, optimization.validate_every, optimization.checkpoint_every) =
+            (1, usize::MAX, usize::MAX);
+        let mut times = Vec::new();
+        let mut watch = |event: &Event| times.extend(event.seconds_a_step.map(|s| s * 1e3));
+        let mut task = TransformerTask::new(&recipe, &store, None, device)?;
+        let out = folder.path().join(name);
+        let options = RunOptions {
+            device,
+            out: &out,
+            resume: false,
+            side_by_side: arguments.device.is_cpu(),
+            stop: &stop,
+        };
+        train(&mut task, &recipe.optimization, &recipe, options, &mut watch)?;
+        rows.push(row(name.into(), batch, median(times[1..].to_vec()), None, &rows));
+    }
+    Ok(rows)
+}
+
+fn random_tokens(folder: &std::path::Path, config: &ModelConfig) -> anyhow::Result<TokenStore> {
+    let side = config.tokens.isqrt();
+    let info = TokenStoreInfo {
+        grid: [side, config.tokens / side],
+        codes: config.codes,
+        classes: (0..config.classes).map(|class| class.to_string()).collect(),
+        tokenizer: "none".into(),
+        source: "random".into(),
+    };
+    std::fs::create_dir_all(folder)?;
+    let mut writer = TokenWriter::new(folder, info);
+    for item in 0..config.classes {
+        let tokens: Vec<u16> =
+            (0..config.tokens).map(|i| ((item * 7919 + i * 104_729) % config.codes) as u16).collect();
+        writer.push(&tokens, item)?;
+    }
+    writer.finish()?;
+    Ok(TokenStore::open(folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}

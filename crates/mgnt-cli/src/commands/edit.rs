@@ -1,0 +1,200 @@
+//! `mgnt edit`: paints a part of a photo anew, around what is kept.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgGroup, Args};
+use mgnt_data::{Filter, Picture};
+use mgnt_decode::edit::{PixelMask, blend, known_tokens};
+use mgnt_decode::{Decoder, Ledger};
+use mgnt_model::NestedTransformer;
+use mgnt_tokenizer::ImageTokenizer;
+use mgnt_weights::atomic;
+use serde::Serialize;
+
+use super::generation::{check_class, check_pair};
+use super::print_json;
+use super::strategy::StrategyArguments;
+use crate::device::DeviceWord;
+use crate::failure::bad_use;
+use crate::output::grid::{Cell, columns, labelled_grid};
+
+/// Arguments of `mgnt edit`.
+#[derive(Args)]
+#[command(group = ArgGroup::new("region").required(true).args(["mask", "paint", "keep"]))]
+pub struct Arguments {
+    /// The photo; its centre square is edited
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// A picture of the photo's size: light pixels are painted, dark ones kept
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Paint this box of the photo (inpainting), in pixels
+    #[arg(long = "box", value_name = "X,Y,W,H")]
+    paint: Option<Rectangle>,
+    /// Keep this box of the photo and paint all around it (outpainting)
+    #[arg(long, value_name = "X,Y,W,H")]
+    keep: Option<Rectangle>,
+    /// Class of what is painted; without it, none
+    #[arg(long, value_name = "C")]
+    class: Option<usize>,
+    /// Number of edits
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    count: u16,
+    /// Pixels over which the seam is mixed (default: half a token)
+    #[arg(long, value_name = "PIXELS")]
+    feather: Option<u16>,
+    /// Seed of all random numbers
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The transformer's model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The tokenizer's model directory
+    #[arg(long, value_name = "DIR")]
+    tokenizer: PathBuf,
+    #[command(flatten)]
+    strategy: StrategyArguments,
+    /// Folder for the edits and a grid of them
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// Device to compute on
+    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
+    device: DeviceWord,
+    /// One JSON object on standard output instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// A box of pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rectangle {
+    left: usize,
+    top: usize,
+    width: usize,
+    height: usize,
+}
+
+impl FromStr for Rectangle {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Result<Vec<usize>, _> = text.split(',').map(|word| word.trim().parse()).collect();
+        match numbers.as_deref() {
+            Ok(&[left, top, width, height]) if width > 0 && height > 0 => {
+                Ok(Self { left, top, width, height })
+            }
+            _ => Err("expected x,y,width,height in pixels, the last two above 0".into()),
+        }
+    }
+}
+
+impl Rectangle {
+    fn contains(self, x: usize, y: usize) -> bool {
+        (self.left..self.left.saturating_add(self.width)).contains(&x)
+            && (self.top..self.top.saturating_add(self.height)).contains(&y)
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    out: PathBuf,
+    count: usize,
+    painted_tokens: usize,
+    ledger: Ledger,
+}
+
+/// Edits the photo.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let photo = Picture::open(&arguments.input)?;
+    let mask = mask(&arguments, &photo)?;
+    let device = arguments.device.open()?;
+    let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
+    let (size, grid) = (tokenizer.config().size, tokenizer.config().grid());
+    let original = photo.centre_square(size, Filter::Lanczos)?;
+    let shrunk = mask.centre_square(size, Filter::Area)?;
+    let light = shrunk.rgb().chunks(3).map(|pixel| pixel[0] > 127).collect();
+    let refused = |e: mgnt_decode::Error| bad_use(format!("{e} (in the centre square of the photo)"));
+    let mask = PixelMask::new(size, size, light).map_err(refused)?;
+    let open = mask.cells(grid).map_err(refused)?;
+
+    let model = NestedTransformer::load(&arguments.model, &device)?;
+    check_pair(&model, &tokenizer)?;
+    check_class(model.config().classes, arguments.class)?;
+    let painted_tokens = open.iter().filter(|&&open| open).count();
+    let plan = arguments.strategy.plan_for(model.config(), painted_tokens)?;
+    let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
+    let count = usize::from(arguments.count);
+    let decoder = Decoder::new(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));
+    let decoded = match arguments.class {
+        Some(class) => decoder.classes(&vec![class; count]),
+        None => decoder.unconditional(count),
+    }
+    .run()?;
+
+    let feather = arguments.feather.map_or(size / grid / 2, usize::from);
+    let mut edits = Vec::with_capacity(count);
+    for rgb in tokenizer.pictures(&decoded.tokens, &device)? {
+        edits.push(Picture::new(size, size, blend(original.rgb(), &rgb, &mask, feather)?)?);
+    }
+    for (i, edit) in edits.iter().enumerate() {
+        edit.save_png(&arguments.out.join(format!("edit-{i:03}.png")))?;
+    }
+    let cell = |picture, label: &str| Cell { picture, label: label.into() };
+    let mut cells = vec![cell(&original, "photo"), cell(&shrunk, "mask")];
+    cells.extend(edits.iter().map(|edit| cell(edit, "edit")));
+    let drawn = labelled_grid(&cells, columns(cells.len()).max(3)).into_picture()?.to_png()?;
+    atomic::write_bytes(&arguments.out.join("grid/grid.png"), &drawn)?;
+
+    if arguments.json {
+        let ledger = decoded.ledger;
+        return print_json(&Report { out: arguments.out, count, painted_tokens, ledger });
+    }
+    println!("{count} edits of {painted_tokens} tokens in {}", arguments.out.display());
+    print!("{}", decoded.ledger);
+    Ok(())
+}
+
+/// The mask at the photo's size, white where it is to be painted.
+fn mask(arguments: &Arguments, photo: &Picture) -> anyhow::Result<Picture> {
+    let (width, height) = (photo.width(), photo.height());
+    if let Some(path) = &arguments.mask {
+        let mask = Picture::open(path)?;
+        if (mask.width(), mask.height()) != (width, height) {
+            return Err(bad_use(format!(
+                "--mask {}: expected {width}x{height} pixels, as the photo has, got {}x{}",
+                path.display(),
+                mask.width(),
+                mask.height()
+            )));
+        }
+        return Ok(mask);
+    }
+    let (rectangle, inside) = match (arguments.paint, arguments.keep) {
+        (Some(rectangle), _) => (rectangle, 255),
+        (None, Some(rectangle)) => (rectangle, 0),
+        (None, None) => return Err(bad_use("one of --mask, --box and --keep is needed")),
+    };
+    if rectangle.left.saturating_add(rectangle.width) > width
+        || rectangle.top.saturating_add(rectangle.height) > height
+    {
+        return Err(bad_use(format!("the box reaches outside the photo of {width}x{height} pixels")));
+    }
+    let value = |i: usize| if rectangle.contains(i % width, i / width) { inside } else { 255 - inside };
+    Ok(Picture::new(width, height, (0..width * height).flat_map(|i| [value(i); 3]).collect())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes() {
+        let parse = |text: &str| text.parse::<Rectangle>();
+        let rectangle = parse("1, 2,3,4").unwrap();
+        assert!(rectangle.contains(3, 5) && !rectangle.contains(4, 5) && !rectangle.contains(0, 2));
+        for wrong in ["", "1,2,3", "1,2,0,4", "1,2,3,-4", "a,b,c,d"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
