@@ -43,6 +43,12 @@ enum Command {
     Sweep(commands::sweep::Arguments),
     /// Time forwards, decodes and training steps of a model with random weights
     Bench(commands::bench::Arguments),
+    /// Turn a published checkpoint into a model directory
+    Import(commands::import::Arguments),
+    /// Write a model as one safetensors file for other programs
+    Export(commands::export::Arguments),
+    /// Run a checkpoint on tensors of a file and write what it says
+    Probe(commands::probe::Arguments),
     /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
     Demo(commands::demo::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
@@ -83,6 +89,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::EvalFid(arguments) => commands::eval_fid::run(arguments),
         Command::Sweep(arguments) => commands::sweep::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
+        Command::Import(arguments) => commands::import::run(arguments),
+        Command::Export(arguments) => commands::export::run(arguments),
+        Command::Probe(arguments) => commands::probe::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mgnt_weights::directory::ModelDirectory;
@@ -35,8 +35,12 @@ impl NestedTransformer {
     ///
     /// Fails where [`ModelConfig::validate`] does.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, Error> {
+        Self::built(config, Initial { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device })
+    }
+
+    fn built(config: &ModelConfig, mut initial: Initial) -> Result<Self, Error> {
         config.validate()?;
-        let mut initial = Initial { rng: ChaCha8Rng::seed_from_u64(seed), device };
+        let device = initial.device;
         let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
         let norm = || LayerNormConfig::new(d).with_epsilon(NORM_EPSILON).init(device);
         let dropout = || DropoutConfig::new(config.dropout).init();
@@ -70,7 +74,7 @@ impl NestedTransformer {
 
     /// A model with the tensors of a map, named by their path in this module.
     pub fn from_weights(config: &ModelConfig, weights: TensorMap, device: &Device) -> Result<Self, Error> {
-        Ok(module::from_map(Self::init(config, 0, device)?, weights)?)
+        Ok(module::from_map(Self::built(config, Initial { rng: None, device })?, weights)?)
     }
 
     /// Reads a model directory (`config.ron`, `model.safetensors`).
@@ -152,33 +156,47 @@ impl NestedTransformer {
     }
 }
 
-/// Draws initial weights on the host, so that they do not depend on a device's generator.
+/// Draws initial weights on the host, so that they do not depend on a device's generator; or, without one, leaves them
+/// undrawn, for a model that is filled from a file.
 struct Initial<'a> {
-    rng: ChaCha8Rng,
+    rng: Option<ChaCha8Rng>,
     device: &'a Device,
 }
 
 impl Initial<'_> {
     fn matrix(&mut self, rows: usize, columns: usize) -> Param<Tensor<2>> {
-        let values: Vec<f32> = (0..rows * columns).map(|_| self.truncated_normal()).collect();
+        let Some(rng) = &mut self.rng else { return self.undrawn([rows, columns]) };
+        let values: Vec<f32> = (0..rows * columns).map(|_| truncated_normal(rng)).collect();
         Param::from_tensor(Tensor::from_data(TensorData::new(values, [rows, columns]), self.device))
     }
 
     fn vector(&self, length: usize) -> Param<Tensor<1>> {
+        if self.rng.is_none() {
+            return self.undrawn([length]);
+        }
         Param::from_tensor(Tensor::zeros([length], self.device))
+    }
+
+    /// A parameter that takes no memory until it is asked for or filled.
+    fn undrawn<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
+        let init = move |device: &Device, tracked: bool| {
+            let zeros = Tensor::zeros(shape, device);
+            if tracked { zeros.require_grad() } else { zeros }
+        };
+        Param::uninitialized(ParamId::new(), init, self.device.clone(), true, shape.into())
     }
 
     fn dense(&mut self, inputs: usize, outputs: usize) -> Dense {
         Dense { weight: self.matrix(inputs, outputs), bias: self.vector(outputs) }
     }
+}
 
-    fn truncated_normal(&mut self) -> f32 {
-        loop {
-            let radius = (-2.0 * (1.0 - self.rng.random::<f32>()).ln()).sqrt();
-            let normal = radius * (std::f32::consts::TAU * self.rng.random::<f32>()).cos();
-            if normal.abs() <= 2.0 {
-                return INITIAL_DEVIATION * normal;
-            }
+fn truncated_normal(rng: &mut ChaCha8Rng) -> f32 {
+    loop {
+        let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
+        let normal = radius * (std::f32::consts::TAU * rng.random::<f32>()).cos();
+        if normal.abs() <= 2.0 {
+            return INITIAL_DEVIATION * normal;
         }
     }
 }

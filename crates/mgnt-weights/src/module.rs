@@ -76,7 +76,8 @@ impl ModuleMapper for Filler {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
-        let expected = param.shape().to_vec();
+        // Nothing here touches the old value, which a module may not have drawn yet and then never will.
+        let expected = param.lazy_shape().to_vec();
         match self.map.remove(&name) {
             None => self.problems.push(format!("  missing  {name} {expected:?}")),
             Some(tensor) if tensor.shape() != expected => {
@@ -84,13 +85,10 @@ impl ModuleMapper for Filler {
                     .push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
             }
             Some(tensor) => {
-                return param.map(|old| {
-                    let data = TensorData::new(tensor.to_f32(), expected.clone());
-                    let device = old.device();
-                    let tracked = old.is_require_grad();
-                    let new = Tensor::from_data(data, &device);
-                    if tracked { new.require_grad() } else { new }
-                });
+                let data = TensorData::new(tensor.to_f32(), expected);
+                drop(tensor);
+                let (id, device) = (param.id, param.lazy_device());
+                return param.transform_for_load(Tensor::from_data(data, &device), id);
             }
         }
         param

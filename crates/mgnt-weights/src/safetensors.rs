@@ -1,33 +1,62 @@
 //! The safetensors format, through the `safetensors` crate.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorView};
 
 use crate::{DType, Error, NamedTensor, TensorMap, atomic};
 
 const FORMAT: &str = "safetensors";
 
-/// Reads all tensors of a file.
+/// Reads all tensors of a file, one after the other: no more memory is held than the tensors need.
 pub fn read(path: &Path) -> Result<TensorMap, Error> {
-    let bytes = fs::read(path).map_err(Error::io(path))?;
-    from_bytes(&bytes, path)
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let (start, header) = {
+        // SAFETY: only the header is looked at, and the map is dropped before anything else happens; as with every
+        // memory map, whoever truncates the file in that moment brings the process down.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        header(&map, path)?
+    };
+    tensors(&header, path, |first, bytes| {
+        file.seek(SeekFrom::Start((start + first) as u64))?;
+        file.read_exact(bytes)
+    })
 }
 
 /// Reads all tensors of a file's bytes; `path` is for errors only.
 pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
+    let (start, header) = header(bytes, path)?;
+    tensors(&header, path, |first, target| (&bytes[start + first..]).read_exact(target))
+}
+
+/// Where the data begins, and the header, which has been checked against the length of the whole.
+fn header(bytes: &[u8], path: &Path) -> Result<(usize, Metadata), Error> {
+    let invalid =
+        |e: SafeTensorError| Error::Format { path: path.into(), format: FORMAT, reason: e.to_string() };
+    let (length, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
+    Ok((size_of::<u64>() + length, header))
+}
+
+fn tensors(
+    header: &Metadata,
+    path: &Path,
+    mut read: impl FnMut(usize, &mut [u8]) -> io::Result<()>,
+) -> Result<TensorMap, Error> {
     let invalid = |reason: String| Error::Format { path: path.into(), format: FORMAT, reason };
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| invalid(e.to_string()))?;
-    let file = SafeTensors::deserialize(bytes).map_err(|e| invalid(e.to_string()))?;
     let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
-        let dtype = dtype_of(view.dtype()).ok_or_else(|| {
-            invalid(format!("tensor `{name}` has the type {:?}, which is not read", view.dtype()))
+    for (name, info) in header.tensors() {
+        let dtype = dtype_of(info.dtype).ok_or_else(|| {
+            invalid(format!("tensor `{name}` has the type {:?}, which is not read", info.dtype))
         })?;
-        let tensor = NamedTensor::new(name, dtype, view.shape().to_vec(), view.data().to_vec())?;
-        tensors.insert(name.to_owned(), tensor);
+        let (first, end) = info.data_offsets;
+        let mut bytes = vec![0; end - first];
+        read(first, &mut bytes).map_err(Error::io(path))?;
+        let tensor = NamedTensor::new(&name, dtype, info.shape.clone(), bytes)?;
+        tensors.insert(name, tensor);
     }
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     Ok(TensorMap::from_parts(tensors, metadata))
@@ -40,11 +69,8 @@ pub fn write(path: &Path, map: &TensorMap) -> Result<(), Error> {
 
 /// The bytes of a safetensors file; `path` is for errors only.
 pub fn to_bytes(map: &TensorMap, path: &Path) -> Result<Vec<u8>, Error> {
-    let invalid = |e: safetensors::SafeTensorError| Error::Format {
-        path: path.into(),
-        format: FORMAT,
-        reason: e.to_string(),
-    };
+    let invalid =
+        |e: SafeTensorError| Error::Format { path: path.into(), format: FORMAT, reason: e.to_string() };
     let views = map
         .iter()
         .map(|(name, t)| {

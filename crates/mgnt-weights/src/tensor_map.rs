@@ -92,6 +92,21 @@ impl NamedTensor {
         }
     }
 
+    /// The same numbers in another float type, rounded to nearest; integers stay what they are.
+    pub fn to_float(self, dtype: DType) -> Self {
+        if self.dtype == dtype || self.to_i64().is_some() {
+            return self;
+        }
+        let bytes = match dtype {
+            DType::F16 => self.to_f32().into_iter().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+            DType::Bf16 => self.to_f32().into_iter().flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+            DType::F32 => self.to_f32().into_iter().flat_map(f32::to_le_bytes).collect(),
+            DType::F64 => self.to_f64().into_iter().flat_map(f64::to_le_bytes).collect(),
+            DType::U8 | DType::U16 | DType::I32 | DType::I64 => return self,
+        };
+        Self { dtype, shape: self.shape, bytes }
+    }
+
     /// The values of an integer tensor; `None` for a float tensor.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         match self.dtype {
@@ -245,6 +260,21 @@ impl TensorMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn float_types_change_and_integers_stay() {
+        let mut map = TensorMap::new();
+        map.insert_f32("x", &[3], &[1.0, -0.333_333_34, 70000.0]).unwrap();
+        map.insert_i32("i", &[1], &[7]).unwrap();
+        let x = map.remove("x").unwrap();
+        let half = x.clone().to_float(DType::Bf16);
+        assert_eq!((half.dtype(), half.bytes().len()), (DType::Bf16, 6));
+        assert_eq!(half.to_f32()[..2], [1.0, -0.333_984_38]);
+        assert_eq!(x.clone().to_float(DType::F16).to_f32()[2], f32::INFINITY);
+        assert_eq!(x.clone().to_float(DType::F64).to_f32(), x.to_f32());
+        let i = map.remove("i").unwrap();
+        assert_eq!(i.clone().to_float(DType::F16), i);
+    }
 
     #[test]
     fn values_come_back_in_every_type() {

@@ -2,15 +2,15 @@
 //!
 //! A file is a zip archive: `<folder>/data.pkl` says, as a Python pickle, which tensors there are, and
 //! `<folder>/data/<key>` holds the values. The pickle is read by a machine that knows dictionaries, lists, numbers,
-//! texts and tensors, and nothing that could run: see `torch/pickle.rs`. Names are the keys joined with `.`; whatever is no
-//! tensor (a step counter, a learning rate) is left out. Of `{"state_dict": {…}}` take what is
+//! texts and tensors, and nothing that could run: see `torch/pickle.rs`. Names are the keys joined with `.`; whatever
+//! is no tensor (a step counter, a learning rate) is left out. Of `{"state_dict": {…}}` take what is
 //! [below](TensorMap::below) `state_dict.`.
 //!
 //! Tensors come out contiguous, whatever their strides were; tensors that share values each get their own copy.
 //!
 //! The bytes are not trusted: sizes, strides and offsets are checked before anything is copied, and what is allocated
 //! stays within a small multiple of the file, also where the archive is compressed or the pickle refers to
-//! one thing many times.
+//! one thing many times. An entry whose checksum is wrong is refused.
 
 #[cfg(test)]
 mod assembler;

@@ -54,17 +54,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.device.open()?;
     let input = safetensors::read(&arguments.input)?;
     let mut output = TensorMap::new();
-    match (&arguments.inception, &arguments.model) {
-        (Some(weights), _) => inception(&Inception::load(weights, &device)?, &input, &mut output)?,
-        (None, Some(folder)) => match Kind::of(&ModelDirectory::new(folder))? {
-            Kind::Transformer => {
-                let model = NestedTransformer::load(folder, &device)?;
-                transformer(&arguments, &model, &input, &mut output)?;
-            }
-            Kind::Image => image(&ImageTokenizer::load(folder, &device)?, &input, &mut output, &device)?,
-            Kind::Video => video(&VideoTokenizer::load(folder, &device)?, &input, &mut output, &device)?,
-        },
-        (None, None) => return Err(bad_use("a model directory or --inception is needed")),
+    let probed = Probed::load(&arguments, &device)?;
+    for group in groups(&input) {
+        let answers = match &probed {
+            Probed::Inception(network) => inception(network, &group.tensors)?,
+            Probed::Transformer(model) => transformer(&arguments, model, &group.tensors)?,
+            Probed::Image(tokenizer) => image(tokenizer, &group.tensors, &device)?,
+            Probed::Video(tokenizer) => video(tokenizer, &group.tensors, &device)?,
+        };
+        for (name, tensor) in answers.iter() {
+            output.insert(format!("{}{name}", group.prefix), tensor.clone());
+        }
     }
     if output.is_empty() {
         let names: Vec<&str> = input.iter().map(|(name, _)| name).collect();
@@ -81,40 +81,66 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a model directory holds.
-enum Kind {
-    Transformer,
-    Image,
-    Video,
+/// What is probed.
+enum Probed {
+    Inception(Inception),
+    Transformer(Box<NestedTransformer>),
+    Image(Box<ImageTokenizer>),
+    Video(Box<VideoTokenizer>),
 }
 
-impl Kind {
-    /// By which configuration parses: their fields have different names.
-    fn of(directory: &ModelDirectory) -> anyhow::Result<Self> {
+impl Probed {
+    /// What a directory holds is told by which configuration parses: their fields have different names.
+    fn load(arguments: &Arguments, device: &Device) -> anyhow::Result<Self> {
+        if let Some(weights) = &arguments.inception {
+            return Ok(Self::Inception(Inception::load(weights, device)?));
+        }
+        let folder =
+            arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;
+        let directory = ModelDirectory::new(folder);
         if directory.config::<ImageTokenizerConfig>().is_ok() {
-            return Ok(Self::Image);
+            return Ok(Self::Image(Box::new(ImageTokenizer::load(folder, device)?)));
         }
         if directory.config::<VideoTokenizerConfig>().is_ok() {
-            return Ok(Self::Video);
+            return Ok(Self::Video(Box::new(VideoTokenizer::load(folder, device)?)));
         }
         directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
-        Ok(Self::Transformer)
+        Ok(Self::Transformer(Box::new(NestedTransformer::load(folder, device)?)))
     }
+}
+
+/// Inputs whose names share all before the last `/`: each group is answered by itself, under the same prefix.
+struct Group {
+    prefix: String,
+    tensors: TensorMap,
+}
+
+fn groups(input: &TensorMap) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, tensor) in input.iter() {
+        let (prefix, own) = name.split_at(name.rfind('/').map_or(0, |slash| slash + 1));
+        let at = groups.iter().position(|group| group.prefix == prefix).unwrap_or_else(|| {
+            groups.push(Group { prefix: prefix.into(), tensors: TensorMap::new() });
+            groups.len() - 1
+        });
+        groups[at].tensors.insert(own, tensor.clone());
+    }
+    groups
 }
 
 fn transformer(
     arguments: &Arguments,
     model: &NestedTransformer,
     input: &TensorMap,
-    output: &mut TensorMap,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<TensorMap> {
+    let mut output = TensorMap::new();
     if let Ok(sequence) = input.get("sequence") {
-        forwards(arguments, model, sequence, output)?;
+        forwards(arguments, model, sequence, &mut output)?;
     }
     if input.get("order").is_ok() {
-        replayed(arguments, model, input, output)?;
+        replayed(arguments, model, input, &mut output)?;
     }
-    Ok(())
+    Ok(output)
 }
 
 /// `sequence [B, 1 + N]` to `logits_p{p} [B, 1 + N, vocabulary]`.
@@ -136,8 +162,10 @@ fn forwards(
     if let Some(wrong) = ids.iter().find(|&&id| id < -1 || id >= rows) {
         return Err(anyhow!("`sequence`: expected -1 (mask) to {}, got {wrong}", rows - 1));
     }
-    let ids: Vec<i32> =
-        ids.into_iter().map(|id| if id == -1 { config.vocabulary().mask() as i32 } else { id as i32 }).collect();
+    let ids: Vec<i32> = ids
+        .into_iter()
+        .map(|id| if id == -1 { config.vocabulary().mask() as i32 } else { id as i32 })
+        .collect();
     let sub_models = if arguments.p.is_empty() { config.sub_models.clone() } else { arguments.p.clone() };
     for p in sub_models {
         let sub_model = config.sub_model(p)?;
@@ -159,7 +187,10 @@ fn replayed(
     let numbers = |name: &str| -> anyhow::Result<Vec<usize>> {
         let values = input.integers(name)?.into_iter();
         values
-            .map(|value| usize::try_from(value).map_err(|_| anyhow!("`{name}`: expected no negative number, got {value}")))
+            .map(|value| {
+                usize::try_from(value)
+                    .map_err(|_| anyhow!("`{name}`: expected no negative number, got {value}"))
+            })
             .collect()
     };
     let classes = numbers("class_ids")?;
@@ -169,7 +200,8 @@ fn replayed(
             return Err(anyhow!("`{name}`: expected {} x {tokens} values, got {got}", classes.len()));
         }
     }
-    let token = |&token: &usize| u16::try_from(token).map_err(|_| anyhow!("`final_tokens`: {token} is no code"));
+    let token =
+        |&token: &usize| u16::try_from(token).map_err(|_| anyhow!("`final_tokens`: {token} is no code"));
     let given = classes.iter().zip(order.chunks(tokens)).zip(finals.chunks(tokens));
     let given: Vec<Given> = given
         .map(|((&class, order), finals)| {
@@ -182,7 +214,8 @@ fn replayed(
     let decided: Vec<usize> = numbers("masked_after")?
         .into_iter()
         .map(|after| {
-            let count = before.checked_sub(after).ok_or_else(|| anyhow!("`masked_after`: {after} after {before}"))?;
+            let count =
+                before.checked_sub(after).ok_or_else(|| anyhow!("`masked_after`: {after} after {before}"))?;
             before = after;
             Ok(count)
         })
@@ -211,8 +244,82 @@ fn replayed(
     })
 }
 
+/// `image [B, H, W, 3]` in 0 to 1 to latents, codes and reconstruction; `indices` alone to a reconstruction. All
+/// channels-last.
+fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
+    let mut output = TensorMap::new();
+    if let Ok(image) = input.get("image") {
+        let said = tokenizer.probe(channels_first(floats::<4>("image", image, device)?))?;
+        insert(&mut output, "latents", channels_last(said.latents))?;
+        insert(&mut output, "quantized", channels_last(said.quantized))?;
+        insert_indices(&mut output, said.indices)?;
+        insert(&mut output, "reconstruction", channels_last(said.reconstruction))?;
+    } else if let Ok(indices) = input.get("indices") {
+        let said = tokenizer.decode_indices(integers::<3>("indices", indices, device)?)?;
+        insert(&mut output, "reconstruction", channels_last(said))?;
+    }
+    Ok(output)
+}
+
+/// As [`image`], of `video [B, T, H, W, 3]`.
+fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
+    let mut output = TensorMap::new();
+    if let Ok(video) = input.get("video") {
+        let said = tokenizer.probe(channels_first(floats::<5>("video", video, device)?))?;
+        insert(&mut output, "latents", channels_last(said.latents))?;
+        insert(&mut output, "quantized", channels_last(said.quantized))?;
+        insert_indices(&mut output, said.indices)?;
+        insert(&mut output, "reconstruction", channels_last(said.reconstruction))?;
+    } else if let Ok(indices) = input.get("indices") {
+        let said = tokenizer.decode_indices(integers::<4>("indices", indices, device)?)?;
+        insert(&mut output, "reconstruction", channels_last(said))?;
+    }
+    Ok(output)
+}
+
+fn floats<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -> anyhow::Result<Tensor<D>> {
+    let shape = shaped::<D>(name, tensor)?;
+    Ok(Tensor::from_data(TensorData::new(tensor.to_f32(), shape), device))
+}
+
+fn integers<const D: usize>(
+    name: &str,
+    tensor: &NamedTensor,
+    device: &Device,
+) -> anyhow::Result<Tensor<D, Int>> {
+    let shape = shaped::<D>(name, tensor)?;
+    let values = tensor.to_i64().with_context(|| format!("`{name}`: expected integers"))?;
+    let values: Result<Vec<i32>, _> = values.into_iter().map(i32::try_from).collect();
+    let values = values.with_context(|| format!("`{name}`: expected 32-bit integers"))?;
+    Ok(Tensor::from_data(TensorData::new(values, shape), device))
+}
+
+fn shaped<const D: usize>(name: &str, tensor: &NamedTensor) -> anyhow::Result<[usize; D]> {
+    let shape = tensor.shape();
+    shape.try_into().map_err(|_| anyhow!("`{name}`: expected {D} dimensions, got shape {shape:?}"))
+}
+
+fn channels_first<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    tensor.movedim(D as i32 - 1, 1)
+}
+
+fn channels_last<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    tensor.movedim(1, D as i32 - 1)
+}
+
+fn insert_indices<const D: usize>(output: &mut TensorMap, indices: Tensor<D, Int>) -> anyhow::Result<()> {
+    let shape = indices.dims();
+    let values = indices.into_data().convert::<i32>().try_into_vec::<i32>();
+    let values = values.map_err(|error| anyhow!("the device failed: {error:?}"))?;
+    Ok(output.insert_i32("indices", &shape, &values)?)
+}
+
 /// `images` u8 `[B, H, W, 3]` to features, as far as the weights reach.
-fn inception(network: &Inception, input: &TensorMap, output: &mut TensorMap) -> anyhow::Result<()> {
+fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<TensorMap> {
+    let mut output = TensorMap::new();
+    if input.get("images").is_err() {
+        return Ok(output);
+    }
     let images = input.get("images")?;
     let [count, height, width, 3] = *images.shape() else {
         return Err(anyhow!("`images`: expected shape [B, H, W, 3], got {:?}", images.shape()));
@@ -238,7 +345,7 @@ fn inception(network: &Inception, input: &TensorMap, output: &mut TensorMap) -> 
             output.insert_f32("logits_unbiased", &[count, logits.len() / count.max(1)], &logits)?;
         }
     }
-    Ok(())
+    Ok(output)
 }
 
 fn insert<const D: usize>(output: &mut TensorMap, name: &str, tensor: Tensor<D>) -> anyhow::Result<()> {

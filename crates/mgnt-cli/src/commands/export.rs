@@ -1,0 +1,64 @@
+//! `mgnt export`: a model directory as one safetensors file for other programs.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use mgnt_tokenizer::{ImageTokenizerConfig, published};
+use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::{DType, TensorMap, safetensors};
+
+/// Arguments of `mgnt export`.
+#[derive(Args)]
+pub struct Arguments {
+    /// A model directory
+    #[arg(value_name = "DIR")]
+    model: PathBuf,
+    /// Names of the tensors: our own (docs/checkpoints.md), or those of the PyTorch port of MaskGIT's tokenizer
+    #[arg(long, value_enum, default_value_t = Names::Own)]
+    names: Names,
+    /// Type of the numbers
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    dtype: Precision,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Names {
+    Own,
+    Port,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Exports.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let directory = ModelDirectory::new(&arguments.model);
+    let mut weights = directory.weights()?;
+    if arguments.names == Names::Port {
+        weights = published::image_to_port(&directory.config::<ImageTokenizerConfig>()?, weights)?;
+    }
+    let dtype = match arguments.dtype {
+        Precision::F32 => DType::F32,
+        Precision::F16 => DType::F16,
+        Precision::Bf16 => DType::Bf16,
+    };
+    let mut out = TensorMap::new();
+    let names: Vec<String> = weights.iter().map(|(name, _)| name.to_owned()).collect();
+    for name in names {
+        if let Some(tensor) = weights.remove(&name) {
+            out.insert(name, tensor.to_float(dtype));
+        }
+    }
+    // What PyTorch's own loaders look for.
+    out.set_metadata("format", "pt");
+    safetensors::write(&arguments.out, &out)?;
+    eprintln!("{}: {} tensors", arguments.out.display(), out.len());
+    Ok(())
+}

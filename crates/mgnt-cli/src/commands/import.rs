@@ -1,0 +1,159 @@
+//! `mgnt import`: published checkpoints become model directories.
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args, Subcommand};
+use mgnt_model::{NestedTransformer, published as transformer};
+use mgnt_tokenizer::published::{self as tokenizer, VideoShape};
+use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
+use mgnt_weights::{TensorMap, flax, safetensors, torch};
+
+use crate::device::DeviceWord;
+
+/// Arguments of `mgnt import`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Subcommand)]
+enum Kind {
+    /// MaskGIT's transformer or image tokenizer (Flax msgpack)
+    #[command(group = ArgGroup::new("which").required(true).args(["transformer", "tokenizer"]))]
+    MaskgitFlax {
+        /// The transformer's file
+        #[arg(long, value_name = "FILE", requires = "classes")]
+        transformer: Option<PathBuf>,
+        /// Classes that the transformer's vocabulary has
+        #[arg(long, value_name = "C")]
+        classes: Option<usize>,
+        /// The tokenizer's file
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// Side of the tokenizer's pictures in pixels
+        #[arg(long, value_name = "PIXELS", default_value_t = 256)]
+        size: usize,
+        /// The model directory to write
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// The PyTorch port of MaskGIT's image tokenizer (.bin, .pth, .pt or safetensors)
+    MaskgitVqganTorch {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Side of its pictures in pixels
+        #[arg(long, value_name = "PIXELS", default_value_t = 256)]
+        size: usize,
+        /// The model directory to write
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// MAGVIT's transformer or 3D tokenizer (Flax msgpack)
+    #[command(group = ArgGroup::new("which").required(true).args(["transformer", "tokenizer"]))]
+    MagvitFlax {
+        /// The transformer's file
+        #[arg(long, value_name = "FILE", requires = "classes")]
+        transformer: Option<PathBuf>,
+        /// Classes that the transformer's vocabulary has, besides the unconditional one
+        #[arg(long, value_name = "C")]
+        classes: Option<usize>,
+        /// The tokenizer's file
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// Frames of the tokenizer's videos
+        #[arg(long, value_name = "T", default_value_t = 16)]
+        frames: usize,
+        /// Side of the tokenizer's videos in pixels
+        #[arg(long, value_name = "PIXELS", default_value_t = 128)]
+        size: usize,
+        /// Whether each level but the last halves the frames
+        #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "true,true,false")]
+        temporal_downsample: Vec<bool>,
+        /// The model directory to write
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Imports.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    match arguments.kind {
+        Kind::MaskgitFlax { transformer: Some(file), classes, out, .. } => {
+            import_transformer(&file, classes.unwrap_or(0), false, &out)
+        }
+        Kind::MagvitFlax { transformer: Some(file), classes, out, .. } => {
+            import_transformer(&file, classes.unwrap_or(0), true, &out)
+        }
+        Kind::MaskgitFlax { tokenizer: Some(file), size, out, .. } => {
+            image(tokenizer::image_from_flax(read(&file)?, size), &file, &out)
+        }
+        Kind::MaskgitVqganTorch { file, size, out } => {
+            image(tokenizer::image_from_port(read(&file)?, size), &file, &out)
+        }
+        Kind::MagvitFlax { tokenizer: Some(file), frames, size, temporal_downsample, out, .. } => {
+            let shape = VideoShape { frames, size, temporal_downsample };
+            let (config, weights) = tokenizer::video_from_flax(read(&file)?, &shape).map_err(named(&file))?;
+            let model = VideoTokenizer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?;
+            model.save(&out)?;
+            done(&out, &format!("video tokenizer, {:?} tokens of {} codes", config.grid(), config.codes))
+        }
+        Kind::MaskgitFlax { .. } | Kind::MagvitFlax { .. } => anyhow::bail!("neither part is named"),
+    }
+}
+
+fn import_transformer(file: &Path, classes: usize, null_class: bool, out: &Path) -> anyhow::Result<()> {
+    let tensors = flax::parameters(read(file)?);
+    let (config, weights) = transformer::from_flax(tensors, classes, null_class).map_err(named(file))?;
+    NestedTransformer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
+    let millions = config.parameters() as f64 / 1e6;
+    done(
+        out,
+        &format!(
+            "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads",
+            config.layers, config.width, config.heads
+        ),
+    )
+}
+
+type Imported = Result<(mgnt_tokenizer::ImageTokenizerConfig, TensorMap), mgnt_tokenizer::Error>;
+
+fn image(imported: Imported, file: &Path, out: &Path) -> anyhow::Result<()> {
+    let (config, weights) = imported.map_err(named(file))?;
+    ImageTokenizer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
+    done(out, &format!("image tokenizer, {0} x {0} tokens of {1} codes", config.grid(), config.codes))
+}
+
+/// An error with the file that it is about.
+fn named<E: std::error::Error + Send + Sync + 'static>(file: &Path) -> impl FnOnce(E) -> anyhow::Error {
+    let file = file.display().to_string();
+    move |error| anyhow::Error::new(error).context(file)
+}
+
+fn done(out: &Path, what: &str) -> anyhow::Result<()> {
+    eprintln!("{}: {what}", out.display());
+    Ok(())
+}
+
+/// Reads tensors of whatever format the first bytes tell: a zip archive (PyTorch), safetensors, or else msgpack.
+fn read(path: &Path) -> anyhow::Result<TensorMap> {
+    let mut start = [0; 9];
+    let length = {
+        use std::io::Read;
+        let file = std::fs::File::open(path).map_err(mgnt_weights::Error::io(path))?;
+        let mut first = Vec::new();
+        file.take(9).read_to_end(&mut first).map_err(mgnt_weights::Error::io(path))?;
+        start[..first.len()].copy_from_slice(&first);
+        first.len()
+    };
+    Ok(if start.starts_with(b"PK") {
+        torch::read(path)?
+    } else if length == 9 && start[8] == b'{' {
+        safetensors::read(path)?
+    } else if matches!(start[0], 0x80..=0x8f | 0xde | 0xdf) && start[..2] != [0x80, 2] {
+        flax::read(path)?
+    } else {
+        torch::read(path)?
+    })
+}
