@@ -261,7 +261,7 @@ fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyh
     Ok(output)
 }
 
-/// As [`image`], of `video [B, T, H, W, 3]`.
+/// As `image`, of `video [B, T, H, W, 3]`.
 fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(video) = input.get("video") {

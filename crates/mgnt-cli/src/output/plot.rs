@@ -33,17 +33,18 @@ pub fn compute(ledger: &Ledger, baseline: &Ledger) -> Result<String> {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(64)
-            .build_cartesian_2d(0.0..iterations as f64, 0.0..1.08 * highest)?;
+            .build_cartesian_2d(-0.6..iterations as f64 - 0.4, 0.0..1.08 * highest)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
+            .max_light_lines(0)
             .x_desc("iteration")
             .y_desc("GFLOPs")
-            .x_labels(iterations + 1)
+            .x_labels(iterations)
             .x_label_formatter(&|x| format!("{x:.0}"))
             .draw()?;
         let bar = |i: usize, gflops: f64, inset: f64, style: ShapeStyle| {
-            let (left, right) = (i as f64 + inset, (i + 1) as f64 - inset);
+            let (left, right) = (i as f64 - 0.5 + inset, i as f64 + 0.5 - inset);
             Rectangle::new([(left, 0.0), (right, gflops)], style)
         };
         chart
