@@ -277,7 +277,9 @@ impl Sweep<'_> {
 
     /// Writes table and plot of all that was measured here for this model.
     fn finish(self) -> anyhow::Result<()> {
-        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.world == self.world).collect();
+        let (samples, dims) = (self.arguments.samples, self.arguments.dims.count());
+        let comparable = |row: &&Row| (&row.world, row.samples, row.dims) == (&self.world, samples, dims);
+        let rows: Vec<&Row> = self.rows.iter().filter(comparable).collect();
         let mut csv = String::from(
             "name,schedule,seed,samples,dims,gflops,less_compute,fid,images_per_second,strategy\n",
         );
@@ -300,19 +302,19 @@ impl Sweep<'_> {
         atomic::write_bytes(&out.join("results.csv"), csv.as_bytes())?;
         let mut means: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
         for row in &rows {
-            means.entry(&row.name).or_default().push(row);
+            // By strategy: two searches give the same names to different ones.
+            means.entry(&row.strategy).or_default().push(row);
         }
         let points: Vec<Point> = means
-            .into_iter()
-            .map(|(name, rows)| Point {
-                name: name.into(),
+            .into_values()
+            .map(|rows| Point {
+                name: rows[0].name.clone(),
                 gflops: rows[0].gflops,
                 value: rows.iter().map(|row| row.fid).sum::<f64>() / rows.len() as f64,
             })
             .collect();
-        let dims = self.arguments.dims.count();
         atomic::write_bytes(&out.join("front.svg"), front(&points, &format!("FID-{dims}"))?.as_bytes())?;
-        let (real, fake) = (self.reference.count(), u64::from(self.arguments.samples));
+        let (real, fake) = (self.reference.count(), u64::from(samples));
         for warning in Protocol::warnings_for(dims, real, fake) {
             tracing::warn!("{warning}");
         }
