@@ -1,8 +1,11 @@
 //! The one place that knows backends: the word after `--device` becomes a `Device`.
 
+use std::path::Path;
 use std::str::FromStr;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
+use clap::{Args, ValueEnum};
+use mgnt_model::NestedTransformer;
 
 use crate::failure::bad_use;
 
@@ -81,6 +84,50 @@ impl DeviceWord {
             Self::Wgpu => "wgpu",
             Self::Cuda(_) => "cuda",
         }
+    }
+}
+
+/// Where and in which type of number a transformer runs.
+#[derive(Args)]
+pub struct Compute {
+    /// Device to compute on
+    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
+    pub device: DeviceWord,
+    /// Type of the transformer's matrices, keys and values; all else, and tokenizers, compute in f32
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+}
+
+/// Types that a transformer can run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// Single precision
+    F32,
+    /// Eight bits of exponent, seven of fraction
+    Bf16,
+    /// Five bits of exponent, ten of fraction
+    F16,
+}
+
+impl Compute {
+    /// Opens the device.
+    pub fn open(&self) -> anyhow::Result<Device> {
+        self.device.open()
+    }
+
+    /// Reads a model directory.
+    pub fn load(&self, directory: &Path, device: &Device) -> anyhow::Result<NestedTransformer> {
+        self.cast(NestedTransformer::load(directory, device)?)
+    }
+
+    /// The model in the type that was asked for.
+    pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
+        let to = match self.dtype {
+            Dtype::F32 => return Ok(model),
+            Dtype::Bf16 => FloatDType::BF16,
+            Dtype::F16 => FloatDType::F16,
+        };
+        Ok(model.with_type(to)?)
     }
 }
 

@@ -119,7 +119,8 @@ impl<'a> Decoder<'a> {
                 let stream = noise.stream(self.first_sample + row as u64, iteration.index);
                 sample.draw_and_decide(logits, &sampler, &stream, iteration.decided);
             });
-            ledger.record(clock.elapsed(), sampling.elapsed());
+            let held = cache.as_ref().map_or(0, KvCache::bytes);
+            ledger.record(clock.elapsed(), sampling.elapsed(), held);
             self.report(iteration.index, &samples);
         }
         Ok(Decoded { tokens: samples.iter().map(Sequence::raster).collect(), ledger })
@@ -210,17 +211,18 @@ pub(crate) fn undecided(
     let unconditional = samples.iter().filter(|_| guided).map(|s| s.active(start, &vocabulary, true));
     let (tokens, positions): (Vec<_>, Vec<_>) = conditional.chain(unconditional).unzip();
     let rows = tokens.len();
-    let (hidden, fresh) = model.forward_cached(
+    let masked = iteration.masked;
+    let keep = if iteration.cache_serves_next { config.positions() - masked } else { 0 };
+    let (hidden, kept) = model.forward_cached(
         indices(tokens, rows, &device),
         indices(positions, rows, &device),
         cache,
+        keep,
         iteration.sub_model,
     );
     let [_, active, width] = hidden.dims();
-    let masked = iteration.masked;
     let hidden = hidden.narrow(1, active - masked, masked).reshape([rows * masked, width]);
-    let kept = config.positions() - masked;
-    (hidden, iteration.cache_serves_next.then(|| fresh.keep(kept)))
+    (hidden, iteration.cache_serves_next.then_some(kept))
 }
 
 fn indices(rows: Vec<Vec<i32>>, batch: usize, device: &Device) -> Tensor<2, Int> {

@@ -45,8 +45,10 @@ pub struct Line {
     pub revealed: usize,
     /// GFLOPs of one sample.
     pub gflops: f64,
-    /// Bytes of one sample's keys and values kept for the next iteration, in f32.
+    /// Bytes of one sample's keys and values kept for the next iteration, as planned, in f32.
     pub cache_bytes: u64,
+    /// Bytes of keys and values that were held after it for the whole batch, counted on the tensors, where it ran.
+    pub cache_held: Option<u64>,
     /// Measured time of the whole batch, where it ran.
     pub milliseconds: Option<f64>,
 }
@@ -66,6 +68,7 @@ impl Ledger {
                 revealed: i.decided,
                 gflops: i.flops as f64 / 1e9,
                 cache_bytes: i.cache_bytes,
+                cache_held: None,
                 milliseconds: None,
             })
             .collect();
@@ -81,23 +84,25 @@ impl Ledger {
         }
     }
 
-    /// Enters the time of the next iteration, and the part of it after the logits.
-    pub(crate) fn record(&mut self, time: Duration, sampling: Duration) {
+    /// Enters the time of the next iteration, the part of it after the logits, and the bytes of the cache it left.
+    pub(crate) fn record(&mut self, time: Duration, sampling: Duration, cache_held: u64) {
         let milliseconds = time.as_secs_f64() * 1e3;
         *self.sampling_milliseconds.get_or_insert(0.0) += sampling.as_secs_f64() * 1e3;
         if let Some(line) = self.iterations.iter_mut().find(|line| line.milliseconds.is_none()) {
             line.milliseconds = Some(milliseconds);
+            line.cache_held = Some(cache_held);
             *self.milliseconds.get_or_insert(0.0) += milliseconds;
         }
     }
 
-    /// Adds the times of another batch decoded by the same plan.
+    /// Adds the times of another batch decoded by the same plan; of bytes held the larger number counts.
     pub fn add(&mut self, other: &Ledger) {
         self.batch += other.batch;
         let sum = |a: Option<f64>, b: Option<f64>| a.map_or(b, |a| Some(a + b.unwrap_or(0.0)));
         self.milliseconds = sum(self.milliseconds, other.milliseconds);
         self.sampling_milliseconds = sum(self.sampling_milliseconds, other.sampling_milliseconds);
         for (line, other) in self.iterations.iter_mut().zip(&other.iterations) {
+            line.cache_held = line.cache_held.max(other.cache_held);
             line.milliseconds = sum(line.milliseconds, other.milliseconds);
         }
     }
@@ -157,7 +162,7 @@ mod tests {
         let text = ledger.to_string();
         assert!(text.contains("3.08x less compute than 1x12 without a cache (1949.30 GFLOPs)"), "{text}");
         for _ in 0..12 {
-            ledger.record(Duration::from_millis(10), Duration::from_millis(1));
+            ledger.record(Duration::from_millis(10), Duration::from_millis(1), 0);
         }
         let twice = {
             let mut twice = ledger.clone();

@@ -5,7 +5,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Tensor, s};
 
-use crate::{ModelConfig, SubModel};
+use crate::{ModelConfig, SubModel, precision};
 
 /// A projection whose sub-models use the first rows and columns of one weight.
 #[derive(Module, Debug)]
@@ -17,7 +17,8 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    /// `x [R, n]`, the first n inputs, to the first `outputs` outputs `[R, outputs]`.
+    /// `x [R, n]`, the first n inputs, to the first `outputs` outputs `[R, outputs]`, both in `f32`. The product is
+    /// taken in the weight's type.
     ///
     /// The weight is sliced, which is a view on the CPU and copies nothing; rows are two-dimensional, since Burn
     /// would copy the view to fold a batch.
@@ -25,7 +26,7 @@ impl Dense {
         let [_, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
         let bias = self.bias.val().slice(s![0..outputs]);
-        x.matmul(weight) + bias.unsqueeze()
+        precision::product(x, weight) + bias.unsqueeze()
     }
 }
 
@@ -37,12 +38,22 @@ pub(crate) struct KeysValues {
 }
 
 impl KeysValues {
-    /// The first `length` positions.
-    pub fn prefix(&self, length: usize) -> Self {
-        Self {
-            keys: self.keys.clone().slice(s![.., .., 0..length, ..]),
-            values: self.values.clone().slice(s![.., .., 0..length, ..]),
-        }
+    /// The first `length` positions, in memory of their own: a slice would hold the whole context's.
+    fn prefix(self, length: usize) -> Self {
+        let cut = |whole: Tensor<4>| {
+            let [batch, heads, positions, width] = whole.dims();
+            let shape = [batch, heads, length.min(positions), width];
+            let options = (&whole.device(), whole.dtype());
+            let part = whole.slice(s![.., .., 0..shape[2], ..]);
+            Tensor::empty(shape, options).slice_assign(s![.., .., .., ..], part)
+        };
+        Self { keys: cut(self.keys), values: cut(self.values) }
+    }
+
+    /// Bytes of both.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |t: &Tensor<4>| (t.shape().num_elements() * t.dtype().size()) as u64;
+        bytes(&self.keys) + bytes(&self.values)
     }
 
     /// These positions, then those of `fresh`.
@@ -52,6 +63,17 @@ impl KeysValues {
             values: Tensor::cat(vec![self.values.clone(), fresh.values], 2),
         }
     }
+}
+
+/// What active positions attend over besides themselves, and what is kept for the next call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    /// Samples in the batch.
+    pub batch: usize,
+    /// Positions that come before the active ones.
+    pub cached: Option<&'a KeysValues>,
+    /// How many positions, cached ones first, to keep.
+    pub keep: usize,
 }
 
 /// Softmax attention of which a sub-model uses the first heads.
@@ -65,33 +87,38 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// `x [B * A, features]` attends over `cached` and its own keys.
+    /// `x [B * A, features]` attends over the cached positions and its own.
     ///
-    /// Returns `[B * A, features]` and the keys and values of the whole context, cached ones first.
+    /// Returns `[B * A, features]` and what is to be kept of the context's keys and values.
     pub fn forward(
         &self,
         x: Tensor<2>,
-        batch: usize,
-        cached: Option<&KeysValues>,
+        context: Context,
         config: &ModelConfig,
         sub_model: SubModel,
-    ) -> (Tensor<2>, KeysValues) {
+    ) -> (Tensor<2>, Option<KeysValues>) {
+        let Context { batch, cached, keep } = context;
         let (heads, width) = (sub_model.heads(config), sub_model.attention_width(config));
         let [rows, features] = x.dims();
-        let by_head =
-            |t: Tensor<2>| t.reshape([batch, rows / batch, heads, config.head_width()]).swap_dims(1, 2);
+        // What is cached and what attention multiplies has the type of the weights.
+        let compute = self.query.weight.val().dtype();
+        let by_head = |t: Tensor<2>| {
+            let t = precision::cast(t, compute);
+            t.reshape([batch, rows / batch, heads, config.head_width()]).swap_dims(1, 2)
+        };
         let query = by_head(self.query.forward(x.clone(), width));
         let fresh = KeysValues {
             keys: by_head(self.key.forward(x.clone(), width)),
             values: by_head(self.value.forward(x, width)),
         };
-        let context = match cached {
+        let all = match cached {
             Some(cached) => cached.followed_by(fresh),
             None => fresh,
         };
-        let mixed = self.mix(query, context.keys.clone(), context.values.clone());
+        let mixed = self.mix(query, all.keys.clone(), all.values.clone());
+        let kept = (keep > 0).then(|| all.prefix(keep));
         let mixed = mixed.swap_dims(1, 2).reshape([rows, width]);
-        (self.output.forward(mixed, features), context)
+        (self.output.forward(mixed, features), kept)
     }
 
     fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {

@@ -2,7 +2,7 @@ use burn::module::Module;
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{Tensor, s};
 
-use crate::attention::{Attention, Dense, KeysValues};
+use crate::attention::{Attention, Context, Dense, KeysValues};
 use crate::gelu::gelu;
 use crate::{ModelConfig, Norm, SubModel};
 
@@ -32,34 +32,32 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `x [B * A, D]` to the same shape, with the keys and values of the whole context.
+    /// `x [B * A, D]` to the same shape, with what is to be kept of the context's keys and values.
     pub fn forward(
         &self,
         x: Tensor<2>,
-        batch: usize,
-        cached: Option<&KeysValues>,
+        context: Context,
         config: &ModelConfig,
         sub_model: SubModel,
-    ) -> (Tensor<2>, KeysValues) {
+    ) -> (Tensor<2>, Option<KeysValues>) {
         let (hidden, features) = (sub_model.hidden(config), sub_model.features(config));
         let attend = |x: Tensor<2>| {
-            let (mixed, context) =
-                self.attention.forward(first(x, features), batch, cached, config, sub_model);
-            (self.dropout.forward(mixed), context)
+            let (mixed, kept) = self.attention.forward(first(x, features), context, config, sub_model);
+            (self.dropout.forward(mixed), kept)
         };
         let think = |x: Tensor<2>| self.dropout.forward(self.mlp.forward(first(x, features), hidden));
         match config.norm {
             Norm::Post => {
-                let (mixed, context) = attend(x.clone());
+                let (mixed, kept) = attend(x.clone());
                 let x = self.attention_norm.forward(sum(x, mixed));
                 let y = think(x.clone());
-                (self.mlp_norm.forward(sum(x, y)), context)
+                (self.mlp_norm.forward(sum(x, y)), kept)
             }
             Norm::Pre => {
-                let (mixed, context) = attend(self.attention_norm.forward(x.clone()));
+                let (mixed, kept) = attend(self.attention_norm.forward(x.clone()));
                 let x = sum(x, mixed);
                 let y = think(self.mlp_norm.forward(x.clone()));
-                (sum(x, y), context)
+                (sum(x, y), kept)
             }
         }
     }

@@ -2,6 +2,8 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{Int, Tensor};
 
+use crate::precision;
+
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
 #[derive(Module, Debug)]
 pub(crate) struct Embedding {
@@ -19,6 +21,7 @@ impl Embedding {
         let rows = tokens.shape().num_elements();
         let token = self.tokens.val().select(0, tokens.reshape([rows]));
         let position = self.positions.val().select(0, positions.reshape([rows]));
-        self.dropout.forward(self.norm.forward(token + position))
+        let sum = precision::full(token) + precision::full(position);
+        self.dropout.forward(self.norm.forward(sum))
     }
 }

@@ -27,6 +27,12 @@ pub enum Error {
         /// Number of classes.
         classes: usize,
     },
+    /// A type of number that the device does not have.
+    #[error("type {asked}: this device cannot compute in it")]
+    Type {
+        /// The type.
+        asked: String,
+    },
     /// Files of a model.
     #[error(transparent)]
     Weights(#[from] mgnt_weights::Error),

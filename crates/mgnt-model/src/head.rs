@@ -4,6 +4,7 @@ use burn::tensor::{Tensor, s};
 
 use crate::attention::Dense;
 use crate::gelu::gelu;
+use crate::precision;
 
 /// The residual stream to logits, through the transposed token table; whole and shared by all sub-models.
 #[derive(Module, Debug)]
@@ -20,6 +21,6 @@ impl Head {
         let [_, width] = x.dims();
         let x = self.norm.forward(gelu(self.dense.forward(x, width)));
         let table = table.slice(s![0..rows, ..]);
-        x.matmul(table.transpose()) + self.bias.val().slice(s![0..rows]).unsqueeze()
+        precision::product(x, table.transpose()) + self.bias.val().slice(s![0..rows]).unsqueeze()
     }
 }

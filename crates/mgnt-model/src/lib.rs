@@ -18,11 +18,12 @@ mod error;
 mod gelu;
 mod head;
 mod nesting;
+mod precision;
 pub mod published;
 mod transformer;
 mod vocabulary;
 
-pub use cache::{Fresh, KvCache};
+pub use cache::KvCache;
 pub use config::{ModelConfig, Nesting, Norm, Preset};
 pub use error::Error;
 pub use nesting::SubModel;

@@ -2,17 +2,17 @@ use std::path::Path;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::attention::{Attention, Dense, KeysValues};
+use crate::attention::{Attention, Context, Dense};
 use crate::block::{Block, Mlp};
 use crate::embedding::Embedding;
 use crate::head::Head;
-use crate::{Error, Fresh, KvCache, ModelConfig, Norm, SubModel};
+use crate::{Error, KvCache, ModelConfig, Norm, SubModel, precision};
 
 /// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
 const INITIAL_DEVIATION: f32 = 0.02;
@@ -95,6 +95,22 @@ impl NestedTransformer {
         &self.config
     }
 
+    /// The same model for inference in another type, such as `BF16`: its matrices, keys and values are of that
+    /// type; biases, LayerNorm, the residual stream and logits stay in `f32`.
+    ///
+    /// Fails where the device cannot compute in it.
+    pub fn with_type(self, to: FloatDType) -> Result<Self, Error> {
+        if !self.device().supports_dtype(to) {
+            return Err(Error::Type { asked: format!("{to:?}") });
+        }
+        Ok(precision::with_matrices(self, to))
+    }
+
+    /// The type of products, keys and values.
+    pub fn compute_type(&self) -> DType {
+        self.embedding.tokens.val().dtype()
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> Device {
         self.embedding.tokens.val().device()
@@ -112,12 +128,12 @@ impl NestedTransformer {
     pub fn hidden(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
         let [batch, length] = tokens.dims();
         let positions = Tensor::arange(0..length as i64, &tokens.device()).unsqueeze().repeat_dim(0, batch);
-        self.forward_cached(tokens, positions, None, sub_model).0
+        self.forward_cached(tokens, positions, None, 0, sub_model).0
     }
 
     /// The residual stream `[B, A, D]` of the active `tokens` at their `positions` (both `[B, A]`), which attend
-    /// over the cached positions and over each other; and the keys and values of that whole context, of which the
-    /// caller keeps what it wants.
+    /// over the cached positions and over each other; and a cache of the first `keep` positions of that context:
+    /// cached ones first, then the active ones in the order in which they were given.
     ///
     /// Position 0 is the class token's, image token i is at position i + 1. The order of the active positions is
     /// the caller's. A cache serves only sub-models of the width that made it
@@ -127,22 +143,24 @@ impl NestedTransformer {
         tokens: Tensor<2, Int>,
         positions: Tensor<2, Int>,
         cache: Option<&KvCache>,
+        keep: usize,
         sub_model: SubModel,
-    ) -> (Tensor<3>, Fresh) {
+    ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
         let mut x = self.embedding.forward(tokens, positions);
-        let mut contexts: Vec<KeysValues> = Vec::with_capacity(self.blocks.len());
+        let length = keep.min(active + cache.map_or(0, KvCache::len));
+        let mut kept = KvCache { blocks: Vec::with_capacity(self.blocks.len()), length };
         for (index, block) in self.blocks.iter().enumerate() {
             let cached = cache.map(|cache| cache.block(index));
-            let (next, context) = block.forward(x, batch, cached, &self.config, sub_model);
-            x = next;
-            contexts.push(context);
+            let context = Context { batch, cached, keep: length };
+            let keys_values;
+            (x, keys_values) = block.forward(x, context, &self.config, sub_model);
+            kept.blocks.extend(keys_values);
         }
         if let Some(norm) = &self.last_norm {
             x = norm.forward(x);
         }
-        let fresh = Fresh { blocks: contexts, length: active + cache.map_or(0, KvCache::len) };
-        (x.reshape([batch, active, self.config.width]), fresh)
+        (x.reshape([batch, active, self.config.width]), kept)
     }
 
     /// Logits over the whole vocabulary, `[R, vocabulary]`, of rows of the residual stream `[R, D]`.

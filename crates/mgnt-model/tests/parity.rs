@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::{Error, ModelConfig, NestedTransformer, Nesting, Norm, published};
 use mgnt_weights::{TensorMap, safetensors};
 
@@ -151,14 +151,43 @@ fn a_cached_step_over_the_same_tokens_equals_the_full_forward() {
     let positions = Tensor::arange(0..length as i64, &device).unsqueeze().repeat_dim(0, batch);
     for p in [1, 2, 4, 8] {
         let sub_model = config.sub_model(p).unwrap();
-        let (full, fresh) = model.forward_cached(tokens.clone(), positions.clone(), None, sub_model);
-        let cache = fresh.keep(40);
+        let (full, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, 40, sub_model);
         assert_eq!(cache.len(), 40);
+        assert_eq!(cache.bytes(), (2 * config.layers * batch * 40 * config.width / p * 4) as u64);
         let rest = |t: &Tensor<2, Int>| t.clone().narrow(1, 40, length - 40);
-        let (part, fresh) = model.forward_cached(rest(&tokens), rest(&positions), Some(&cache), sub_model);
-        assert_eq!(fresh.len(), length);
+        let (part, whole) =
+            model.forward_cached(rest(&tokens), rest(&positions), Some(&cache), length, sub_model);
+        assert_eq!(whole.len(), length);
         let difference = (part - full.narrow(1, 40, length - 40)).abs().max().into_scalar::<f32>();
         assert!(difference < 1e-5, "p = {p}: {difference}");
+    }
+}
+
+#[test]
+fn half_precision_stays_near_single() {
+    let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (config, single) = model(weights_of(&map));
+    let tokens = ints(&map, "input_ids");
+    // A type with b bits of fraction rounds to 2^-(b + 1); bf16's bound is the one that users are promised.
+    for (dtype, size, bound) in [(FloatDType::BF16, 2, 2e-2), (FloatDType::F16, 2, 2.5e-3)] {
+        let half = single.clone().with_type(dtype).unwrap();
+        assert_eq!((half.compute_type(), single.compute_type()), (dtype.into(), DType::F32));
+        for p in [1, 2, 4, 8] {
+            let sub_model = config.sub_model(p).unwrap();
+            let exact = single.forward(tokens.clone(), sub_model);
+            let logits = half.forward(tokens.clone(), sub_model);
+            assert_eq!(logits.dtype(), DType::F32);
+            let largest = exact.clone().abs().max().into_scalar::<f32>();
+            let difference = (logits - exact).abs().max().into_scalar::<f32>() / largest;
+            assert!(difference < bound, "{dtype:?}, p = {p}: {difference} of the largest logit");
+            assert!(difference > 0.0, "{dtype:?}, p = {p}: nothing was rounded");
+
+            let [batch, length] = tokens.dims();
+            let positions =
+                Tensor::arange(0..length as i64, &Device::flex()).unsqueeze().repeat_dim(0, batch);
+            let (_, cache) = half.forward_cached(tokens.clone(), positions, None, length, sub_model);
+            assert_eq!(cache.bytes(), (2 * config.layers * batch * length * config.width / p * size) as u64);
+        }
     }
 }
 

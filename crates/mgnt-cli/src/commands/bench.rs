@@ -17,7 +17,8 @@ use serde::Serialize;
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::stop_on_interrupt;
-use crate::device::DeviceWord;
+use crate::device::{Compute, Dtype};
+use crate::failure::bad_use;
 use crate::memory::peak_bytes;
 
 /// Arguments of `mgnt bench`.
@@ -37,9 +38,8 @@ pub struct Arguments {
     repeat: u16,
     #[command(flatten)]
     strategy: StrategyArguments,
-    /// Device to compute on
-    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
-    device: DeviceWord,
+    #[command(flatten)]
+    compute: Compute,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
@@ -83,7 +83,10 @@ struct Row {
 
 /// Times it.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let device = arguments.device.open()?;
+    if matches!(arguments.what, What::Train) && arguments.compute.dtype != Dtype::F32 {
+        return Err(bad_use("--dtype: training computes in f32"));
+    }
+    let device = arguments.compute.open()?;
     let matrix_peak_gflops = matrix_peak(&device);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
@@ -153,7 +156,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn forwards(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
     let config: ModelConfig = read_ron(&arguments.config)?;
-    let model = NestedTransformer::init(&config, 1, device)?;
+    let model = arguments.compute.cast(NestedTransformer::init(&config, 1, device)?)?;
     let length = config.positions();
     let tokens: Tensor<2, Int> = Tensor::zeros([batch, length], device);
     let mut times = vec![Vec::new(); config.sub_models.len()];
@@ -192,7 +195,7 @@ fn decodes(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Resu
         .into_iter()
         .map(|(name, s)| Ok((name, s.plan(&config)?)))
         .collect::<anyhow::Result<_>>()?;
-    let model = NestedTransformer::init(&config, 1, device)?;
+    let model = arguments.compute.cast(NestedTransformer::init(&config, 1, device)?)?;
     let classes: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
     let mut ledgers: Vec<Vec<Ledger>> = vec![Vec::new(); plans.len()];
     for round in 0..=arguments.repeat {
@@ -254,7 +257,7 @@ fn steps(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result
             device,
             out: &out,
             resume: false,
-            side_by_side: arguments.device.is_cpu(),
+            side_by_side: arguments.compute.device.is_cpu(),
             stop: &stop,
         };
         train(&mut task, &recipe.optimization, &recipe, options, &mut watch)?;

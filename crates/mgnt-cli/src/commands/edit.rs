@@ -7,7 +7,6 @@ use clap::{ArgGroup, Args};
 use mgnt_data::{Filter, Picture};
 use mgnt_decode::edit::{PixelMask, blend, known_tokens};
 use mgnt_decode::{Decoder, Ledger};
-use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use serde::Serialize;
@@ -15,7 +14,7 @@ use serde::Serialize;
 use super::generation::{check_class, check_pair};
 use super::print_json;
 use super::strategy::StrategyArguments;
-use crate::device::DeviceWord;
+use crate::device::Compute;
 use crate::failure::bad_use;
 use crate::output::grid::{Cell, columns, labelled_grid};
 
@@ -58,9 +57,8 @@ pub struct Arguments {
     /// Folder for the edits and a grid of them
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// Device to compute on
-    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
-    device: DeviceWord,
+    #[command(flatten)]
+    compute: Compute,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
@@ -108,7 +106,7 @@ struct Report {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let photo = Picture::open(&arguments.input)?;
     let mask = mask(&arguments, &photo)?;
-    let device = arguments.device.open()?;
+    let device = arguments.compute.open()?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
     let (size, grid) = (tokenizer.config().size, tokenizer.config().grid());
     let original = photo.centre_square(size, Filter::Lanczos)?;
@@ -118,7 +116,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mask = PixelMask::new(size, size, light).map_err(refused)?;
     let open = mask.cells(grid).map_err(refused)?;
 
-    let model = NestedTransformer::load(&arguments.model, &device)?;
+    let model = arguments.compute.load(&arguments.model, &device)?;
     check_pair(&model, &tokenizer)?;
     check_class(model.config().classes, arguments.class)?;
     let painted_tokens = open.iter().filter(|&&open| open).count();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use mgnt_data::Picture;
 use mgnt_decode::{Ledger, Strategy};
-use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
@@ -14,7 +13,7 @@ use super::generation::{Generator, add_up, classes};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
-use crate::device::DeviceWord;
+use crate::device::Compute;
 use crate::failure::bad_use;
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
@@ -52,9 +51,8 @@ pub struct Arguments {
     /// Also write iterations.gif and iterations.png: the first pictures as they are decoded, masked cells grey
     #[arg(long)]
     iterations: bool,
-    /// Device to compute on
-    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
-    device: DeviceWord,
+    #[command(flatten)]
+    compute: Compute,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
@@ -82,8 +80,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if foreign || out.is_file() {
         return Err(bad_use(format!("--out {}: holds something else already", out.display())));
     }
-    let device = arguments.device.open()?;
-    let model = NestedTransformer::load(&arguments.model, &device)?;
+    let device = arguments.compute.open()?;
+    let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
     let strategy = plan.strategy().clone();

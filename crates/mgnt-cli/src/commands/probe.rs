@@ -14,7 +14,7 @@ use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, Video
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{NamedTensor, TensorMap, safetensors};
 
-use crate::device::DeviceWord;
+use crate::device::Compute;
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt probe`.
@@ -38,9 +38,8 @@ pub struct Arguments {
     /// Whether a replayed decode keeps keys and values
     #[arg(long, value_enum, default_value_t = Switch::On)]
     cache: Switch,
-    /// Device to compute on
-    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
-    device: DeviceWord,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,7 +50,7 @@ enum Switch {
 
 /// Answers the input.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let device = arguments.device.open()?;
+    let device = arguments.compute.open()?;
     let input = safetensors::read(&arguments.input)?;
     let mut output = TensorMap::new();
     let probed = Probed::load(&arguments, &device)?;
@@ -105,7 +104,7 @@ impl Probed {
             return Ok(Self::Video(Box::new(VideoTokenizer::load(folder, device)?)));
         }
         directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
-        Ok(Self::Transformer(Box::new(NestedTransformer::load(folder, device)?)))
+        Ok(Self::Transformer(Box::new(arguments.compute.load(folder, device)?)))
     }
 }
 

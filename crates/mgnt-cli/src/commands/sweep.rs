@@ -21,7 +21,7 @@ use super::generation::{Generator, classes};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
-use crate::device::DeviceWord;
+use crate::device::Compute;
 use crate::failure::bad_use;
 use crate::output::plot::{Point, best, front};
 
@@ -75,9 +75,8 @@ pub struct Arguments {
     /// Folder for results.jsonl, results.csv, front.svg and best.ron; an unfinished sweep is continued
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// Device to compute on
-    #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
-    device: DeviceWord,
+    #[command(flatten)]
+    compute: Compute,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
@@ -103,8 +102,8 @@ struct Row {
 
 /// Sweeps.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let device = arguments.device.open()?;
-    let model = NestedTransformer::load(&arguments.model, &device)?;
+    let device = arguments.compute.open()?;
+    let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
     let network = Inception::load(&arguments.weights, &device)?;
     let real = real_pictures(&arguments.real, arguments.real_samples)?;

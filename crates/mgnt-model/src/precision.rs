@@ -1,0 +1,41 @@
+//! Inference in half precision.
+//!
+//! Only matrices become half: the weights of products, the token and position tables, and with them the keys and
+//! values, cached ones too. All else stays in `f32`: biases, LayerNorm with its epsilon of 1e-12 (which no half type
+//! can hold), gelu, the residual stream and the logits. Attention takes its softmax in `f32` inside the kernel. So
+//! a type is a property of the weights, and the code of the layers is one for all types.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, FloatDType, Tensor};
+
+/// The product of `x [R, n]` with a weight `[n, m]` in the weight's type; the result is in `f32`.
+pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let compute = weight.dtype();
+    full(cast(x, compute).matmul(weight))
+}
+
+/// The tensor in `f32`.
+pub(crate) fn full<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    cast(x, DType::F32)
+}
+
+/// The tensor in a float type; itself where it has that type.
+pub(crate) fn cast<const D: usize>(x: Tensor<D>, to: DType) -> Tensor<D> {
+    if x.dtype() == to { x } else { x.cast(FloatDType::from(to)) }
+}
+
+/// A module whose matrices have another type.
+pub(crate) fn with_matrices<M: Module>(module: M, to: FloatDType) -> M {
+    module.map(&mut Matrices(to))
+}
+
+struct Matrices(FloatDType);
+
+impl ModuleMapper for Matrices {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if D < 2 {
+            return param;
+        }
+        param.map(|matrix| cast(matrix, self.0.into()))
+    }
+}
