@@ -314,6 +314,11 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
     let csv = fs::read_to_string(world.join("sweep/results.csv")).unwrap();
     assert_eq!(csv.lines().count(), 5);
     assert!(fs::read_to_string(world.join("sweep/front.svg")).unwrap().contains("<circle"));
+    assert_eq!(
+        rows("--also 1x4 --seeds 0 --dtype bf16 --out sweep").len(),
+        1,
+        "of another type, measured anew"
+    );
 
     let found = rows("--schedule growing --search 0.004 --most 3 --out search");
     assert!(found.len() <= 3 && found.iter().all(|r| r["gflops"].as_f64().unwrap() <= 0.004));

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use mgnt_model::NestedTransformer;
+use serde::Serialize;
 
 use crate::failure::bad_use;
 
@@ -99,7 +100,8 @@ pub struct Compute {
 }
 
 /// Types that a transformer can run in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// Single precision
     F32,
@@ -107,6 +109,16 @@ pub enum Dtype {
     Bf16,
     /// Five bits of exponent, ten of fraction
     F16,
+}
+
+impl From<Dtype> for FloatDType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
 }
 
 impl Compute {
@@ -122,12 +134,7 @@ impl Compute {
 
     /// The model in the type that was asked for.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
-        let to = match self.dtype {
-            Dtype::F32 => return Ok(model),
-            Dtype::Bf16 => FloatDType::BF16,
-            Dtype::F16 => FloatDType::F16,
-        };
-        Ok(model.with_type(to)?)
+        Ok(model.with_type(self.dtype.into())?)
     }
 }
 

@@ -12,9 +12,8 @@ use crate::{Error, Iteration, Ledger, Noise, Plan, TokenSampler};
 /// Decodes a batch of samples by a plan.
 ///
 /// ```no_run
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # fn generate(device: burn::tensor::Device) -> Result<(), Box<dyn std::error::Error>> {
 /// use mgnt_decode::{Decoder, Strategy};
-/// # let device: burn::tensor::Device = unimplemented!();
 /// let model = mgnt_model::NestedTransformer::load("runs/imagenette-64", &device)?;
 /// let plan = Strategy::parse("8x3,4x3,2x3,1x3")?.plan(model.config())?;
 /// let decoded = Decoder::new(&model, &plan).classes(&[3, 7]).seed(1).run()?;

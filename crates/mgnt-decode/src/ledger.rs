@@ -47,7 +47,8 @@ pub struct Line {
     pub gflops: f64,
     /// Bytes of one sample's keys and values kept for the next iteration, as planned, in f32.
     pub cache_bytes: u64,
-    /// Bytes of keys and values that were held after it for the whole batch, counted on the tensors, where it ran.
+    /// Bytes of keys and values that were held after it for the whole batch, by the shapes and type of its
+    /// tensors, where it ran.
     pub cache_held: Option<u64>,
     /// Measured time of the whole batch, where it ran.
     pub milliseconds: Option<f64>,

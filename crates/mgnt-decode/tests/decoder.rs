@@ -107,6 +107,20 @@ fn a_refresh_in_every_iteration_is_no_cache() {
 }
 
 #[test]
+fn the_cache_holds_what_is_planned_and_goes_at_a_switch() {
+    let model = model();
+    for guidance in [Guidance::Constant(0.0), Guidance::Constant(1.5)] {
+        let plan =
+            Strategy::parse("8x3,4x3,2x3,1x3").unwrap().with_guidance(guidance).plan(&config()).unwrap();
+        let ledger = Decoder::new(&model, &plan).classes(&[1, 2, 3]).run().unwrap().ledger;
+        for line in &ledger.iterations {
+            assert_eq!(line.cache_held, Some(3 * line.cache_bytes), "iteration {}", line.iteration);
+            assert_eq!(line.cache_bytes == 0, line.iteration % 3 == 2, "iteration {}", line.iteration);
+        }
+    }
+}
+
+#[test]
 fn decided_tokens_never_change() {
     let model = model();
     for order in

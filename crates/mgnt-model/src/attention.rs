@@ -38,14 +38,11 @@ pub(crate) struct KeysValues {
 }
 
 impl KeysValues {
-    /// The first `length` positions, in memory of their own: a slice would hold the whole context's.
+    /// The first `length` positions, of at most all, in memory of their own: a slice would hold the whole context's.
     fn prefix(self, length: usize) -> Self {
         let cut = |whole: Tensor<4>| {
-            let [batch, heads, positions, width] = whole.dims();
-            let shape = [batch, heads, length.min(positions), width];
-            let options = (&whole.device(), whole.dtype());
-            let part = whole.slice(s![.., .., 0..shape[2], ..]);
-            Tensor::empty(shape, options).slice_assign(s![.., .., .., ..], part)
+            let part = whole.slice(s![.., .., 0..length, ..]);
+            Tensor::empty(part.shape(), (&part.device(), part.dtype())).slice_assign(s![..], part)
         };
         Self { keys: cut(self.keys), values: cut(self.values) }
     }

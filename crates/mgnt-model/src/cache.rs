@@ -20,7 +20,7 @@ impl KvCache {
         self.length == 0
     }
 
-    /// Bytes of the keys and values held, counted on the tensors themselves.
+    /// Bytes of the keys and values held, by the shapes and type of their tensors.
     pub fn bytes(&self) -> u64 {
         self.blocks.iter().map(KeysValues::bytes).sum()
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
 use mgnt_data::{TokenStore, TokenStoreInfo, TokenWriter};
 use mgnt_decode::{CachePolicy, Decoder, Ledger, ModelSchedule, Plan, Strategy};
@@ -57,6 +57,8 @@ enum What {
 
 #[derive(Serialize)]
 struct Report {
+    /// Type of the matrices, and of the product below.
+    dtype: Dtype,
     /// GFLOP/s of a large matrix product in this run.
     matrix_peak_gflops: f64,
     rows: Vec<Row>,
@@ -87,7 +89,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(bad_use("--dtype: training computes in f32"));
     }
     let device = arguments.compute.open()?;
-    let matrix_peak_gflops = matrix_peak(&device);
+    let dtype = arguments.compute.dtype;
+    let matrix_peak_gflops = matrix_peak(dtype, &device);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
         rows.extend(match arguments.what {
@@ -96,7 +99,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             What::Train => steps(&arguments, batch.into(), &device)?,
         });
     }
-    let report = Report { matrix_peak_gflops, rows, peak_bytes: peak_bytes() };
+    let report = Report { dtype, matrix_peak_gflops, rows, peak_bytes: peak_bytes() };
     if arguments.json {
         return print_json(&report);
     }
@@ -119,7 +122,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             percent(row.sampling_share),
         );
     }
-    println!("matrix peak {matrix_peak_gflops:.1} GFLOP/s (f32, 1024 x 1024 x 4096, best of ten)");
+    println!("matrix peak {matrix_peak_gflops:.1} GFLOP/s ({dtype:?}, 1024 x 1024 x 4096, best of ten)");
     if let Some(bytes) = report.peak_bytes {
         println!("peak memory {:.0} MiB", bytes as f64 / f64::from(1 << 20));
     }
@@ -127,10 +130,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// GFLOP/s of a large product: the best of some.
-fn matrix_peak(device: &Device) -> f64 {
+fn matrix_peak(dtype: Dtype, device: &Device) -> f64 {
     let [m, k, n]: [usize; 3] = [1024, 1024, 4096];
-    let a = Tensor::<2>::random([m, k], Distribution::Default, device);
-    let b = Tensor::<2>::random([k, n], Distribution::Default, device);
+    let random =
+        |shape| Tensor::<2>::random(shape, Distribution::Default, device).cast(FloatDType::from(dtype));
+    let (a, b) = (random([m, k]), random([k, n]));
     let best = (0..10).map(|_| {
         let clock = Instant::now();
         let product = a.clone().matmul(b.clone());

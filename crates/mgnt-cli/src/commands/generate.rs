@@ -13,7 +13,7 @@ use super::generation::{Generator, add_up, classes};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
-use crate::device::Compute;
+use crate::device::{Compute, Dtype};
 use crate::failure::bad_use;
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
@@ -68,6 +68,7 @@ struct Report<'a> {
     out: &'a Path,
     count: usize,
     seed: u64,
+    dtype: Dtype,
     classes: &'a [usize],
     strategy: &'a Strategy,
     ledger: &'a Ledger,
@@ -142,7 +143,8 @@ fn report<'a>(
     strategy: &'a Strategy,
     ledger: &'a Ledger,
 ) -> Report<'a> {
-    Report { out: &arguments.out, count: classes.len(), seed: arguments.seed, classes, strategy, ledger }
+    let (count, seed, dtype) = (classes.len(), arguments.seed, arguments.compute.dtype);
+    Report { out: &arguments.out, count, seed, dtype, classes, strategy, ledger }
 }
 
 fn save_tokens(path: &Path, tokens: &[Vec<u16>], classes: &[usize]) -> anyhow::Result<()> {

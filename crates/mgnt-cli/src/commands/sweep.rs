@@ -96,7 +96,7 @@ struct Row {
     images_per_second: f64,
     /// The whole strategy, as RON.
     strategy: String,
-    /// What the numbers hold for: the files of model, tokenizer, weights and reference.
+    /// What the numbers hold for: the files of model, tokenizer, weights and reference, and the type computed in.
     world: String,
 }
 
@@ -115,8 +115,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         let file = |folder: &PathBuf| {
             mgnt_data::manifest::sha256_of_file(&folder.join(mgnt_weights::directory::WEIGHTS))
         };
-        let parts =
-            [file(&arguments.model)?, file(&arguments.tokenizer)?, network.sha256().into(), real.sha256()?];
+        let parts = [
+            file(&arguments.model)?,
+            file(&arguments.tokenizer)?,
+            network.sha256().into(),
+            real.sha256()?,
+            format!("{:?}", model.compute_type()),
+        ];
         mgnt_data::manifest::sha256(parts.concat().as_bytes())
     };
     let mut sweep = Sweep {
