@@ -43,12 +43,20 @@ enum Command {
     Sweep(commands::sweep::Arguments),
     /// Time forwards, decodes and training steps of a model with random weights
     Bench(commands::bench::Arguments),
+    /// Decodes beside a plain PyTorch one with the same weights
+    BenchAgainstTorch(commands::bench_against_torch::Arguments),
+    /// Write a model of random weights
+    Init(commands::init::Arguments),
     /// Turn a published checkpoint into a model directory
     Import(commands::import::Arguments),
     /// Write a model as one safetensors file for other programs
     Export(commands::export::Arguments),
     /// Run a checkpoint on tensors of a file and write what it says
     Probe(commands::probe::Arguments),
+    /// Run the golden cases on a device, and hold it against the CPU
+    Parity(commands::parity::Arguments),
+    /// The devices that are there, and what each can compute in
+    Devices(commands::devices::Arguments),
     /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
     Demo(commands::demo::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
@@ -89,9 +97,13 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::EvalFid(arguments) => commands::eval_fid::run(arguments),
         Command::Sweep(arguments) => commands::sweep::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
+        Command::BenchAgainstTorch(arguments) => commands::bench_against_torch::run(arguments),
+        Command::Init(arguments) => commands::init::run(arguments),
         Command::Import(arguments) => commands::import::run(arguments),
         Command::Export(arguments) => commands::export::run(arguments),
         Command::Probe(arguments) => commands::probe::run(arguments),
+        Command::Parity(arguments) => commands::parity::run(arguments),
+        Command::Devices(arguments) => commands::devices::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }

@@ -52,6 +52,32 @@ fn published_maskgit_transformer() {
     assert!(difference < 1e-4, "{difference}");
 }
 
+/// MAGVIT's transformer is the same under other names, and has an unconditional class.
+#[test]
+fn published_magvit_names() {
+    let mut renamed = TensorMap::new();
+    for (name, tensor) in
+        safetensors::read(&golden("maskgit-transformer/weights.safetensors")).unwrap().iter()
+    {
+        let mut name = name.replace("TransformerLayer_", "BertLayer_");
+        for part in ["Embed_0", "Attention_0", "Mlp_0", "MlmLayer_0"] {
+            name = name.replace(part, &format!("Bert{part}"));
+        }
+        renamed.insert(name, tensor.clone());
+    }
+    assert!(renamed.get("BertLayer_0/BertAttention_0/self_attention/query/kernel").is_ok());
+    let (config, weights) = published::from_flax(renamed.clone(), 9, true).unwrap();
+    assert_eq!((config.codes, config.classes, config.vocabulary().null()), (32, 9, 41));
+    let model = NestedTransformer::from_weights(&config, weights, &Device::flex()).unwrap();
+    let case = safetensors::read(&golden("maskgit-transformer/case.safetensors")).unwrap();
+    let logits = model.forward(ints(&case, "input_ids_positive"), config.full());
+    assert!(difference(logits, &case, "logits") < 1e-4);
+
+    renamed.insert_f32("BertEmbed_0/segment_embeddings/embedding", &[1, 64], &[0.0; 64]).unwrap();
+    let error = published::from_flax(renamed, 9, true).unwrap_err().to_string();
+    assert!(error.contains("extra    BertEmbed_0/segment_embeddings/embedding"), "{error}");
+}
+
 #[test]
 fn every_sub_model() {
     let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();

@@ -3,7 +3,7 @@
 //! A [`TensorMap`] is what every file of weights, tokens or statistics becomes: names, types, shapes, bytes.
 //! [`safetensors`] reads and writes the files, [`directory`] the pair `config.ron` + `model.safetensors` that a
 //! trained model is, and [`atomic`] makes sure that nothing is ever left half-written.
-//! [`flax`] and [`torch`] read checkpoints that others published, without trusting them.
+//! [`flax`] and [`torch`] read checkpoints that others published, without trusting them; [`read`] tells which is which.
 //! With the feature `module`, [`module`] moves tensors between a map and a Burn module.
 //! Nothing here knows the name of any model.
 //!
@@ -13,6 +13,7 @@ pub mod atomic;
 pub mod directory;
 mod error;
 pub mod flax;
+mod format;
 mod limits;
 #[cfg(feature = "module")]
 pub mod module;
@@ -21,4 +22,5 @@ mod tensor_map;
 pub mod torch;
 
 pub use error::Error;
+pub use format::{Format, read};
 pub use tensor_map::{DType, NamedTensor, TensorMap};

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mgnt_weights::{Error, TensorMap, flax, torch};
+use mgnt_weights::{Error, TensorMap, flax, safetensors, torch};
 use zip::write::{SimpleFileOptions, ZipWriter};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -83,7 +83,7 @@ impl Rng {
         self.below(bound)
     }
 
-    fn pick<'a>(&mut self, from: &[&'a [u8]]) -> &'a [u8] {
+    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 
@@ -358,7 +358,8 @@ fn program(rng: &mut Rng) -> Vec<u8> {
             1 => out.extend([b'q', rng.below(8) as u8]),
             2 | 3 => out.extend([b'h', rng.below(8) as u8]),
             4 => {
-                let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE, rng.pick(&TENSORS)].concat();
+                let tensor =
+                    [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE, rng.pick::<[u8]>(&TENSORS)].concat();
                 out.extend([&b"X\x01\0\0\0"[..], &[b'a' + rng.below(26) as u8], &tensor[..], b"s"].concat());
             }
             5 => out.extend(STORAGE),
@@ -414,6 +415,67 @@ fn hostile_torch() {
                 archive(&contents, method)
             }
         }
+    });
+}
+
+/// A safetensors file as a careless or a hostile program might write it.
+fn header(rng: &mut Rng) -> Vec<u8> {
+    const TYPES: [&str; 8] = ["F32", "F16", "BF16", "I64", "U8", "BOOL", "F4", "f32"];
+    const NUMBERS: [&str; 9] =
+        ["0", "1", "4", "16", "-1", "1e3", "4294967296", "9223372036854775807", "18446744073709551615"];
+    let mut entries = Vec::new();
+    let mut end = 0;
+    for i in 0..rng.small(7) {
+        let count = rng.below(5);
+        let (first, last) = (end, end + 4 * count);
+        end = last;
+        let odd = |right: usize, rng: &mut Rng| {
+            if rng.below(6) == 0 { rng.pick(&NUMBERS).to_string() } else { right.to_string() }
+        };
+        let kind = if rng.below(4) == 0 { rng.pick(&TYPES) } else { TYPES[0] };
+        let shape = match rng.below(5) {
+            0 => format!("{},{},{}", odd(1, rng), odd(count, rng), odd(1, rng)),
+            1 if count == 1 => String::new(),
+            _ => odd(count, rng),
+        };
+        let name = if rng.below(8) == 0 {
+            "a\\u0000/..".to_owned()
+        } else {
+            format!("t{}", i - rng.below(i + 1) % 2)
+        };
+        let (first, last) = (odd(first, rng), odd(last, rng));
+        entries.push(format!(
+            r#""{name}":{{"dtype":"{kind}","shape":[{shape}],"data_offsets":[{first},{last}]}}"#
+        ));
+    }
+    if rng.below(4) == 0 {
+        entries.push(r#""__metadata__":{"format":"pt"}"#.to_owned());
+    }
+    let text = format!("{{{}}}", entries.join(","));
+    let length = if rng.below(8) == 0 { rng.next() } else { text.len() as u64 };
+    let mut bytes = length.to_le_bytes().to_vec();
+    bytes.extend(text.bytes());
+    bytes.resize(bytes.len() + end, 7);
+    bytes
+}
+
+#[test]
+fn hostile_safetensors() {
+    let mut small = TensorMap::new();
+    small.insert_f32("a", &[2, 3], &[1.0; 6]).expect("its shape");
+    small.insert_f32("b", &[], &[1.0]).expect("its shape");
+    let small = safetensors::to_bytes(&small, Path::new("small")).expect("its bytes");
+    let seeds = [small, golden("maskgit-vqgan/case.safetensors")];
+    run("safetensors", safetensors::from_bytes, |rng| {
+        let mut bytes = match rng.below(16) {
+            0 => seeds[1].clone(),
+            1..6 => seeds[0].clone(),
+            _ => header(rng),
+        };
+        if rng.below(3) > 0 {
+            damage(&mut bytes, &seeds[..1], None, rng);
+        }
+        bytes
     });
 }
 

@@ -68,11 +68,11 @@ struct Report {
 
 /// One thing that was timed.
 #[derive(Serialize)]
-struct Row {
-    name: String,
+pub(super) struct Row {
+    pub name: String,
     batch: usize,
     /// Of the whole batch; the median.
-    milliseconds: f64,
+    pub milliseconds: f64,
     samples_per_second: f64,
     /// Time of the first row of this batch over this one's.
     faster: f64,
@@ -91,11 +91,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.compute.open()?;
     let dtype = arguments.compute.dtype;
     let matrix_peak_gflops = matrix_peak(dtype, &device);
+    let config = || read_ron::<ModelConfig>(&arguments.config);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
         rows.extend(match arguments.what {
             What::Forward => forwards(&arguments, batch.into(), &device)?,
-            What::Decode => decodes(&arguments, batch.into(), &device)?,
+            What::Decode => {
+                let model = arguments.compute.cast(NestedTransformer::init(&config()?, 1, &device)?)?;
+                let strategy = arguments.strategy.strategy(model.config())?;
+                decodes(&model, strategy, batch.into(), arguments.repeat)?
+            }
             What::Train => steps(&arguments, batch.into(), &device)?,
         });
     }
@@ -186,25 +191,27 @@ fn forwards(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     Ok(rows)
 }
 
-fn decodes(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
-    let config: ModelConfig = read_ron(&arguments.config)?;
-    let own = arguments.strategy.strategy(&config)?;
+/// Decodes of the full model without and with a cache, and of the strategy itself.
+pub(super) fn decodes(
+    model: &NestedTransformer,
+    own: Strategy,
+    batch: usize,
+    repeat: u16,
+) -> anyhow::Result<Vec<Row>> {
+    let config = model.config();
     let full = Strategy { models: ModelSchedule::constant(1, own.iterations()), ..own.clone() };
     let strategies = [
         (format!("{}, no cache", full.models), full.clone().with_cache(CachePolicy::Off)),
         (format!("{}, cache", full.models), full.with_cache(CachePolicy::AtSizeSwitch)),
         (own.models.to_string(), own),
     ];
-    let plans: Vec<(String, Plan)> = strategies
-        .into_iter()
-        .map(|(name, s)| Ok((name, s.plan(&config)?)))
-        .collect::<anyhow::Result<_>>()?;
-    let model = arguments.compute.cast(NestedTransformer::init(&config, 1, device)?)?;
+    let plans: Vec<(String, Plan)> =
+        strategies.into_iter().map(|(name, s)| Ok((name, s.plan(config)?))).collect::<anyhow::Result<_>>()?;
     let classes: Vec<usize> = (0..batch).map(|i| i % config.classes).collect();
     let mut ledgers: Vec<Vec<Ledger>> = vec![Vec::new(); plans.len()];
-    for round in 0..=arguments.repeat {
+    for round in 0..=repeat {
         for ((_, plan), ledgers) in plans.iter().zip(&mut ledgers) {
-            let decoded = Decoder::new(&model, plan).classes(&classes).seed(round.into()).run()?;
+            let decoded = Decoder::new(model, plan).classes(&classes).seed(round.into()).run()?;
             if round > 0 {
                 ledgers.push(decoded.ledger);
             }

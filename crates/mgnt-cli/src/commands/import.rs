@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use mgnt_model::{NestedTransformer, published as transformer};
 use mgnt_tokenizer::published::{self as tokenizer, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
-use mgnt_weights::{TensorMap, flax, safetensors, torch};
+use mgnt_weights::{TensorMap, flax, read};
 
 use crate::device::DeviceWord;
 
@@ -134,26 +134,4 @@ fn named<E: std::error::Error + Send + Sync + 'static>(file: &Path) -> impl FnOn
 fn done(out: &Path, what: &str) -> anyhow::Result<()> {
     eprintln!("{}: {what}", out.display());
     Ok(())
-}
-
-/// Reads tensors of whatever format the first bytes tell: a zip archive (PyTorch), safetensors, or else msgpack.
-fn read(path: &Path) -> anyhow::Result<TensorMap> {
-    let mut start = [0; 9];
-    let length = {
-        use std::io::Read;
-        let file = std::fs::File::open(path).map_err(mgnt_weights::Error::io(path))?;
-        let mut first = Vec::new();
-        file.take(9).read_to_end(&mut first).map_err(mgnt_weights::Error::io(path))?;
-        start[..first.len()].copy_from_slice(&first);
-        first.len()
-    };
-    Ok(if start.starts_with(b"PK") {
-        torch::read(path)?
-    } else if length == 9 && start[8] == b'{' {
-        safetensors::read(path)?
-    } else if matches!(start[0], 0x80..=0x8f | 0xde | 0xdf) && start[..2] != [0x80, 2] {
-        flax::read(path)?
-    } else {
-        torch::read(path)?
-    })
 }

@@ -1,7 +1,9 @@
 //! One file a command: arguments, the call into the libraries, what is printed.
 
 pub mod bench;
+pub mod bench_against_torch;
 pub mod demo;
+pub mod devices;
 pub mod edit;
 pub mod eval_fid;
 pub mod export;
@@ -9,6 +11,8 @@ pub mod flops;
 pub mod generate;
 mod generation;
 pub mod import;
+pub mod init;
+pub mod parity;
 pub mod prepare;
 pub mod probe;
 pub mod strategy;

@@ -1,152 +1,40 @@
-//! `mgnt probe`: runs a checkpoint on tensors of a file and writes what it says, for comparison with other
-//! implementations.
-
-use std::path::PathBuf;
+//! What models answer to the tensors of a file: the forms of `docs/checkpoints.md`.
 
 use anyhow::{Context, anyhow};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use clap::{Args, ValueEnum};
 use mgnt_decode::replay::{Given, replay};
 use mgnt_decode::{CachePolicy, MaskSchedule, ModelSchedule, Strategy};
 use mgnt_eval::{Dims, Inception};
-use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig};
-use mgnt_weights::directory::ModelDirectory;
-use mgnt_weights::{NamedTensor, TensorMap, safetensors};
+use mgnt_model::NestedTransformer;
+use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
+use mgnt_weights::{NamedTensor, TensorMap};
 
-use crate::device::Compute;
-use crate::failure::bad_use;
-
-/// Arguments of `mgnt probe`.
-#[derive(Args)]
-pub struct Arguments {
-    /// A model directory: transformer, image tokenizer or video tokenizer
-    #[arg(value_name = "DIR", required_unless_present = "inception")]
-    model: Option<PathBuf>,
-    /// In place of a directory: weights of the Inception network
-    #[arg(long, value_name = "FILE", conflicts_with = "model")]
-    inception: Option<PathBuf>,
-    /// Tensors to run it on (safetensors)
-    #[arg(long, value_name = "FILE")]
-    input: PathBuf,
-    /// Where its answers go (safetensors)
-    #[arg(long, value_name = "FILE")]
-    output: PathBuf,
-    /// Sub-models that answer a sequence [default: all]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    p: Vec<usize>,
-    /// Whether a replayed decode keeps keys and values
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    cache: Switch,
-    #[command(flatten)]
-    compute: Compute,
+/// What a transformer is asked besides its input.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Sub-models that answer a sequence; all where none is named.
+    pub sub_models: &'a [usize],
+    /// Whether a replayed decode keeps keys and values.
+    pub cache: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
-/// Answers the input.
-pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let device = arguments.compute.open()?;
-    let input = safetensors::read(&arguments.input)?;
-    let mut output = TensorMap::new();
-    let probed = Probed::load(&arguments, &device)?;
-    for group in groups(&input) {
-        let answers = match &probed {
-            Probed::Inception(network) => inception(network, &group.tensors)?,
-            Probed::Transformer(model) => transformer(&arguments, model, &group.tensors)?,
-            Probed::Image(tokenizer) => image(tokenizer, &group.tensors, &device)?,
-            Probed::Video(tokenizer) => video(tokenizer, &group.tensors, &device)?,
-        };
-        for (name, tensor) in answers.iter() {
-            output.insert(format!("{}{name}", group.prefix), tensor.clone());
-        }
-    }
-    if output.is_empty() {
-        let names: Vec<&str> = input.iter().map(|(name, _)| name).collect();
-        return Err(bad_use(format!(
-            "{}: nothing in it that this model answers; it has {}",
-            arguments.input.display(),
-            names.join(", ")
-        )));
-    }
-    safetensors::write(&arguments.output, &output)?;
-    for (name, tensor) in output.iter() {
-        eprintln!("{name} {:?}", tensor.shape());
-    }
-    Ok(())
-}
-
-/// What is probed.
-enum Probed {
-    Inception(Inception),
-    Transformer(Box<NestedTransformer>),
-    Image(Box<ImageTokenizer>),
-    Video(Box<VideoTokenizer>),
-}
-
-impl Probed {
-    /// What a directory holds is told by which configuration parses: their fields have different names.
-    fn load(arguments: &Arguments, device: &Device) -> anyhow::Result<Self> {
-        if let Some(weights) = &arguments.inception {
-            return Ok(Self::Inception(Inception::load(weights, device)?));
-        }
-        let folder =
-            arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;
-        let directory = ModelDirectory::new(folder);
-        if directory.config::<ImageTokenizerConfig>().is_ok() {
-            return Ok(Self::Image(Box::new(ImageTokenizer::load(folder, device)?)));
-        }
-        if directory.config::<VideoTokenizerConfig>().is_ok() {
-            return Ok(Self::Video(Box::new(VideoTokenizer::load(folder, device)?)));
-        }
-        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
-        Ok(Self::Transformer(Box::new(arguments.compute.load(folder, device)?)))
-    }
-}
-
-/// Inputs whose names share all before the last `/`: each group is answered by itself, under the same prefix.
-struct Group {
-    prefix: String,
-    tensors: TensorMap,
-}
-
-fn groups(input: &TensorMap) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (name, tensor) in input.iter() {
-        let (prefix, own) = name.split_at(name.rfind('/').map_or(0, |slash| slash + 1));
-        let at = groups.iter().position(|group| group.prefix == prefix).unwrap_or_else(|| {
-            groups.push(Group { prefix: prefix.into(), tensors: TensorMap::new() });
-            groups.len() - 1
-        });
-        groups[at].tensors.insert(own, tensor.clone());
-    }
-    groups
-}
-
-fn transformer(
-    arguments: &Arguments,
-    model: &NestedTransformer,
-    input: &TensorMap,
-) -> anyhow::Result<TensorMap> {
+/// A `sequence`, a decode to replay, or both.
+pub fn transformer(model: &NestedTransformer, input: &TensorMap, asked: &Asked) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(sequence) = input.get("sequence") {
-        forwards(arguments, model, sequence, &mut output)?;
+        forwards(model, sequence, asked, &mut output)?;
     }
     if input.get("order").is_ok() {
-        replayed(arguments, model, input, &mut output)?;
+        replayed(model, input, asked, &mut output)?;
     }
     Ok(output)
 }
 
 /// `sequence [B, 1 + N]` to `logits_p{p} [B, 1 + N, vocabulary]`.
 fn forwards(
-    arguments: &Arguments,
     model: &NestedTransformer,
     sequence: &NamedTensor,
+    asked: &Asked,
     output: &mut TensorMap,
 ) -> anyhow::Result<()> {
     let (config, device) = (model.config(), model.device());
@@ -165,8 +53,8 @@ fn forwards(
         .into_iter()
         .map(|id| if id == -1 { config.vocabulary().mask() as i32 } else { id as i32 })
         .collect();
-    let sub_models = if arguments.p.is_empty() { config.sub_models.clone() } else { arguments.p.clone() };
-    for p in sub_models {
+    let sub_models = if asked.sub_models.is_empty() { &config.sub_models } else { asked.sub_models };
+    for &p in sub_models {
         let sub_model = config.sub_model(p)?;
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [batch, length]), &device);
         insert(output, &format!("logits_p{p}"), model.forward(tokens, sub_model))?;
@@ -177,9 +65,9 @@ fn forwards(
 /// `order`, `final_tokens`, `class_ids`, `p`, `masked_after` and optionally `refresh` to the masked positions and
 /// their logits at the start of each iteration.
 fn replayed(
-    arguments: &Arguments,
     model: &NestedTransformer,
     input: &TensorMap,
+    asked: &Asked,
     output: &mut TensorMap,
 ) -> anyhow::Result<()> {
     let tokens = model.config().tokens;
@@ -219,10 +107,10 @@ fn replayed(
             Ok(count)
         })
         .collect::<anyhow::Result<_>>()?;
-    let cache = match (arguments.cache, input.get("refresh")) {
-        (Switch::Off, _) => CachePolicy::Off,
-        (Switch::On, Err(_)) => CachePolicy::AtSizeSwitch,
-        (Switch::On, Ok(_)) => {
+    let cache = match (asked.cache, input.get("refresh")) {
+        (false, _) => CachePolicy::Off,
+        (true, Err(_)) => CachePolicy::AtSizeSwitch,
+        (true, Ok(_)) => {
             let refresh = numbers("refresh")?.into_iter().enumerate();
             CachePolicy::Explicit(refresh.filter(|(_, asked)| *asked == 1).map(|(i, _)| i).collect())
         }
@@ -245,7 +133,7 @@ fn replayed(
 
 /// `image [B, H, W, 3]` in 0 to 1 to latents, codes and reconstruction; `indices` alone to a reconstruction. All
 /// channels-last.
-fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
+pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(image) = input.get("image") {
         let said = tokenizer.probe(channels_first(floats::<4>("image", image, device)?))?;
@@ -261,7 +149,7 @@ fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyh
 }
 
 /// As `image`, of `video [B, T, H, W, 3]`.
-fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
+pub fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(video) = input.get("video") {
         let said = tokenizer.probe(channels_first(floats::<5>("video", video, device)?))?;
@@ -314,7 +202,7 @@ fn insert_indices<const D: usize>(output: &mut TensorMap, indices: Tensor<D, Int
 }
 
 /// `images` u8 `[B, H, W, 3]` to features, as far as the weights reach.
-fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<TensorMap> {
+pub fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if input.get("images").is_err() {
         return Ok(output);
@@ -347,7 +235,8 @@ fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<TensorMap
     Ok(output)
 }
 
-fn insert<const D: usize>(output: &mut TensorMap, name: &str, tensor: Tensor<D>) -> anyhow::Result<()> {
+/// Reads a tensor from its device and files it.
+pub fn insert<const D: usize>(output: &mut TensorMap, name: &str, tensor: Tensor<D>) -> anyhow::Result<()> {
     let shape = tensor.dims();
     let values = tensor.into_data().convert::<f32>().try_into_vec::<f32>();
     let values = values.map_err(|error| anyhow!("the device failed: {error:?}"))?;

@@ -1,5 +1,10 @@
 //! The one place that knows backends: the word after `--device` becomes a `Device`.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+mod inventory;
+
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -7,6 +12,8 @@ use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use mgnt_model::NestedTransformer;
 use serde::Serialize;
+
+pub use inventory::{Listed, list};
 
 use crate::failure::bad_use;
 
@@ -53,14 +60,20 @@ impl DeviceWord {
             #[cfg(feature = "ndarray")]
             Self::Ndarray => Ok(Device::ndarray()),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+            Self::Wgpu => {
+                inventory::wgpu_adapter()?;
+                Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice))
+            }
             #[cfg(feature = "cuda")]
-            Self::Cuda(number) => Ok(Device::cuda(number)),
+            Self::Cuda(number) => {
+                cuda::check(number)?;
+                Ok(Device::cuda(number))
+            }
             #[allow(unreachable_patterns, reason = "with every backend built in, nothing is left")]
             other => Err(bad_use(format!(
                 "--device {word}: this mgnt was built without it; `cargo xtask … --device {word}` or \
                  `cargo build --release -p mgnt-cli --features {feature}` builds it in",
-                word = other.word(),
+                word = other,
                 feature = other.feature(),
             ))),
         }
@@ -71,19 +84,23 @@ impl DeviceWord {
         matches!(self, Self::Cpu | Self::Ndarray)
     }
 
-    fn word(self) -> String {
-        match self {
-            Self::Cuda(number) => format!("cuda:{number}"),
-            other => if other == Self::Cpu { "cpu" } else { other.feature() }.into(),
-        }
-    }
-
     fn feature(self) -> &'static str {
         match self {
             Self::Cpu => "flex",
             Self::Ndarray => "ndarray",
             Self::Wgpu => "wgpu",
             Self::Cuda(_) => "cuda",
+        }
+    }
+}
+
+/// What is written after `--device`.
+impl fmt::Display for DeviceWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            other => f.write_str(other.feature()),
         }
     }
 }
@@ -109,6 +126,14 @@ pub enum Dtype {
     Bf16,
     /// Five bits of exponent, ten of fraction
     F16,
+}
+
+impl Dtype {
+    /// Those that the device can compute in.
+    fn of(device: &Device) -> Vec<Self> {
+        let all = [Self::F32, Self::Bf16, Self::F16].into_iter();
+        all.filter(|&dtype| device.supports_dtype(FloatDType::from(dtype))).collect()
+    }
 }
 
 impl From<Dtype> for FloatDType {

@@ -1,0 +1,106 @@
+//! `mgnt parity`: the golden cases on a device, and that device against itself and against the CPU.
+
+mod cases;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::print_json;
+use crate::device::{Compute, Dtype};
+use crate::failure::bad_use;
+
+/// Arguments of `mgnt parity`.
+#[derive(Args)]
+pub struct Arguments {
+    /// The folder of golden cases
+    #[arg(long, value_name = "DIR", default_value = "tests/golden")]
+    golden: PathBuf,
+    #[command(flatten)]
+    compute: Compute,
+    /// One JSON object on standard output instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// One comparison.
+#[derive(Debug, Serialize)]
+struct Row {
+    case: String,
+    /// The largest difference, as `measure` counts it; none where the case was skipped.
+    worst: Option<f64>,
+    /// What it may be.
+    limit: f64,
+    measure: Measure,
+    /// Why it was skipped.
+    skipped: Option<String>,
+}
+
+/// How values are held against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Measure {
+    /// `|a - b| / (1 + |b|)`, the tolerance of the golden cases.
+    Element,
+    /// `|a - b|` over the largest `|b|` of the tensor: half precision errs by the size of what is added up.
+    Tensor,
+    /// The share of integers that differ.
+    Share,
+}
+
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    dtype: Dtype,
+    rows: Vec<Row>,
+    passed: bool,
+}
+
+impl Row {
+    fn passes(&self) -> bool {
+        self.worst.is_none_or(|worst| worst <= self.limit)
+    }
+}
+
+/// Runs every case and says which are within their limits; fails if one is not.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if !arguments.golden.is_dir() {
+        return Err(bad_use(format!("--golden {}: no such folder", arguments.golden.display())));
+    }
+    let device = arguments.compute.open()?;
+    let rows = cases::all(&arguments.golden, &arguments.compute, &device)?;
+    let failed = rows.iter().filter(|row| !row.passes()).count();
+    let report = Report {
+        device: arguments.compute.device.to_string(),
+        dtype: arguments.compute.dtype,
+        rows,
+        passed: failed == 0,
+    };
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print(&report);
+    }
+    if failed > 0 {
+        anyhow::bail!("{failed} of {} cases are beyond their limits", report.rows.len());
+    }
+    Ok(())
+}
+
+fn print(report: &Report) {
+    println!(
+        "{:<44} {:>10} {:>8}  verdict",
+        format!("{} {:?}", report.device, report.dtype),
+        "worst",
+        "limit"
+    );
+    for row in &report.rows {
+        let (worst, verdict) = match (row.worst, &row.skipped) {
+            (Some(worst), _) if row.passes() => (format!("{worst:.1e}"), "ok".to_owned()),
+            (Some(worst), _) => (format!("{worst:.1e}"), "BEYOND".to_owned()),
+            (None, reason) => ("-".into(), format!("skipped: {}", reason.as_deref().unwrap_or("no reason"))),
+        };
+        println!("{:<44} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);
+    }
+}

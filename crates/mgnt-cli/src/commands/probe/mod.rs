@@ -1,0 +1,131 @@
+//! `mgnt probe`: runs a checkpoint on tensors of a file and writes what it says, for comparison with other
+//! implementations.
+
+pub mod answers;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use mgnt_eval::Inception;
+use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig};
+use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::{TensorMap, safetensors};
+
+use answers::Asked;
+
+use crate::device::Compute;
+use crate::failure::bad_use;
+
+/// Arguments of `mgnt probe`.
+#[derive(Args)]
+pub struct Arguments {
+    /// A model directory: transformer, image tokenizer or video tokenizer
+    #[arg(value_name = "DIR", required_unless_present = "inception")]
+    model: Option<PathBuf>,
+    /// In place of a directory: weights of the Inception network
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    inception: Option<PathBuf>,
+    /// Tensors to run it on (safetensors)
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where its answers go (safetensors)
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Sub-models that answer a sequence [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    p: Vec<usize>,
+    /// Whether a replayed decode keeps keys and values
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    cache: Switch,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// Answers the input.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let device = arguments.compute.open()?;
+    let input = safetensors::read(&arguments.input)?;
+    let mut output = TensorMap::new();
+    let probed = Probed::load(&arguments, &device)?;
+    let asked = Asked { sub_models: &arguments.p, cache: arguments.cache == Switch::On };
+    for group in groups(&input) {
+        let answers = match &probed {
+            Probed::Inception(network) => answers::inception(network, &group.tensors)?,
+            Probed::Transformer(model) => answers::transformer(model, &group.tensors, &asked)?,
+            Probed::Image(tokenizer) => answers::image(tokenizer, &group.tensors, &device)?,
+            Probed::Video(tokenizer) => answers::video(tokenizer, &group.tensors, &device)?,
+        };
+        for (name, tensor) in answers.iter() {
+            output.insert(format!("{}{name}", group.prefix), tensor.clone());
+        }
+    }
+    if output.is_empty() {
+        let names: Vec<&str> = input.iter().map(|(name, _)| name).collect();
+        return Err(bad_use(format!(
+            "{}: nothing in it that this model answers; it has {}",
+            arguments.input.display(),
+            names.join(", ")
+        )));
+    }
+    safetensors::write(&arguments.output, &output)?;
+    for (name, tensor) in output.iter() {
+        eprintln!("{name} {:?}", tensor.shape());
+    }
+    Ok(())
+}
+
+/// What is probed.
+enum Probed {
+    Inception(Inception),
+    Transformer(Box<NestedTransformer>),
+    Image(Box<ImageTokenizer>),
+    Video(Box<VideoTokenizer>),
+}
+
+impl Probed {
+    /// What a directory holds is told by which configuration parses: their fields have different names.
+    fn load(arguments: &Arguments, device: &Device) -> anyhow::Result<Self> {
+        if let Some(weights) = &arguments.inception {
+            return Ok(Self::Inception(Inception::load(weights, device)?));
+        }
+        let folder =
+            arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;
+        let directory = ModelDirectory::new(folder);
+        if directory.config::<ImageTokenizerConfig>().is_ok() {
+            return Ok(Self::Image(Box::new(ImageTokenizer::load(folder, device)?)));
+        }
+        if directory.config::<VideoTokenizerConfig>().is_ok() {
+            return Ok(Self::Video(Box::new(VideoTokenizer::load(folder, device)?)));
+        }
+        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
+        Ok(Self::Transformer(Box::new(arguments.compute.load(folder, device)?)))
+    }
+}
+
+/// Inputs whose names share all before the last `/`: each group is answered by itself, under the same prefix.
+struct Group {
+    prefix: String,
+    tensors: TensorMap,
+}
+
+fn groups(input: &TensorMap) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, tensor) in input.iter() {
+        let (prefix, own) = name.split_at(name.rfind('/').map_or(0, |slash| slash + 1));
+        let at = groups.iter().position(|group| group.prefix == prefix).unwrap_or_else(|| {
+            groups.push(Group { prefix: prefix.into(), tensors: TensorMap::new() });
+            groups.len() - 1
+        });
+        groups[at].tensors.insert(own, tensor.clone());
+    }
+    groups
+}

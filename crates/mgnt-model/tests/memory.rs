@@ -1,0 +1,50 @@
+//! What a model holds in memory, counted at the allocator. One test, since the count is the whole process's.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Int, Tensor};
+use mgnt_model::{ModelConfig, NestedTransformer, Preset};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// The most bytes that were held at once during `work`, beyond those held before it.
+fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    let result = work();
+    (ALLOCATOR.peak_usage() - before, result)
+}
+
+#[test]
+fn loading_takes_little_more_than_the_file_and_a_sub_model_less_than_the_full_one() {
+    let device = Device::flex();
+    let config = ModelConfig {
+        layers: 12,
+        width: 256,
+        heads: 8,
+        hidden: 1024,
+        tokens: 64,
+        ..ModelConfig::preset(Preset::B)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("model");
+    NestedTransformer::init(&config, 1, &device).unwrap().save(&directory).unwrap();
+    let size = std::fs::metadata(directory.join("model.safetensors")).unwrap().len() as usize;
+
+    let (loading, model) = peak(|| NestedTransformer::load(&directory, &device).unwrap());
+    assert!(loading * 10 <= size * 13, "loading {size} bytes took {loading}");
+
+    let tokens: Tensor<2, Int> = Tensor::zeros([2, config.positions()], &device);
+    // The first forward warms up: what threads and kernels keep for themselves is not the forward's.
+    let forward = |p: usize| {
+        let sub_model = config.sub_model(p).unwrap();
+        (0..3).map(|_| peak(|| model.forward(tokens.clone(), sub_model)).0).min().unwrap()
+    };
+    let full = forward(1);
+    for p in [2, 4, 8] {
+        let less = forward(p);
+        assert!(less <= full, "p = {p} took {less} bytes, the full model {full}");
+    }
+    assert!(full < size / 8, "the full model took {full} bytes: are weights of {size} copied?");
+}

@@ -1,0 +1,84 @@
+//! Which format a file of tensors has.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::{Error, TensorMap, flax, safetensors, torch};
+
+/// A format of checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A header in JSON, then the tensors.
+    Safetensors,
+    /// PyTorch's `torch.save`.
+    Torch,
+    /// MessagePack as Flax writes it.
+    Flax,
+}
+
+impl Format {
+    /// The bytes at the start of a file that [`Format::of`] looks at.
+    const START: usize = 9;
+
+    /// The format that a file's first bytes tell. What is no other format is taken for PyTorch's, whose reader then
+    /// says what is wrong.
+    pub fn of(start: &[u8]) -> Self {
+        match start {
+            [b'P', b'K', ..] => Self::Torch,
+            // Eight bytes of length, then an object.
+            [_, _, _, _, _, _, _, _, b'{', ..] => Self::Safetensors,
+            // A pickle begins with its protocol, which as MessagePack would be an empty map and a number.
+            [0x80, 2..=5, ..] => Self::Torch,
+            // The maps of MessagePack.
+            [0x80..=0x8f | 0xde | 0xdf, ..] => Self::Flax,
+            _ => Self::Torch,
+        }
+    }
+}
+
+/// Reads all tensors of a file of any format that this crate reads, told by the file's first bytes.
+pub fn read(path: &Path) -> Result<TensorMap, Error> {
+    let mut start = Vec::with_capacity(Format::START);
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(Format::START as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+    match Format::of(&start) {
+        Format::Safetensors => safetensors::read(path),
+        Format::Torch => torch::read(path),
+        Format::Flax => flax::read(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell_the_format() {
+        for (start, format) in [
+            (&b"PK\x03\x04"[..], Format::Torch),
+            (b"\x80\x02\x8a\nl\xfc\x9cF\xf9", Format::Torch),
+            (b"\x88\0\0\0\0\0\0\0{\"a\"", Format::Safetensors),
+            (b"\x81\xa6params", Format::Flax),
+            (b"\xde\0\x10\xa1a", Format::Flax),
+            (b"", Format::Torch),
+        ] {
+            assert_eq!(Format::of(start), format, "{start:?}");
+        }
+    }
+
+    #[test]
+    fn every_format_is_read() {
+        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/maskgit-vqgan");
+        for file in ["subset.bin", "subset.msgpack", "case.safetensors"] {
+            assert!(!read(&golden.join(file)).unwrap().is_empty(), "{file}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("notes.txt");
+        std::fs::write(&text, "no tensors").unwrap();
+        assert!(read(&text).unwrap_err().to_string().contains("notes.txt"));
+        assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
+    }
+}

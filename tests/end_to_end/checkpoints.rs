@@ -1,0 +1,142 @@
+//! Published checkpoints, held against what the published code says.
+
+use std::fs;
+use std::path::Path;
+
+use mgnt_weights::{TensorMap, safetensors};
+
+use crate::world::{fail, golden, succeed};
+
+/// Holds every tensor of `expected` that `got` answers against it; returns how many there were.
+fn agree(got: &Path, expected: &Path) -> usize {
+    let (got, expected) = (safetensors::read(got).unwrap(), safetensors::read(expected).unwrap());
+    let mut compared = 0;
+    for (name, ours) in got.iter() {
+        let Ok(theirs) = expected.get(name) else { continue };
+        assert_eq!(ours.shape(), theirs.shape(), "{name}");
+        match (ours.to_i64(), theirs.to_i64()) {
+            (Some(ours), Some(theirs)) => assert_eq!(ours, theirs, "{name}"),
+            _ => {
+                let pairs = ours.to_f32().into_iter().zip(theirs.to_f32());
+                let worst = pairs.map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
+                assert!(worst < 1e-4, "{name}: {worst}");
+            }
+        }
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn imported_transformers_say_what_the_published_code_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let weights = golden("maskgit-transformer/weights.safetensors");
+    succeed(&format!("import maskgit-flax --transformer {} --classes 10 -o m", weights.display()), path);
+    let case = safetensors::read(&golden("maskgit-transformer/case.safetensors")).unwrap();
+    let mut sequences = TensorMap::new();
+    let mut expected = TensorMap::new();
+    for (group, name) in [("a", "input_ids"), ("b", "input_ids_positive")] {
+        sequences.insert(format!("{group}/sequence"), case.get(name).unwrap().clone());
+        expected.insert(format!("{group}/logits_p1"), case.get("logits").unwrap().clone());
+    }
+    safetensors::write(&path.join("in.safetensors"), &sequences).unwrap();
+    safetensors::write(&path.join("expected.safetensors"), &expected).unwrap();
+    succeed("probe m --input in.safetensors --output out.safetensors --p 1", path);
+    assert_eq!(agree(&path.join("out.safetensors"), &path.join("expected.safetensors")), 2);
+    fail("probe m --input in.safetensors --output x --p 3", path, 1, &["p = 3"]);
+    fail(
+        &format!("import maskgit-flax --transformer {} --classes 43 -o x", weights.display()),
+        path,
+        1,
+        &["weights.safetensors", "classes"],
+    );
+
+    let nested = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (mut weights, mut input, mut expected) = (TensorMap::new(), TensorMap::new(), TensorMap::new());
+    for (name, tensor) in nested.iter() {
+        match name.strip_prefix("weights/") {
+            Some(name) => weights.insert(name, tensor.clone()),
+            None if name == "input_ids" => input.insert("sequence", tensor.clone()),
+            None => expected.insert(name, tensor.clone()),
+        }
+    }
+    for (name, map) in [("nested", weights), ("in", input), ("expected", expected)] {
+        safetensors::write(&path.join(format!("{name}.safetensors")), &map).unwrap();
+    }
+    succeed("import maskgit-flax --transformer nested.safetensors --classes 10 -o n", path);
+    succeed("probe n --input in.safetensors --output out.safetensors", path);
+    assert_eq!(agree(&path.join("out.safetensors"), &path.join("expected.safetensors")), 4);
+    for (trace, cache) in [
+        ("trace_uncached", "off"),
+        ("trace_cached_switch", "on"),
+        ("trace_cached_updown", "on"),
+        ("trace_cached_explicit_p2", "on"),
+        ("trace_batch2_cached_switch", "on"),
+    ] {
+        let file = golden(&format!("nested/{trace}.safetensors"));
+        let line = format!("probe n --input {} --output out.safetensors --cache {cache}", file.display());
+        succeed(&line, path);
+        assert!(agree(&path.join("out.safetensors"), &file) >= 16, "{trace}");
+    }
+}
+
+#[test]
+fn imported_tokenizers_say_what_the_published_code_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let (bin, msgpack) =
+        (golden("maskgit-vqgan/pytorch_model.bin"), golden("maskgit-vqgan/checkpoint.msgpack"));
+    let case = golden("maskgit-vqgan/case.safetensors");
+    succeed(&format!("import maskgit-vqgan-torch {} --size 32 -o torch", bin.display()), path);
+    succeed(&format!("import maskgit-flax --tokenizer {} --size 32 -o flax", msgpack.display()), path);
+    for model in ["torch", "flax"] {
+        succeed(&format!("probe {model} --input {} --output out.safetensors", case.display()), path);
+        assert_eq!(agree(&path.join("out.safetensors"), &case), 9, "{model}");
+    }
+    let weights = |model: &str| fs::read(path.join(model).join("model.safetensors")).unwrap();
+    assert!(weights("torch") == weights("flax"));
+
+    succeed("export torch --names port -o port.safetensors", path);
+    succeed("import maskgit-vqgan-torch port.safetensors --size 32 -o again", path);
+    assert!(weights("again") == weights("torch"));
+    succeed("export torch --dtype bf16 -o half.safetensors", path);
+    let (half, whole) = (fs::metadata(path.join("half.safetensors")), weights("torch").len() as u64);
+    assert!(half.unwrap().len() < whole * 11 / 20);
+
+    for (file, line) in [
+        (&bin, "import maskgit-vqgan-torch cut -o x"),
+        (&msgpack, "import maskgit-flax --tokenizer cut -o x"),
+    ] {
+        let bytes = fs::read(file).unwrap();
+        fs::write(path.join("cut"), &bytes[..bytes.len() / 2]).unwrap();
+        fail(line, path, 1, &["cut"]);
+    }
+    fail(
+        &format!("import magvit-flax --tokenizer {} -o x", msgpack.display()),
+        path,
+        1,
+        &["checkpoint.msgpack"],
+    );
+    assert!(!path.join("x").exists());
+}
+
+#[test]
+fn the_golden_cases_are_one_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let report = |dtype: &str| -> serde_json::Value {
+        let line = format!("parity --golden {} --dtype {dtype} --json", golden("").display());
+        serde_json::from_str(&succeed(&line, path)).unwrap()
+    };
+    let (single, half) = (report("f32"), report("bf16"));
+    let rows = |report: &serde_json::Value| report["rows"].as_array().unwrap().len();
+    assert!(single["passed"] == true && rows(&single) == rows(&half) && rows(&single) > 15);
+    let worst = |report: &serde_json::Value| report["rows"][1]["worst"].as_f64().unwrap();
+    assert!(worst(&single) < worst(&half), "half precision is told apart");
+    fail("parity --golden nowhere", path, 2, &["nowhere"]);
+
+    let devices: serde_json::Value = serde_json::from_str(&succeed("devices --json", path)).unwrap();
+    assert_eq!(devices[0]["device"], "cpu");
+    assert_eq!(devices[0]["types"], serde_json::json!(["f32", "bf16", "f16"]));
+}

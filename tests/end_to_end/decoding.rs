@@ -1,0 +1,130 @@
+//! Strategies, generation and editing.
+
+use std::fs;
+use std::path::PathBuf;
+
+use mgnt_data::{Filter, Picture};
+use mgnt_weights::safetensors;
+
+use crate::world::{fail, model, succeed, world};
+
+#[test]
+fn flops_prints_the_table_of_scale_l() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let table = succeed("flops --config configs/model-L.ron --schedule 8x3,4x3,2x3,1x3", &root);
+    for part in ["21.2882", "162.1225", "632.13", "3.08x", "1949.30"] {
+        assert!(table.contains(part), "{part}\n{table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&succeed(
+        "flops --config configs/model-L.ron --schedule 8x3,4x3,2x3,1x3 --cache off --json",
+        &root,
+    ))
+    .unwrap();
+    assert_eq!((json["gflops"].as_f64().unwrap() * 100.0).round(), 91836.0);
+    assert_eq!(json["iterations"].as_array().unwrap().len(), 12);
+}
+
+#[test]
+fn one_seed_gives_the_same_tokens_in_every_batch_and_with_any_number_of_threads() {
+    let own = world();
+    let world = own.path();
+    let tokens = |name: &str, options: &str| {
+        let line = format!(
+            "generate {} --count 6 --seed 3 --guidance 1.5 {options} --out g-{name} \
+             --save-tokens {name}.safetensors",
+            model()
+        );
+        succeed(&line, world);
+        let map = safetensors::read(&world.join(format!("{name}.safetensors"))).unwrap();
+        assert_eq!(map.get("tokens").unwrap().shape(), [6, 64]);
+        map.integers("tokens").unwrap()
+    };
+    let one = tokens("one", "--schedule 8x2,4x2,2x2,1x2 --batch 1 --threads 1");
+    assert_eq!(one, tokens("eight", "--schedule 8x2,4x2,2x2,1x2 --batch 8 --threads 2"));
+    assert_ne!(one, tokens("baseline", "--batch 8 --schedule 1x8 --cache off"));
+}
+
+#[test]
+fn generate_leaves_pictures_a_grid_and_the_iterations() {
+    let own = world();
+    let world = own.path();
+    let line = format!("generate {} --class 2 --count 3 --iterations --out g --json", model());
+    let json: serde_json::Value = serde_json::from_str(&succeed(&line, world)).unwrap();
+    assert_eq!(json["classes"], serde_json::json!([2, 2, 2]));
+    assert!(json["ledger"]["milliseconds"].as_f64().unwrap() > 0.0);
+    for file in
+        ["0002-00000.png", "0002-00002.png", "grid/grid.png", "grid/iterations.gif", "grid/iterations.png"]
+    {
+        assert!(fs::metadata(world.join("g").join(file)).unwrap().len() > 100, "{file}");
+    }
+    // Again with fewer: nothing of the first run stays.
+    succeed(&format!("generate {} --class 2 --count 1 --out g", model()), world);
+    assert!(!world.join("g/0002-00002.png").exists() && world.join("g/0002-00000.png").exists());
+}
+
+#[test]
+fn edit_keeps_what_the_mask_keeps() {
+    let own = world();
+    let world = own.path();
+    let photo = Picture::open(&world.join("pictures/disc/0000.png")).unwrap();
+    let edit = |line: &str| format!("edit --input pictures/disc/0000.png {} {line}", model());
+    let json: serde_json::Value = serde_json::from_str(&succeed(
+        &edit("--box 12,0,12,24 --class 2 --count 2 --feather 0 --schedule 4x2,1x2 --out e --json"),
+        world,
+    ))
+    .unwrap();
+    // Half of 8 x 8 tokens.
+    assert_eq!(json["painted_tokens"], 32);
+    let original = photo.centre_square(16, Filter::Lanczos).unwrap();
+    let half = |picture: &Picture, left: bool| -> Vec<u8> {
+        let rows = picture.rgb().chunks(16 * 3);
+        rows.flat_map(|row| if left { row[..24].to_vec() } else { row[24..].to_vec() }).collect()
+    };
+    for number in 0..2 {
+        let edited = Picture::open(&world.join(format!("e/edit-00{number}.png"))).unwrap();
+        assert_eq!(half(&edited, true), half(&original, true));
+        assert_ne!(half(&edited, false), half(&original, false));
+    }
+    assert!(world.join("e/grid/grid.png").exists());
+    succeed(&edit("--keep 6,6,12,12 --count 1 --out outpainted"), world);
+
+    let mask = |value: u8, side: usize, name: &str| {
+        Picture::new(side, side, vec![value; side * side * 3]).unwrap().save_png(&world.join(name)).unwrap();
+    };
+    mask(255, 24, "all.png");
+    mask(0, 24, "none.png");
+    mask(255, 12, "small.png");
+    fail(&edit("--mask all.png --out x"), world, 2, &["some pixels to keep"]);
+    fail(&edit("--mask none.png --out x"), world, 2, &["some pixels to paint"]);
+    fail(&edit("--mask small.png --out x"), world, 2, &["24x24", "12x12"]);
+    fail(&edit("--box 20,0,5,5 --out x"), world, 2, &["outside the photo"]);
+    fail(&edit("--box 12,0,12,24 --class 8 --out x"), world, 2, &["--class 8"]);
+    fail(&edit("--out x"), world, 2, &["--box"]);
+    assert!(!world.join("x").exists());
+}
+
+#[test]
+fn a_strategy_is_saved_read_and_drawn() {
+    let own = world();
+    let world = own.path();
+    let config = "flops --config run/model/config.ron";
+    let line = format!(
+        "{config} --schedule shrinking --steps 8 --guidance cosine:2 --mask-schedule arccos --cache every:2 --temperature elt \
+         --json --save-strategy s.ron --plot p.svg"
+    );
+    let written: serde_json::Value = serde_json::from_str(&succeed(&line, world)).unwrap();
+    let read: serde_json::Value =
+        serde_json::from_str(&succeed(&format!("{config} --strategy s.ron --json"), world)).unwrap();
+    assert_eq!(written, read);
+    assert_eq!(read["schedule"], "1x2,2x2,4x2,8x2");
+    let plot = fs::read_to_string(world.join("p.svg")).unwrap();
+    assert!(plot.starts_with("<svg") && plot.contains("sub-model p = 8"));
+
+    fail(&format!("{config} --top-p 0"), world, 2, &["top-p"]);
+    fail(&format!("{config} --temperature NaN"), world, 2, &["token temperature"]);
+    fail(&format!("{config} --choice-temperature=-1"), world, 2, &["choice temperature"]);
+    fail(&format!("{config} --cache 12"), world, 2, &["iterations below 12"]);
+    fail(&format!("{config} --mask-schedule 3,4"), world, 2, &["12 of them"]);
+    fs::write(world.join("wrong.ron"), "(models: \"8x3\", mask: cosine, ordr: halton)").unwrap();
+    fail(&format!("{config} --strategy wrong.ron"), world, 1, &["wrong.ron", "ordr"]);
+}

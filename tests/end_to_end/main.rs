@@ -1,0 +1,68 @@
+//! The `mgnt` binary from pictures to numbers, with sizes that a test can afford.
+#![allow(clippy::unwrap_used)]
+
+mod checkpoints;
+mod decoding;
+mod evaluation;
+mod training;
+mod world;
+
+use std::fs;
+
+use mgnt_data::synthetic;
+
+use crate::world::{TRANSFORMER, fail, succeed, world};
+
+#[test]
+fn bad_input_is_one_clear_error() {
+    let own = world();
+    let world = own.path();
+    fail("prepare-imagenet --source missing --size 16 --out x", world, 1, &["missing"]);
+    fs::create_dir_all(world.join("with-empty/a")).unwrap();
+    fail("prepare-imagenet --source with-empty --size 16 --out x", world, 1, &["class `a` has no files"]);
+    synthetic::write_folder(&world.join("spoilt"), 2, 16, 1).unwrap();
+    fs::write(world.join("spoilt/disc/text.png"), "no picture").unwrap();
+    fail("prepare-imagenet --source spoilt --size 16 --out x", world, 1, &["1 of 17", "disc/text.png"]);
+    succeed("prepare-imagenet --source spoilt --size 16 --out spoilt-store --max-rejected 0.2", world);
+    let manifest = fs::read_to_string(world.join("spoilt-store/manifest.json")).unwrap();
+    assert!(manifest.contains("text.png"));
+
+    let unknown = TRANSFORMER.replace("layers: 2", "layer: 2");
+    fs::write(world.join("unknown.ron"), unknown).unwrap();
+    let train = "train-imagenet --data tokens --out x --config";
+    fail(&format!("{train} unknown.ron"), world, 1, &["unknown.ron: line 2", "layer"]);
+    fs::write(world.join("impossible.ron"), TRANSFORMER.replace("heads: 8", "heads: 12")).unwrap();
+    fail(&format!("{train} impossible.ron"), world, 1, &["heads", "12"]);
+    fail(&format!("{train} transformer.ron layers=x"), world, 1, &["layers"]);
+    fail("train-imagenet --config transformer.ron --data tokens --out run", world, 1, &["--resume"]);
+    fail(
+        "train-imagenet --config transformer.ron --data tokens --out run --resume optimization.steps=50",
+        world,
+        1,
+        &["another recipe"],
+    );
+    fail("train-imagenet --config transformer.ron --data store --out x", world, 1, &["manifest.json"]);
+
+    let generate = "generate --model run/model --tokenizer tokenizer/model";
+    fail(&format!("{generate} --out x --class 8"), world, 2, &["--class 8", "0 to 7"]);
+    fail(&format!("{generate} --out x --schedule 3x4"), world, 2, &["3"]);
+    fail(&format!("{generate} --out x --schedule 8x3 --steps 4"), world, 2, &["3 iterations"]);
+    fail(&format!("{generate} --out store"), world, 2, &["--out store"]);
+    fail(&format!("{generate} --out x --device cuda:0"), world, 2, &["--features cuda"]);
+    fail(&format!("{generate} --out x --device tpu"), world, 2, &["cuda[:n]"]);
+    fail("generate --model tokenizer/model --tokenizer tokenizer/model --out x", world, 1, &["config.ron"]);
+    fail("eval-fid --real store --weights stem.safetensors", world, 2, &["--fake"]);
+    fail("no-such-command", world, 2, &["no-such-command"]);
+    assert!(!world.join("x").exists(), "nothing is left half-written");
+}
+
+#[test]
+fn the_demo_leaves_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed("demo --out d --pictures 4 --hurry 100 --json", folder.path()))
+            .unwrap();
+    assert!(json["schedule"]["less_compute"].as_f64().unwrap() > 2.0);
+    let page = fs::read_to_string(folder.path().join("d/index.html")).unwrap();
+    assert!(page.contains("data:image/gif;base64,") && page.contains("data:image/png;base64,"));
+}
