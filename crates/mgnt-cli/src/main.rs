@@ -57,6 +57,8 @@ enum Command {
     Parity(commands::parity::Arguments),
     /// The devices that are there, and what each can compute in
     Devices(commands::devices::Arguments),
+    /// One page of a run's curves, grids and recipe, to open in a browser
+    Report(commands::report::Arguments),
     /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
     Demo(commands::demo::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
@@ -104,6 +106,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Probe(arguments) => commands::probe::run(arguments),
         Command::Parity(arguments) => commands::parity::run(arguments),
         Command::Devices(arguments) => commands::devices::run(arguments),
+        Command::Report(arguments) => commands::report::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }

@@ -15,6 +15,7 @@ mod inception_score;
 mod meter;
 mod reference;
 mod report;
+mod similarity;
 mod statistics;
 
 pub use error::Error;
@@ -24,4 +25,5 @@ pub use inception_score::{InceptionScore, inception_score};
 pub use meter::{Measured, Meter};
 pub use reference::{ReferenceCache, measure};
 pub use report::{Protocol, Report};
+pub use similarity::{psnr, ssim};
 pub use statistics::Statistics;

@@ -17,6 +17,7 @@ mod recipe;
 mod run;
 mod tokenizer_task;
 mod transformer_task;
+pub mod watch;
 
 pub use error::Error;
 pub use optimizer::learning_rate;

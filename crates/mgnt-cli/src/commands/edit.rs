@@ -117,7 +117,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let open = mask.cells(grid).map_err(refused)?;
 
     let model = arguments.compute.load(&arguments.model, &device)?;
-    check_pair(&model, &tokenizer)?;
+    check_pair(model.config(), &tokenizer)?;
     check_class(model.config().classes, arguments.class)?;
     let painted_tokens = open.iter().filter(|&&open| open).count();
     let plan = arguments.strategy.plan_for(model.config(), painted_tokens)?;

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use mgnt_data::Picture;
 use mgnt_decode::{Decoder, Ledger, Plan, Snapshot};
-use mgnt_model::NestedTransformer;
+use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 
 use crate::failure::bad_use;
@@ -41,7 +41,7 @@ impl<'a> Generator<'a> {
         seed: u64,
         device: &'a Device,
     ) -> anyhow::Result<Self> {
-        check_pair(model, tokenizer)?;
+        check_pair(model.config(), tokenizer)?;
         Ok(Self { model, tokenizer, plan, seed, device })
     }
 
@@ -103,8 +103,8 @@ pub fn add_up(total: &mut Option<Ledger>, ledger: Ledger) {
 }
 
 /// Refuses a tokenizer whose tokens are not those of the model.
-pub fn check_pair(model: &NestedTransformer, tokenizer: &ImageTokenizer) -> anyhow::Result<()> {
-    let (m, t) = (model.config(), tokenizer.config());
+pub fn check_pair(m: &ModelConfig, tokenizer: &ImageTokenizer) -> anyhow::Result<()> {
+    let t = tokenizer.config();
     if (m.tokens, m.codes) != (t.grid() * t.grid(), t.codes) {
         return Err(bad_use(format!(
             "the model has {} tokens of {} codes, the tokenizer {} of {}",

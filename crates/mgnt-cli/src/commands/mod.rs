@@ -15,6 +15,7 @@ pub mod init;
 pub mod parity;
 pub mod prepare;
 pub mod probe;
+pub mod report;
 pub mod strategy;
 pub mod sweep;
 pub mod tokenize;

@@ -2,6 +2,8 @@
 
 pub mod animation;
 pub mod canvas;
+pub mod curves;
 pub mod grid;
 pub mod page;
 pub mod plot;
+pub mod words;

@@ -7,7 +7,9 @@ const STYLE: &str = "\
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .8rem;border-bottom:1px solid #8886;text-align:right}
 th:first-child,td:first-child{text-align:left}caption,figcaption{text-align:left;color:#888;padding:.3rem 0}
-figure{margin:1.5rem 0}img{max-width:100%;image-rendering:pixelated}";
+figure{margin:1.5rem 0}img{max-width:100%;image-rendering:pixelated}h2{margin:2.2rem 0 .6rem}
+.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1rem}
+svg{width:100%;height:auto;border-radius:6px}pre{overflow-x:auto;font-size:.85rem}summary{cursor:pointer}";
 
 /// A page that grows from top to bottom.
 #[derive(Debug)]
@@ -31,6 +33,25 @@ impl Page {
     /// Adds a paragraph.
     pub fn paragraph(&mut self, text: &str) {
         self.html += &format!("<p>{}</p>\n", escaped(text));
+    }
+
+    /// Adds the heading of a part.
+    pub fn heading(&mut self, text: &str) {
+        self.html += &format!("<h2>{}</h2>\n", escaped(text));
+    }
+
+    /// Adds drawings, side by side where there is room.
+    pub fn drawings(&mut self, svgs: &[String]) {
+        self.html += &format!("<div class=\"row\">\n{}</div>\n", svgs.concat());
+    }
+
+    /// Adds text as it stands, folded away behind a line.
+    pub fn folded(&mut self, summary: &str, text: &str) {
+        self.html += &format!(
+            "<details><summary>{}</summary><pre>{}</pre></details>\n",
+            escaped(summary),
+            escaped(text)
+        );
     }
 
     /// Adds a picture, `kind` being png or gif.
@@ -76,10 +97,19 @@ mod tests {
         let mut page = Page::new("a < b & c");
         page.table("t", &["x", "y"], &[vec!["<i>".into(), "2".into()]]);
         page.figure(b"abc", "png", "say \"hi\"");
+        page.heading("p < 8");
+        page.drawings(&["<svg>1</svg>".into(), "<svg>2</svg>".into()]);
+        page.folded("recipe", "(a: \"<\")");
         let html = page.finish();
-        for part in
-            ["<h1>a &lt; b &amp; c</h1>", "<td>&lt;i&gt;</td><td>2</td>", "base64,YWJj", "say &quot;hi&quot;"]
-        {
+        for part in [
+            "<h1>a &lt; b &amp; c</h1>",
+            "<td>&lt;i&gt;</td><td>2</td>",
+            "base64,YWJj",
+            "say &quot;hi&quot;",
+            "<h2>p &lt; 8</h2>",
+            "<svg>1</svg><svg>2</svg></div>",
+            "<pre>(a: &quot;&lt;&quot;)</pre>",
+        ] {
             assert!(html.contains(part), "{part}");
         }
         assert!(!html.contains("http"));

@@ -126,7 +126,7 @@ pub fn best(points: &[Point]) -> Vec<&Point> {
     sorted
 }
 
-fn drawn(
+pub(super) fn drawn(
     size: (u32, u32),
     draw: impl FnOnce(DrawingArea<SVGBackend, Shift>) -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<String> {

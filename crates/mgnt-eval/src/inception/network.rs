@@ -25,6 +25,9 @@ pub enum Dims {
 }
 
 impl Dims {
+    /// All, from the first layers to the last.
+    pub const ALL: [Self; 4] = [Self::D64, Self::D192, Self::D768, Self::D2048];
+
     /// Number of features.
     pub fn count(self) -> usize {
         match self {
@@ -37,7 +40,7 @@ impl Dims {
 
     /// The features of that number.
     pub fn from_count(count: usize) -> Option<Self> {
-        [Self::D64, Self::D192, Self::D768, Self::D2048].into_iter().find(|dims| dims.count() == count)
+        Self::ALL.into_iter().find(|dims| dims.count() == count)
     }
 }
 
@@ -135,54 +138,72 @@ impl Inception {
         Ok(Some(values(logits)?))
     }
 
+    /// Maps `[n, channels, h, w]` after the layers that features are taken from, in the order of [`Dims`] and as far as
+    /// the weights reach, of an input `[n, 3, height, width]` in -1 to 1. Gradients pass through to the input.
+    pub fn maps(&self, x: Tensor<4>) -> Result<Vec<Tensor<4>>, Error> {
+        let mut maps: Vec<Tensor<4>> = Vec::new();
+        for stage in Dims::ALL.into_iter().filter(|&stage| self.reaches(stage)) {
+            let input = maps.last().unwrap_or(&x).clone();
+            maps.push(self.stage(stage, input, stage)?);
+        }
+        Ok(maps)
+    }
+
     /// Spatial means `[n, dims]` for an input `[n, 3, 299, 299]` in -1 to 1.
     fn forward(&self, x: Tensor<4>, dims: Dims) -> Result<Tensor<2>, Error> {
+        let stages = Dims::ALL.into_iter().filter(|&stage| stage <= dims);
+        Ok(mean(stages.into_iter().try_fold(x, |x, stage| self.stage(stage, x, dims))?))
+    }
+
+    /// The layers behind the stage before, up to those that give the features of `stage`; `dims` is for errors.
+    fn stage(&self, stage: Dims, mut x: Tensor<4>, dims: Dims) -> Result<Tensor<4>, Error> {
         let run =
             |name: &str, x: Tensor<4>, stride: usize, same: bool| self.conv(name, x, stride, same, dims);
-        let x = run("Conv2d_1a_3x3", x, 2, false)?;
-        let x = run("Conv2d_2a_3x3", x, 1, false)?;
-        let x = run("Conv2d_2b_3x3", x, 1, true)?;
-        let x = max_pool(x);
-        if dims == Dims::D64 {
-            return Ok(mean(x));
+        match stage {
+            Dims::D64 => {
+                x = run("Conv2d_1a_3x3", x, 2, false)?;
+                x = run("Conv2d_2a_3x3", x, 1, false)?;
+                Ok(max_pool(run("Conv2d_2b_3x3", x, 1, true)?))
+            }
+            Dims::D192 => {
+                x = run("Conv2d_3b_1x1", x, 1, true)?;
+                Ok(max_pool(run("Conv2d_4a_3x3", x, 1, false)?))
+            }
+            Dims::D768 => {
+                for block in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
+                    let branches: [&[&str]; 3] = [
+                        &["branch1x1"],
+                        &["branch5x5_1", "branch5x5_2"],
+                        &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"],
+                    ];
+                    x = self.mixed(block, x, &branches, average_pool, dims)?;
+                }
+                let long: &[&str] = &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"];
+                x = self.reduction("Mixed_6a", x, &[&["branch3x3"], long], dims)?;
+                for block in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
+                    let branches: [&[&str]; 3] = [
+                        &["branch1x1"],
+                        &["branch7x7_1", "branch7x7_2", "branch7x7_3"],
+                        &[
+                            "branch7x7dbl_1",
+                            "branch7x7dbl_2",
+                            "branch7x7dbl_3",
+                            "branch7x7dbl_4",
+                            "branch7x7dbl_5",
+                        ],
+                    ];
+                    x = self.mixed(block, x, &branches, average_pool, dims)?;
+                }
+                Ok(x)
+            }
+            Dims::D2048 => {
+                let long: &[&str] = &["branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"];
+                x = self.reduction("Mixed_7a", x, &[&["branch3x3_1", "branch3x3_2"], long], dims)?;
+                x = self.split("Mixed_7b", x, average_pool, dims)?;
+                // The 2015 network pools by maximum in its last block.
+                self.split("Mixed_7c", x, max_pool_same, dims)
+            }
         }
-        let x = run("Conv2d_3b_1x1", x, 1, true)?;
-        let x = run("Conv2d_4a_3x3", x, 1, false)?;
-        let mut x = max_pool(x);
-        if dims == Dims::D192 {
-            return Ok(mean(x));
-        }
-        for block in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
-            let branches: [&[&str]; 3] = [
-                &["branch1x1"],
-                &["branch5x5_1", "branch5x5_2"],
-                &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"],
-            ];
-            x = self.mixed(block, x, &branches, average_pool, dims)?;
-        }
-        x = self.reduction(
-            "Mixed_6a",
-            x,
-            &[&["branch3x3"], &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"]],
-            dims,
-        )?;
-        for block in ["Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"] {
-            let branches: [&[&str]; 3] = [
-                &["branch1x1"],
-                &["branch7x7_1", "branch7x7_2", "branch7x7_3"],
-                &["branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"],
-            ];
-            x = self.mixed(block, x, &branches, average_pool, dims)?;
-        }
-        if dims == Dims::D768 {
-            return Ok(mean(x));
-        }
-        let long: &[&str] = &["branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"];
-        x = self.reduction("Mixed_7a", x, &[&["branch3x3_1", "branch3x3_2"], long], dims)?;
-        x = self.split("Mixed_7b", x, average_pool, dims)?;
-        // The 2015 network pools by maximum in its last block.
-        x = self.split("Mixed_7c", x, max_pool_same, dims)?;
-        Ok(mean(x))
     }
 
     /// Branches of convolutions that keep the size, and one of a pool and a convolution.
@@ -398,6 +419,26 @@ mod tests {
         let pool = network.features(&pictures, Dims::D2048).unwrap();
         close(&pool, "pool_2048");
         close(&network.logits(&pool).unwrap().unwrap(), "logits_unbiased");
+    }
+
+    /// The maps of a file that ends after `Mixed_6e` are three, with the means that are its features.
+    #[test]
+    fn maps_have_the_features_as_their_means() {
+        let mut weights = TensorMap::new();
+        for (name, tensor) in formula_weights().iter().filter(|(name, _)| !name.starts_with("Mixed_7")) {
+            weights.insert(name, tensor.clone());
+        }
+        let network =
+            Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
+        let rgb: Vec<u8> = (0..SIDE * SIDE * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let input: Vec<f32> = resize(&rgb, SIDE, SIDE).into_iter().map(|v| 2.0 * v - 1.0).collect();
+        let input = Tensor::from_data(TensorData::new(input, [1, 3, SIDE, SIDE]), &Device::flex());
+        let maps = network.maps(input).unwrap();
+        assert_eq!(maps.len(), 3);
+        for (map, dims) in maps.into_iter().zip(Dims::ALL) {
+            let means = values(mean(map)).unwrap();
+            assert_eq!(means, network.features(&[(&rgb, SIDE, SIDE)], dims).unwrap());
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct Decoder {
     /// After level i + 1, on the way to level i.
     upsampled: Vec<Conv2d>,
     norm_out: GroupNorm,
-    conv_out: Conv2d,
+    pub(super) conv_out: Conv2d,
 }
 
 impl Decoder {
@@ -45,6 +45,11 @@ impl Decoder {
     }
 
     pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.conv_out.forward(self.last_input(latents))
+    }
+
+    /// All but the last layer.
+    pub fn last_input(&self, latents: Tensor<4>) -> Tensor<4> {
         let x = self.conv_in.forward(latents);
         let mut x = self.middle.iter().fold(x, |x, block| block.forward(x));
         for (level, blocks) in self.levels.iter().enumerate().rev() {
@@ -53,6 +58,6 @@ impl Decoder {
                 x = self.upsampled[level - 1].forward(twice(x));
             }
         }
-        self.conv_out.forward(swish(self.norm_out.forward(x)))
+        swish(self.norm_out.forward(x))
     }
 }

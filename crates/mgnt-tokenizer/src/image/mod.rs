@@ -6,6 +6,7 @@ mod residual;
 use std::path::Path;
 
 use burn::module::Module;
+use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Int, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
@@ -33,6 +34,8 @@ pub struct ImageTokenizer {
 pub struct TrainOutput {
     /// Reconstructed pictures, `[B, 3, H, W]`.
     pub reconstruction: Tensor<4>,
+    /// What the decoder's last layer made them of, `[B, filters, H, W]`.
+    pub last_input: Tensor<4>,
     /// Latents before quantization, `[B h w, D]`.
     pub latents: Tensor<2>,
     /// Codes and their losses.
@@ -131,8 +134,14 @@ impl ImageTokenizer {
         let dims = latents.dims();
         let latents = to_rows(latents);
         let quantized = self.quantizer.forward_train(latents.clone());
-        let codes = from_rows(quantized.codes.clone(), dims);
-        TrainOutput { reconstruction: self.decode(codes), latents, quantized }
+        let last_input = self.decoder.last_input(from_rows(quantized.codes.clone(), dims));
+        let reconstruction = self.last_layer().forward(last_input.clone());
+        TrainOutput { reconstruction, last_input, latents, quantized }
+    }
+
+    /// The decoder's last layer, whose gradients some adaptive weights of losses go by.
+    pub fn last_layer(&self) -> &Conv2d {
+        &self.decoder.conv_out
     }
 
     /// Tokens of pictures given as bytes `[size, size, 3]`, in raster order.

@@ -1,0 +1,151 @@
+//! `mgnt report`: a run becomes one page that opens from disk.
+
+mod charts;
+mod samples;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use mgnt_decode::Ledger;
+use mgnt_model::ModelConfig;
+use mgnt_train::watch::History;
+use mgnt_weights::atomic;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::strategy::StrategyArguments;
+use crate::output::page::Page;
+use crate::output::words::{short, spoken};
+
+/// Arguments of `mgnt report`.
+#[derive(Args)]
+pub struct Arguments {
+    /// The run's folder
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// The page [default: report.html in the run's folder]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    strategy: StrategyArguments,
+}
+
+/// The part of `run.json` that a page shows.
+#[derive(Deserialize)]
+struct Description {
+    task: String,
+    recipe: Value,
+    model: Value,
+    samples_a_step: usize,
+    tokens_a_step: usize,
+}
+
+/// Writes the page.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let run = &arguments.run;
+    let description: Description = read_json(&run.join("run.json"))?;
+    let history = History::read(run)?;
+    let name = fs::canonicalize(run)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+
+    let mut page = Page::new(&format!("{name}: {} training", description.task));
+    summary(&mut page, &description, &history);
+    charts::add(&mut page, &history)?;
+    samples::add(&mut page, &run.join("samples"))?;
+    if description.task == "transformer" {
+        let config: ModelConfig =
+            serde_json::from_value(description.model.clone()).context("run.json: model")?;
+        ledger(&mut page, &Ledger::new(&arguments.strategy.plan(&config)?, 1));
+    }
+    page.heading("Configuration");
+    page.folded("The recipe, with what was set on the command line", &pretty(&description.recipe)?);
+    page.folded("The model", &pretty(&description.model)?);
+
+    let output = arguments.output.unwrap_or_else(|| run.join("report.html"));
+    atomic::write_bytes(&output, page.finish().as_bytes())?;
+    println!("open {}", output.display());
+    Ok(())
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+fn pretty(value: &Value) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)?)
+}
+
+fn summary(page: &mut Page, description: &Description, history: &History) {
+    let share = 100.0 * history.done() as f64 / history.steps().max(1) as f64;
+    let mut rows = vec![
+        ("steps".to_owned(), format!("{} of {} ({share:.0} %)", history.done(), history.steps())),
+        (
+            "a step".to_owned(),
+            format!(
+                "{} pictures, {} tokens",
+                description.samples_a_step,
+                short(description.tokens_a_step as f64)
+            ),
+        ),
+    ];
+    let seconds = time_of_steps(history.figure("seconds_a_step"));
+    rows.push(("time in steps".to_owned(), spoken(seconds)));
+    if let Some(pace) = history.last("tokens_a_second") {
+        rows.push(("tokens a second, last".to_owned(), short(pace)));
+    }
+    let memory = history.figure("memory").iter().map(|point| point.1).fold(0.0, f64::max);
+    if memory > 0.0 {
+        rows.push(("most memory seen".to_owned(), format!("{:.2} GiB", memory / f64::from(1 << 30))));
+    }
+    for name in history.names().filter(|name| name.starts_with("validation_")) {
+        if let Some(value) = history.last(name) {
+            rows.push((format!("{}, last", charts::label(name)), short(value)));
+        }
+    }
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name, value]).collect();
+    page.table("Where it stands", &["", ""], &rows);
+}
+
+/// Seconds of all steps, from those of a step at each line of the log.
+fn time_of_steps(pace: &[(usize, f64)]) -> f64 {
+    let before = std::iter::once(0).chain(pace.iter().map(|point| point.0));
+    pace.iter().zip(before).map(|((step, seconds), before)| (step - before) as f64 * seconds).sum()
+}
+
+fn ledger(page: &mut Page, ledger: &Ledger) {
+    page.heading("What a decode will cost");
+    page.paragraph(&format!(
+        "Planned compute of one picture under {} with its cache: {} GFLOPs, {:.2} times less than the full model in \
+         every iteration without a cache ({} GFLOPs).",
+        ledger.schedule,
+        short(ledger.gflops),
+        ledger.less_compute,
+        short(ledger.baseline_gflops),
+    ));
+    let row = |line: &mgnt_decode::Line| {
+        vec![
+            format!("{}{}", line.iteration, if line.refresh { " *" } else { "" }),
+            line.p.to_string(),
+            line.processed.to_string(),
+            line.masked.to_string(),
+            line.revealed.to_string(),
+            format!("{:.4}", line.gflops),
+        ]
+    };
+    let rows: Vec<_> = ledger.iterations.iter().map(row).collect();
+    let head = ["iteration", "p", "positions processed", "masked", "revealed", "GFLOPs"];
+    page.table("Iteration by iteration (* = keys and values made anew)", &head, &rows);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_all_steps() {
+        assert_eq!(time_of_steps(&[(10, 2.0), (30, 1.0)]), 40.0);
+        assert_eq!(time_of_steps(&[]), 0.0);
+    }
+}
