@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything that is to be known of one device, in one run: what it is, parity, forwards, decodes and training steps,
+# PyTorch beside them, and a short training that is resumed. Results lie in OUT as JSON and text; a table ends it.
+#
+#   benches/device.sh MGNT DEVICE OUT [CONFIG] [RECIPE]
+#
+# MGNT     the binary, built with what DEVICE needs (it may lie in a pack of its own, without this repository's target)
+# DEVICE   cpu, ndarray, wgpu or cuda[:n]
+# CONFIG   the model that is timed          (default configs/model-L.ron)
+# RECIPE   what is trained, on drawn tokens (default configs/image/debug.ron)
+# BATCHES, TYPES, REPEAT, PYTHON in the environment change the defaults below. A part that fails is named at the end,
+# and does not stop the others.
+set -uo pipefail
+mgnt=$(readlink -f "$1") device=$2 out=$3
+root=$(cd "$(dirname "$0")/.." && pwd)
+config=${4:-$root/configs/model-L.ron} recipe=${5:-$root/configs/image/debug.ron}
+batches=${BATCHES:-1,8,64} types=${TYPES:-f32 bf16} repeat=${REPEAT:-3} python=${PYTHON:-python3}
+mkdir -p "$out"
+out=$(readlink -f "$out")
+failed=()
+
+part() { # NAME COMMAND...: keeps what it prints, and goes on where it fails
+    local name=$1
+    shift
+    echo "== $name: ${*/#$mgnt/mgnt}" | tee -a "$out/log.txt"
+    if "$@" >"$out/$name.out" 2>"$out/$name.err"; then
+        cat "$out/$name.out"
+    else
+        failed+=("$name: $(tail -n 1 "$out/$name.err")")
+        tail -n 3 "$out/$name.err"
+    fi
+}
+
+part devices "$mgnt" devices
+for type in $types; do
+    part "parity-$type" "$mgnt" parity --golden "$root/tests/golden" --device "$device" --dtype "$type"
+    part "forward-$type" "$mgnt" bench forward --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat"
+    part "decode-$type" "$mgnt" bench decode --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat"
+    if "$python" -c 'import torch, safetensors' 2>/dev/null; then
+        for batch in ${batches//,/ }; do
+            for compile in "" --compile; do
+                part "torch-$type-$batch$compile" "$mgnt" bench-against-torch --config "$config" --device "$device" --dtype "$type" \
+                    --batch "$batch" --repeat "$repeat" --python "$python" --script "$root/benches/torch_decode.py" $compile
+            done
+        done
+    else
+        failed+=("torch-$type: $python has no torch with safetensors")
+    fi
+done
+part train "$mgnt" bench train --config "$recipe" --device "$device" --batch 16 --repeat "$repeat"
+part demo "$mgnt" demo --device "$device" --hurry 10 --out "$out/demo"
+
+echo
+echo "results in $out"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}"
+    exit 1
+fi
