@@ -4,6 +4,7 @@
 mod checkpoints;
 mod decoding;
 mod evaluation;
+mod faults;
 mod training;
 mod world;
 
@@ -34,14 +35,10 @@ fn bad_input_is_one_clear_error() {
     fs::write(world.join("impossible.ron"), TRANSFORMER.replace("heads: 8", "heads: 12")).unwrap();
     fail(&format!("{train} impossible.ron"), world, 1, &["heads", "12"]);
     fail(&format!("{train} transformer.ron layers=x"), world, 1, &["layers"]);
-    fail("train-imagenet --config transformer.ron --data tokens --out run", world, 1, &["--resume"]);
-    fail(
-        "train-imagenet --config transformer.ron --data tokens --out run --resume optimization.steps=50",
-        world,
-        1,
-        &["another recipe"],
-    );
     fail("train-imagenet --config transformer.ron --data store --out x", world, 1, &["manifest.json"]);
+
+    fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
+    fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);
 
     let generate = "generate --model run/model --tokenizer tokenizer/model";
     fail(&format!("{generate} --out x --class 8"), world, 2, &["--class 8", "0 to 7"]);

@@ -1,11 +1,14 @@
-//! Training: what it logs, and that stopping it changes nothing.
+//! Training: what it logs, what it forecasts, where it starts.
 
 use std::fs;
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use crate::world::{mgnt, world};
+use mgnt_data::{TokenStoreInfo, TokenWriter};
+use mgnt_model::ModelConfig;
+use mgnt_weights::directory::read_ron;
+use mgnt_weights::safetensors;
+
+use crate::world::{TRANSFORMER, fail, golden, succeed, world};
 
 #[test]
 fn losses_are_logged_for_every_sub_model_and_fall() {
@@ -22,67 +25,79 @@ fn losses_are_logged_for_every_sub_model_and_fall() {
     }
 }
 
-/// Kills a training at many moments; the weights are those of a training that was left alone.
 #[test]
-fn a_training_that_is_killed_and_resumed_has_the_same_weights() {
+fn a_dry_run_tells_what_a_run_needs_and_does_nothing() {
     let own = world();
     let world = own.path();
-    let line = "train-imagenet --config transformer.ron --data tokens --validation tokens --out killed";
-    let mut kills = 0;
-    let mut resume = "";
-    let start = Instant::now();
-    loop {
-        let mut child = mgnt(&format!("{line} {resume}"), world).stderr(Stdio::null()).spawn().unwrap();
-        // Moments that differ, whatever the machine's speed; in the end nothing is killed any more.
-        let patience = if kills < 8 { 300 + 170 * kills } else { 600_000 };
-        let deadline = Instant::now() + Duration::from_millis(patience);
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break Some(status);
-            }
-            if Instant::now() > deadline {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                break None;
-            }
-            sleep(Duration::from_millis(10));
-        };
-        match status {
-            Some(status) if status.success() => break,
-            Some(_) => panic!("the training failed by itself after {kills} kills"),
-            None => kills += 1,
-        }
-        let checkpoint = |name: &str| name.starts_with("step-") && !name.ends_with(".tmp");
-        let mut found = fs::read_dir(world.join("killed/checkpoints")).into_iter().flatten().flatten();
-        let any = found.any(|entry| checkpoint(&entry.file_name().to_string_lossy()));
-        resume = if any { "--resume" } else { "" };
-        assert!(start.elapsed() < Duration::from_secs(900), "no end after {kills} kills");
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let told = succeed("train-imagenet --config configs/image/imagenet256-L.ron --dry-run", &root);
+    for part in
+        ["305.70 M parameters", "1281167 samples", "234.9708 TFLOP", "1.884 of a plain step", "222.8 h"]
+    {
+        assert!(told.contains(part), "`{part}` is not in\n{told}");
     }
-    assert!(kills > 0);
-    let weights = |run: &str| fs::read(world.join(run).join("model/model.safetensors")).unwrap();
-    assert!(weights("killed") == weights("run"), "after {kills} kills");
-    let steps = |run: &str| -> Vec<u64> {
-        let log = fs::read_to_string(world.join(run).join("metrics.jsonl")).unwrap();
-        log.lines()
-            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
-            .collect()
-    };
-    assert_eq!(steps("killed"), steps("run"), "no line of the log twice");
+    let told = succeed("train-imagenet --config transformer.ron --data tokens --out x --dry-run", world);
+    assert!(told.contains("64 tokens of 16 codes, 8 classes, 24 samples"), "{told}");
+    assert!(!world.join("x").exists());
 }
 
-#[cfg(unix)]
+/// The checkpoint of the import tests is published MaskGIT's architecture, and was never nested.
 #[test]
-fn the_first_interrupt_finishes_the_step_and_saves() {
-    let own = world();
-    let world = own.path();
-    let line =
-        "train-imagenet --config transformer.ron --data tokens --out stopped optimization.steps=100000";
-    let mut child = mgnt(line, world).stderr(Stdio::null()).spawn().unwrap();
-    while !world.join("stopped/checkpoints").exists() {
-        assert!(child.try_wait().unwrap().is_none());
-        sleep(Duration::from_millis(20));
+fn an_imported_checkpoint_is_distilled_into_nested_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let weights = golden("maskgit-transformer/weights.safetensors");
+    succeed(
+        &format!("import maskgit-flax --transformer {} --classes 10 -o imported", weights.display()),
+        path,
+    );
+    let config: ModelConfig = read_ron(&path.join("imported/config.ron")).unwrap();
+    let info = TokenStoreInfo {
+        grid: [8, 8],
+        codes: config.codes,
+        classes: (0..10).map(|class| class.to_string()).collect(),
+        tokenizer: "none".into(),
+        source: "stripes".into(),
+    };
+    fs::create_dir(path.join("tokens")).unwrap();
+    let mut writer = TokenWriter::new(path.join("tokens"), info);
+    for sample in 0..40u16 {
+        let tokens: Vec<u16> = (0..64).map(|place| (place * (sample % 10 + 1)) % 8 + sample % 3).collect();
+        writer.push(&tokens, usize::from(sample % 10)).unwrap();
     }
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert!(!world.join("stopped/model").exists());
+    writer.finish().unwrap();
+    let ModelConfig { layers, width, heads, hidden, .. } = config;
+    let recipe = TRANSFORMER
+        .replace("layers: 2, width: 32, heads: 8, hidden: 64, dropout: 0.1", "SIZES, sub_models: [1, 2, 4]")
+        .replace(
+            "SIZES",
+            &format!("layers: {layers}, width: {width}, heads: {heads}, hidden: {hidden}, dropout: 0.0"),
+        );
+    fs::write(path.join("nest.ron"), &recipe).unwrap();
+    let train = "train-imagenet --config nest.ron --data tokens --validation tokens --from imported";
+
+    // A step that moves nothing shows the start: the full model is the checkpoint.
+    let still = "optimization.steps=1 optimization.peak_learning_rate=1e-30 optimization.warm_up_steps=0";
+    succeed(&format!("{train} --out start {still}"), path);
+    let read = |file: &str| safetensors::read(&path.join(file).join("model.safetensors")).unwrap();
+    let (imported, start) = (read("imported"), read("start/model"));
+    assert_eq!(imported.len(), start.len());
+    for (name, tensor) in imported.iter() {
+        let pairs = tensor.to_f32().into_iter().zip(start.get(name).unwrap().to_f32());
+        assert!(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) < 1e-6, "{name}");
+    }
+
+    succeed(&format!("{train} --out nested optimization.peak_learning_rate=1e-3"), path);
+    let losses = |run: &str, p: usize| -> f64 {
+        let log = fs::read_to_string(path.join(run).join("metrics.jsonl")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|line| line[format!("validation_loss_p{p}")].as_f64()).last().unwrap()
+    };
+    for p in [1, 2, 4] {
+        let (before, after) = (losses("start", p), losses("nested", p));
+        assert!(after < before - 0.2, "p = {p}: {before} {after}");
+    }
+    let nested: ModelConfig = read_ron(&path.join("nested/model/config.ron")).unwrap();
+    assert_eq!((nested.sub_models, nested.null_class), (vec![1, 2, 4], false));
+    fail(&format!("{train} --out x hidden=8"), path, 1, &["`hidden`", "imported"]);
 }

@@ -72,6 +72,13 @@ pub(crate) fn read<M: DeserializeOwned>(folder: &Path) -> Result<M, Error> {
     serde_json::from_str(&text).map_err(|e| Error::store(&path, "manifest", "a manifest of this version", e))
 }
 
+/// A checksum of what a store holds: of its manifest, which has the checksum of every shard.
+pub(crate) fn digest(folder: &Path, manifest: &impl Serialize) -> Result<String, Error> {
+    let text = serde_json::to_string(manifest)
+        .map_err(|e| Error::store(folder.join(MANIFEST), "manifest", "JSON", e))?;
+    Ok(sha256(text.as_bytes()))
+}
+
 pub(crate) fn write(folder: &Path, manifest: &impl Serialize) -> Result<(), Error> {
     let path = folder.join(MANIFEST);
     let mut text =

@@ -79,6 +79,11 @@ impl PictureStore {
         &self.manifest
     }
 
+    /// A checksum of all that it holds, by its manifest.
+    pub fn sha256(&self) -> Result<String, Error> {
+        manifest::digest(&self.path, &self.manifest)
+    }
+
     /// Side of the pictures in pixels.
     pub fn size(&self) -> usize {
         self.manifest.size

@@ -152,6 +152,11 @@ impl TokenStore {
         &self.manifest.info
     }
 
+    /// A checksum of all that it holds, by its manifest.
+    pub fn sha256(&self) -> Result<String, Error> {
+        manifest::digest(&self.path, &self.manifest)
+    }
+
     /// Number of pictures.
     pub fn len(&self) -> usize {
         self.length

@@ -119,11 +119,13 @@ impl Attention {
     }
 
     fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
-        // The fused operation knows no dropout on attention weights, and has no backward anyway.
-        if query.device().is_autodiff() && self.dropout.prob > 0.0 {
+        // The fused operation has no backward and knows no dropout on attention weights.
+        if query.device().is_autodiff() {
             let [_, _, _, head_width] = query.dims();
+            let compute = values.dtype();
             let scores = (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3));
-            self.dropout.forward(softmax(scores, 3)).matmul(values)
+            let weights = self.dropout.forward(softmax(precision::full(scores), 3));
+            precision::cast(weights, compute).matmul(values)
         } else {
             attention(query, keys, values, None, None, AttentionModuleOptions::default())
         }

@@ -20,7 +20,8 @@ impl Head {
     pub fn forward(&self, x: Tensor<2>, table: Tensor<2>, rows: usize) -> Tensor<2> {
         let [_, width] = x.dims();
         let x = self.norm.forward(gelu(self.dense.forward(x, width)));
-        let table = table.slice(s![0..rows, ..]);
+        // In training the table stays in f32, and only products are taken in the type of the weights.
+        let table = precision::cast(table.slice(s![0..rows, ..]), self.dense.weight.val().dtype());
         precision::product(x, table.transpose()) + self.bias.val().slice(s![0..rows]).unsqueeze()
     }
 }

@@ -1,4 +1,4 @@
-//! Inference in half precision.
+//! Half precision.
 //!
 //! Only matrices become half: the weights of products, the token and position tables, and with them the keys and
 //! values, cached ones too. All else stays in `f32`: biases, LayerNorm with its epsilon of 1e-12 (which no half type

@@ -106,6 +106,20 @@ impl NestedTransformer {
         Ok(precision::with_matrices(self, to))
     }
 
+    /// The same model for a step of training whose products are taken in another type, such as `BF16`: the matrices
+    /// of blocks and head are cast, and gradients go through the casts to this model's parameters, which stay in
+    /// `f32`. The embedding is not cast, since its gradient is a sum over many rows.
+    ///
+    /// Fails where the device cannot compute in it.
+    pub fn computing_in(&self, to: FloatDType) -> Result<Self, Error> {
+        if !self.device().supports_dtype(to) {
+            return Err(Error::Type { asked: format!("{to:?}") });
+        }
+        let Self { embedding, blocks, last_norm, head, config } = self.clone();
+        let head = Head { dense: precision::with_matrices(head.dense, to), ..head };
+        Ok(Self { embedding, blocks: precision::with_matrices(blocks, to), last_norm, head, config })
+    }
+
     /// The type of products, keys and values.
     pub fn compute_type(&self) -> DType {
         self.embedding.tokens.val().dtype()

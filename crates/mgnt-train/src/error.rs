@@ -21,6 +21,21 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A run that is resumed with another recipe or other data than it began with.
+    #[error(
+        "{path}: cannot be resumed: `{field}` was {before}, and is {now} now; resume as it began, or choose another --out",
+        path = path.display()
+    )]
+    Resume {
+        /// The run's checkpoints.
+        path: PathBuf,
+        /// The first field that differs.
+        field: String,
+        /// Its value when the run began.
+        before: String,
+        /// Its value now.
+        now: String,
+    },
     /// Loss or gradient stayed infinite or not a number.
     #[error("step {step}: the loss or gradient was not finite {times} times in a row")]
     NotFinite {

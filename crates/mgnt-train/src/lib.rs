@@ -2,7 +2,7 @@
 //!
 //! A [`Recipe`] (or [`TokenizerRecipe`]) is the RON file that describes a run. [`TransformerTask`] and
 //! [`TokenizerTask`] say what one step computes; [`run`](run()) is the step-counted loop around both: learning rate,
-//! clipping, moving average, validation, checkpoints. Order of data, masks and dropout are pure functions of seed
+//! clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data, masks and dropout are pure functions of seed
 //! and step, so a run that was stopped and resumed gives the same weights as one that was not.
 //!
 //! Start with [`run()`], and with [`objective`] for the mathematics.
@@ -10,18 +10,29 @@
 mod checkpoint;
 mod ema;
 mod error;
+mod event;
+mod forecast;
+mod identity;
+mod log;
 pub mod objective;
 mod optimizer;
 mod part;
 mod recipe;
 mod run;
+mod task;
+mod teller;
 mod tokenizer_task;
 mod transformer_task;
 pub mod watch;
 
+pub use burn::train::Interrupter;
+pub use checkpoint::has_checkpoint;
 pub use error::Error;
+pub use event::{Event, Line, Warning, Watcher};
+pub use forecast::{Forecast, Memory};
 pub use optimizer::learning_rate;
-pub use recipe::{Optimization, Recipe, TokenizerRecipe, parse_with_overrides};
-pub use run::{Event, Figures, Outcome, PartOutput, RunOptions, Task, run};
+pub use recipe::{Optimization, Precision, Recipe, TokenizerRecipe, parse_with_overrides};
+pub use run::{Outcome, RunOptions, run};
+pub use task::{Description, Figures, PartOutput, Task};
 pub use tokenizer_task::TokenizerTask;
 pub use transformer_task::TransformerTask;

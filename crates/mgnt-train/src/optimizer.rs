@@ -91,6 +91,7 @@ pub(crate) mod tests {
         Optimization {
             batch: 4,
             parts: 1,
+            gradient_checkpointing: false,
             steps: 110,
             peak_learning_rate: 0.01,
             warm_up_steps: 10,
@@ -104,6 +105,8 @@ pub(crate) mod tests {
             validate_every: 50,
             checkpoint_every: 50,
             keep: 2,
+            draw_every: 0,
+            not_finite_limit: 3,
         }
     }
 

@@ -10,7 +10,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 
-use crate::run::{Figures, PartOutput, Task, number};
+use crate::task::{Figures, PartOutput, Task, number};
 use crate::{Error, Optimization};
 
 /// Loss, gradients and figures of a whole step.
@@ -21,9 +21,18 @@ pub(crate) struct Computed<E> {
     pub extras: Vec<E>,
 }
 
-/// Places of the batch that each part computes.
-pub(crate) fn places(batch: usize, parts: usize) -> Vec<Range<usize>> {
-    (0..parts).map(|i| i * batch / parts..(i + 1) * batch / parts).collect()
+impl Optimization {
+    /// Places of the batch that each part of a step computes.
+    pub fn places(&self) -> Vec<Range<usize>> {
+        let (batch, parts) = (self.batch, self.parts);
+        (0..parts).map(|i| i * batch / parts..(i + 1) * batch / parts).collect()
+    }
+}
+
+/// The device with a tape.
+pub(crate) fn taped(device: &Device, optimization: &Optimization) -> Device {
+    let device = device.clone().autodiff();
+    if optimization.gradient_checkpointing { device.gradient_checkpointing() } else { device }
 }
 
 /// Computes step `step` on forks of the model.
@@ -35,7 +44,7 @@ pub(crate) fn compute<T: Task>(
     device: &Device,
     side_by_side: bool,
 ) -> Result<Computed<T::Extra>, Error> {
-    let ranges = places(optimization.batch, optimization.parts);
+    let ranges = optimization.places();
     let one = |(index, range): (usize, Range<usize>)| -> Result<Computed<T::Extra>, Error> {
         if task.draws_on_device() {
             // Dropout draws from the device's generator, which no checkpoint holds.
@@ -43,7 +52,7 @@ pub(crate) fn compute<T: Task>(
             device.seed(optimization.seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
         // A fork has leaves of its own, so that the tapes of parts share nothing and do not wait for each other.
-        let fork = model.clone().fork(&device.clone().autodiff());
+        let fork = model.clone().fork(&taped(device, optimization));
         let PartOutput { loss, figures, extra } = task.part(&fork, step, range)?;
         let figures = figures.into_iter().map(|(name, value)| Ok((name, number(value)?)));
         let figures = figures.collect::<Result<Vec<_>, Error>>()?;
@@ -96,9 +105,11 @@ impl ModuleVisitor for Add<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::tests::optimization;
 
     #[test]
     fn parts_cover_the_batch() {
+        let places = |batch, parts| Optimization { batch, parts, ..optimization() }.places();
         assert_eq!(places(7, 3), [0..2, 2..4, 4..7]);
         assert_eq!(places(4, 2), [0..2, 2..4]);
     }

@@ -22,6 +22,10 @@ pub struct Optimization {
     /// run side by side.
     #[serde(default = "one")]
     pub parts: usize,
+    /// Whether cheap results of the forward are computed again for the backward instead of kept: less memory, more
+    /// time, the same numbers.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// Steps in all.
     pub steps: usize,
     /// Learning rate after the warm-up.
@@ -48,6 +52,16 @@ pub struct Optimization {
     pub checkpoint_every: usize,
     /// Checkpoints kept.
     pub keep: usize,
+    /// Steps between samples of the averaged model; 0 is never.
+    #[serde(default)]
+    pub draw_every: usize,
+    /// Steps in a row whose loss or gradient may be infinite or not a number before the run ends. Each is skipped.
+    #[serde(default = "ten")]
+    pub not_finite_limit: usize,
+}
+
+fn ten() -> usize {
+    10
 }
 
 fn one() -> usize {
@@ -84,12 +98,26 @@ pub struct Recipe {
     /// The nested objective.
     #[serde(default)]
     pub objective: NestedOptions,
+    /// Type in which products are taken; parameters, gradients, optimiser and all else stay in `f32`.
+    #[serde(default)]
+    pub precision: Precision,
     /// Optimisation.
     pub optimization: Optimization,
 }
 
 fn four_sizes() -> Vec<usize> {
     vec![1, 2, 4, 8]
+}
+
+/// Type in which the products of a training step are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision with eight bits of exponent, where the device has it.
+    Bf16,
 }
 
 /// A run of the image tokenizer.
@@ -125,6 +153,7 @@ impl Optimization {
             ("validate_every", self.validate_every),
             ("checkpoint_every", self.checkpoint_every),
             ("keep", self.keep),
+            ("not_finite_limit", self.not_finite_limit),
         ];
         for (field, value) in counts {
             if value == 0 {
@@ -243,26 +272,44 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Forecast;
 
     fn configs() -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image")
     }
 
+    /// Each parses, is valid, has a forecast, and says in its head with which command it is run and what it costs.
     #[test]
     fn every_recipe_of_the_repository_is_valid() {
-        let mut transformers = 0;
+        let (mut transformers, mut priced) = (0, 0);
         for entry in std::fs::read_dir(configs()).unwrap() {
             let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let head: String = text.lines().take_while(|line| line.starts_with("//")).collect();
+            assert!(head.contains("// cargo xtask "), "{}", path.display());
             if path.file_stem().unwrap().to_str().unwrap().ends_with("tokenizer") {
                 parse_with_overrides::<TokenizerRecipe>(&path, &[]).unwrap().validate().unwrap();
-            } else {
-                let recipe: Recipe = parse_with_overrides(&path, &[]).unwrap();
-                recipe.validate().unwrap();
-                recipe.imagenet_model().validate().unwrap();
-                transformers += 1;
+                continue;
+            }
+            transformers += 1;
+            let recipe: Recipe = parse_with_overrides(&path, &[]).unwrap();
+            let forecast = Forecast::new(&recipe, &recipe.imagenet_model(), false).unwrap();
+            assert!(forecast.flops > 0.0 && forecast.memory.total() > 0);
+            if head.contains("TFLOP a step") {
+                let teraflops = forecast.step_flops / 1e12;
+                assert!(
+                    head.contains(&format!("{teraflops:.2} TFLOP a step")),
+                    "{}: {teraflops}",
+                    path.display()
+                );
+                let hours = forecast.h100_hours();
+                let shown =
+                    if hours < 20.0 { format!("{hours:.1} hours") } else { format!("{hours:.0} hours") };
+                assert!(head.contains(&shown), "{}: {shown}", path.display());
+                priced += 1;
             }
         }
-        assert!(transformers >= 2);
+        assert!(transformers >= 9 && priced >= 4, "{transformers} {priced}");
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use mgnt_data::loader::{Order, flipped};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_tokenizer::quantizer::CodeUsage;
 
-use crate::run::{Figures, PartOutput, Task, number};
+use crate::task::{Description, Figures, PartOutput, Task, number};
 use crate::{Error, TokenizerRecipe};
 
 /// Training of the image tokenizer on a picture store.
@@ -65,12 +66,26 @@ impl Task for TokenizerTask<'_> {
     type Model = ImageTokenizer;
     type Extra = Seen;
 
+    fn describe(&self) -> Result<Description, Error> {
+        let mut data = BTreeMap::from([("train".into(), self.store.sha256()?)]);
+        if let Some(store) = self.held_out {
+            data.insert("validation".into(), store.sha256()?);
+        }
+        let config = &self.recipe.tokenizer;
+        let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
+        Ok(Description { task: "tokenizer", model, data, tokens_a_sample: config.grid().pow(2) })
+    }
+
     fn initial(&self, device: &Device) -> Result<ImageTokenizer, Error> {
         Ok(ImageTokenizer::init(&self.recipe.tokenizer, self.recipe.optimization.seed, device)?)
     }
 
     fn draws_on_device(&self) -> bool {
         false
+    }
+
+    fn items(&self, step: usize) -> Vec<usize> {
+        self.order.batch(step)
     }
 
     /// The entropy loss is that of each part by itself: codes are to be spread within a part.
@@ -183,6 +198,10 @@ impl Task for TokenizerTask<'_> {
         ])
     }
 
+    fn score(&self, validation: &Figures) -> Option<f64> {
+        validation.iter().find(|(name, _)| name == "l1").map(|(_, l1)| *l1)
+    }
+
     fn export(&self, average: &ImageTokenizer, folder: &Path) -> Result<(), Error> {
         Ok(average.valid().save(folder)?)
     }
@@ -195,14 +214,13 @@ fn mirrored(picture: &[u8], size: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
+    use burn::train::Interrupter;
     use mgnt_data::{PrepareOptions, prepare, synthetic};
     use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
 
     use super::*;
     use crate::optimizer::tests::optimization;
-    use crate::{Event, Optimization, Outcome, RunOptions, run};
+    use crate::{Event, Line, Optimization, Outcome, RunOptions, run};
 
     #[test]
     fn rows_are_mirrored() {
@@ -257,14 +275,17 @@ mod tests {
         out: &Path,
         resume: bool,
         stop_after: Option<usize>,
-    ) -> (Outcome, Vec<Event>) {
+    ) -> (Outcome, Vec<Line>) {
         let device = Device::flex();
         let mut task = TokenizerTask::new(recipe, store, Some(store), &device).unwrap();
-        let mut events: Vec<Event> = Vec::new();
-        let stop = AtomicBool::new(false);
+        let mut events: Vec<Line> = Vec::new();
+        let stop = Interrupter::new();
         let mut watch = |event: &Event| {
-            events.push(event.clone());
-            stop.store(stop_after.is_some_and(|n| event.step >= n), Ordering::Relaxed);
+            let (Event::Trained(line) | Event::Validated(line)) = event else { return };
+            events.push(line.clone());
+            if stop_after.is_some_and(|n| line.step >= n) {
+                stop.stop(None);
+            }
         };
         let options = RunOptions { device: &device, out, resume, side_by_side: true, stop: &stop };
         let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch).unwrap();

@@ -3,20 +3,16 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
-use mgnt_data::{TokenStore, TokenStoreInfo, TokenWriter};
 use mgnt_decode::{CachePolicy, Decoder, Ledger, ModelSchedule, Plan, Strategy};
 use mgnt_model::compute::{Forward, forward_flops};
 use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_train::{Event, Recipe, RunOptions, TransformerTask, run as train};
 use mgnt_weights::directory::read_ron;
 use serde::Serialize;
 
-use super::print_json;
 use super::strategy::StrategyArguments;
-use super::watch::stop_on_interrupt;
+use super::{bench_train, print_json};
 use crate::device::{Compute, Dtype};
 use crate::failure::bad_use;
 use crate::memory::peak_bytes;
@@ -29,17 +25,17 @@ pub struct Arguments {
     what: What,
     /// A model's config; for train, a recipe
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Batch sizes
     #[arg(long, value_delimiter = ',', default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Vec<u16>,
     /// Times that each is run, turn and turn about, after once to warm up; medians are printed
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    repeat: u16,
+    pub(super) repeat: u16,
     #[command(flatten)]
     strategy: StrategyArguments,
     #[command(flatten)]
-    compute: Compute,
+    pub(super) compute: Compute,
     /// One JSON object on standard output instead of the table
     #[arg(long)]
     json: bool,
@@ -51,7 +47,7 @@ enum What {
     Forward,
     /// Whole decodes: the full model without and with a cache, and the schedule
     Decode,
-    /// Training steps: the full model alone, and the nested objective
+    /// Training steps: the full model alone, the nested objective, that on one batch again and again, and a checkpoint
     Train,
 }
 
@@ -101,7 +97,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
                 let strategy = arguments.strategy.strategy(model.config())?;
                 decodes(&model, strategy, batch.into(), arguments.repeat)?
             }
-            What::Train => steps(&arguments, batch.into(), &device)?,
+            What::Train => bench_train::rows(&arguments, batch.into(), &device)?,
         });
     }
     let report = Report { dtype, matrix_peak_gflops, rows, peak_bytes: peak_bytes() };
@@ -157,7 +153,7 @@ fn finished(device: &Device) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { 0.5 * (values[middle - 1] + values[middle]) }
@@ -232,7 +228,7 @@ pub(super) fn decodes(
     Ok(rows)
 }
 
-fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f64>, before: &[Row]) -> Row {
+pub(super) fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f64>, before: &[Row]) -> Row {
     Row {
         name,
         batch,
@@ -243,58 +239,6 @@ fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f64>, before
         sampling_share: None,
         iterations: None,
     }
-}
-
-/// Steps on random tokens of the model's sizes; the first one warms up.
-fn steps(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
-    let nested: Recipe = read_ron(&arguments.config)?;
-    let plain = Recipe { sub_models: vec![1], ..nested.clone() };
-    let folder = tempfile::tempdir().context("a folder for the tokens")?;
-    let store = random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?;
-    let stop = stop_on_interrupt()?;
-    let mut rows = Vec::new();
-    for (name, mut recipe) in [("step, full model", plain), ("step, nested", nested)] {
-        let optimization = &mut recipe.optimization;
-        optimization.batch = batch;
-        optimization.parts = optimization.parts.min(batch);
-        optimization.steps = usize::from(arguments.repeat) + 1;
-        (optimization.log_every, optimization.validate_every, optimization.checkpoint_every) =
-            (1, usize::MAX, usize::MAX);
-        let mut times = Vec::new();
-        let mut watch = |event: &Event| times.extend(event.seconds_a_step.map(|s| s * 1e3));
-        let mut task = TransformerTask::new(&recipe, &store, None, device)?;
-        let out = folder.path().join(name);
-        let options = RunOptions {
-            device,
-            out: &out,
-            resume: false,
-            side_by_side: arguments.compute.device.is_cpu(),
-            stop: &stop,
-        };
-        train(&mut task, &recipe.optimization, &recipe, options, &mut watch)?;
-        rows.push(row(name.into(), batch, median(times[1..].to_vec()), None, &rows));
-    }
-    Ok(rows)
-}
-
-fn random_tokens(folder: &std::path::Path, config: &ModelConfig) -> anyhow::Result<TokenStore> {
-    let side = config.tokens.isqrt();
-    let info = TokenStoreInfo {
-        grid: [side, config.tokens / side],
-        codes: config.codes,
-        classes: (0..config.classes).map(|class| class.to_string()).collect(),
-        tokenizer: "none".into(),
-        source: "random".into(),
-    };
-    std::fs::create_dir_all(folder)?;
-    let mut writer = TokenWriter::new(folder, info);
-    for item in 0..config.classes {
-        let tokens: Vec<u16> =
-            (0..config.tokens).map(|i| ((item * 7919 + i * 104_729) % config.codes) as u16).collect();
-        writer.push(&tokens, item)?;
-    }
-    writer.finish()?;
-    Ok(TokenStore::open(folder)?)
 }
 
 #[cfg(test)]

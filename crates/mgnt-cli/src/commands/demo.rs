@@ -12,7 +12,7 @@ use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{
     Event, Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
-    run as train,
+    has_checkpoint, run as train,
 };
 use mgnt_weights::{atomic, directory};
 use serde::Serialize;
@@ -216,10 +216,12 @@ fn finish<T: Task>(
 ) -> anyhow::Result<bool> {
     let progress = bar(optimization.steps, "steps");
     let mut watch = |event: &Event| {
-        progress.set_position(event.step as u64);
+        if let Event::Trained(line) = event {
+            progress.set_position(line.step as u64);
+        }
         progress.suspend(|| print_event(event));
     };
-    let resume = options.out.join("checkpoints").exists();
+    let resume = has_checkpoint(options.out)?;
     let outcome = train(task, optimization, recipe, RunOptions { resume, ..options }, &mut watch)?;
     progress.finish_and_clear();
     if let Outcome::Interrupted(step) = outcome {

@@ -1,26 +1,96 @@
 //! `mgnt train-imagenet`: tokens become a nested transformer.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use mgnt_data::TokenStore;
-use mgnt_train::{Recipe, TransformerTask, parse_with_overrides};
+use mgnt_model::ModelConfig;
+use mgnt_train::{Forecast, Recipe, TransformerTask, parse_with_overrides};
 
 use super::training::TrainingArguments;
+
+/// Pictures of ImageNet's training set, for a forecast without data.
+const IMAGENET_PICTURES: usize = 1_281_167;
 
 /// Arguments of `mgnt train-imagenet`.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     training: TrainingArguments,
+    /// Begin with this model's weights, such as an imported checkpoint that was never nested
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Print sizes, memory and cost of the run, and do nothing; without --data for the sizes of ImageNet 256
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Trains the transformer.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: Recipe = parse_with_overrides(&training.config, &training.overrides)?;
-    let store = TokenStore::open(&training.data)?;
+    if arguments.dry_run {
+        let (config, samples) = match &training.data {
+            Some(data) => {
+                let store = TokenStore::open(data)?;
+                (recipe.model(store.info()), store.len())
+            }
+            None => (recipe.imagenet_model(), IMAGENET_PICTURES),
+        };
+        let forecast = Forecast::new(&recipe, &config, training.device.is_cpu())?;
+        print!("{}", told(&recipe, &config, samples, &forecast));
+        return Ok(());
+    }
+    let store = TokenStore::open(training.data()?)?;
     let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?;
     let device = training.device.open()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
+    if let Some(folder) = &arguments.from {
+        task = task.starting_from(folder)?;
+    }
     eprintln!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
     training.run(&mut task, &recipe.optimization, &recipe, &device)
+}
+
+/// A forecast in words.
+fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Forecast) -> String {
+    let optimization = &recipe.optimization;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let memory = &forecast.memory;
+    let epochs = (optimization.steps * optimization.batch) as f64 / samples as f64;
+    format!(
+        "model       {layers} layers, width {width}, {heads} heads, hidden {hidden}; {parameters:.2} M parameters\n\
+         data        {tokens} tokens of {codes} codes, {classes} classes, {samples} samples\n\
+         sub-models  p = {sub_models:?}, in a step: {students:?}; products in {precision:?}\n\
+         step        {batch} samples in {parts} parts; {step:.4} TFLOP, {ratio:.3} of a plain step\n\
+         run         {steps} steps, {epochs:.1} epochs; {all:.3e} FLOP, {hours:.1} h on one H100 at 40 % of 989 TFLOP/s\n\
+         memory      {total:.2} GiB: weights, average, AdamW {state:.2}; gradients {gradients:.2}; \
+         activations of a part of {part} samples {activations:.2} (an estimate)\n\
+         disk        {checkpoint:.2} GiB a checkpoint, {keep} kept\n",
+        layers = config.layers,
+        width = config.width,
+        heads = config.heads,
+        hidden = config.hidden,
+        parameters = forecast.parameters as f64 / 1e6,
+        tokens = config.tokens,
+        codes = config.codes,
+        classes = config.classes,
+        sub_models = config.sub_models,
+        students = recipe.objective.students,
+        precision = recipe.precision,
+        batch = optimization.batch,
+        parts = optimization.parts,
+        step = forecast.step_flops / 1e12,
+        ratio = forecast.step_flops / forecast.plain_step_flops,
+        steps = optimization.steps,
+        all = forecast.flops,
+        hours = forecast.h100_hours(),
+        total = gib(memory.total()),
+        state = gib(memory.state),
+        gradients = gib(memory.gradients),
+        part = forecast.samples_a_part,
+        activations = gib(memory.activations),
+        checkpoint = gib(forecast.checkpoint_bytes),
+        keep = optimization.keep,
+    )
 }

@@ -17,7 +17,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: TokenizerRecipe = parse_with_overrides(&training.config, &training.overrides)?;
-    let store = PictureStore::open(&training.data)?;
+    let store = PictureStore::open(training.data()?)?;
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
     let device = training.device.open()?;
     let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), &device)?;

@@ -1,6 +1,6 @@
 //! The options and the run that both trainings share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::watch::{print_event, stop_on_interrupt};
 use crate::device::DeviceWord;
+use crate::failure::bad_use;
 
 /// Options of every training.
 #[derive(Args)]
@@ -18,13 +19,13 @@ pub struct TrainingArguments {
     pub config: PathBuf,
     /// The store to train on
     #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
     /// A store to validate on
     #[arg(long, value_name = "DIR")]
     pub validation: Option<PathBuf>,
     /// The run's folder
     #[arg(long, short, value_name = "DIR")]
-    pub out: PathBuf,
+    pub out: Option<PathBuf>,
     /// Continue the run from its newest checkpoint
     #[arg(long)]
     pub resume: bool,
@@ -37,6 +38,11 @@ pub struct TrainingArguments {
 }
 
 impl TrainingArguments {
+    /// The store to train on, which all but a forecast needs.
+    pub fn data(&self) -> anyhow::Result<&Path> {
+        self.data.as_deref().ok_or_else(|| bad_use("--data DIR: the store to train on is missing"))
+    }
+
     /// Runs a task in the run's folder, with a line an event and a clean stop on Ctrl-C.
     pub fn run<T: Task>(
         &self,
@@ -45,17 +51,13 @@ impl TrainingArguments {
         recipe: &impl Serialize,
         device: &Device,
     ) -> anyhow::Result<()> {
+        let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
         let stop = stop_on_interrupt()?;
-        let options = RunOptions {
-            device,
-            out: &self.out,
-            resume: self.resume,
-            side_by_side: self.device.is_cpu(),
-            stop: &stop,
-        };
+        let options =
+            RunOptions { device, out, resume: self.resume, side_by_side: self.device.is_cpu(), stop: &stop };
         let outcome = train(task, optimization, recipe, options, &mut print_event)?;
         match outcome {
-            Outcome::Finished => eprintln!("{} holds the trained model", self.out.join("model").display()),
+            Outcome::Finished => eprintln!("{} holds the trained model", out.join("model").display()),
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),
         }
         Ok(())

@@ -15,11 +15,7 @@ pub struct Masked {
 ///
 /// A pure function of its arguments.
 pub fn mask(seed: u64, step: usize, place: usize, tokens: usize, class_dropout: f64) -> Masked {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&(step as u64).to_le_bytes());
-    key[16..20].copy_from_slice(b"mask");
-    let mut rng = ChaCha8Rng::from_seed(key);
+    let mut rng = generator(seed, step, *b"mask");
     rng.set_stream(place as u64);
     let r: f64 = rng.random();
     let class_dropped = rng.random::<f64>() < class_dropout;
@@ -29,6 +25,21 @@ pub fn mask(seed: u64, step: usize, place: usize, tokens: usize, class_dropout: 
     let mut places = chosen.to_vec();
     places.sort_unstable();
     Masked { places, class_dropped }
+}
+
+/// Places that a sample hides on average: that of `ceil(N cos(pi r / 2))` over r ~ U(0, 1).
+pub fn mean_hidden(tokens: usize) -> f64 {
+    // The mean of the cosine is 2 / pi, and rounding up adds about a half.
+    tokens as f64 * std::f64::consts::FRAC_2_PI + 0.5
+}
+
+/// A generator of its own for each seed, step and use.
+pub(super) fn generator(seed: u64, step: usize, what_for: [u8; 4]) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&(step as u64).to_le_bytes());
+    key[16..20].copy_from_slice(&what_for);
+    ChaCha8Rng::from_seed(key)
 }
 
 #[cfg(test)]
@@ -42,9 +53,8 @@ mod tests {
         assert!(
             samples.iter().all(|m| m.places.is_sorted_by(|a, b| a < b) && m.places.iter().all(|&p| p < 64))
         );
-        // The mean of cos(pi r / 2) is 2 / pi; rounding up adds about half a token.
         let mean = samples.iter().map(|m| m.places.len() as f64).sum::<f64>() / 4000.0;
-        assert!((mean - (64.0 * 2.0 / std::f64::consts::PI + 0.5)).abs() < 1.0, "{mean}");
+        assert!((mean - mean_hidden(64)).abs() < 1.0, "{mean}");
         let dropped = samples.iter().filter(|m| m.class_dropped).count();
         assert!((300..500).contains(&dropped), "{dropped}");
     }

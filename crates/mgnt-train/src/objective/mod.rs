@@ -3,5 +3,7 @@
 mod masking;
 mod nested;
 
-pub use masking::{Masked, mask};
-pub use nested::{NestedLoss, NestedOptions, Teacher, cross_entropy, lambda, nested_loss};
+pub use masking::{Masked, mask, mean_hidden};
+pub use nested::{
+    MaskedBatch, NestedLoss, NestedOptions, Students, Teacher, cross_entropy, lambda, nested_loss,
+};

@@ -1,7 +1,10 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
 use mgnt_model::{Error, NestedTransformer};
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
+
+use super::masking::generator;
 
 /// Options of the nested objective.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,19 +13,45 @@ pub struct NestedOptions {
     /// Which sub-model teaches each smaller one.
     #[serde(default)]
     pub teacher: Teacher,
+    /// Which sub-models a step trains besides the full model.
+    #[serde(default)]
+    pub students: Students,
 }
 
 /// Which sub-model teaches each smaller one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Teacher {
-    /// The next larger one (the paper's).
+    /// The next larger one of the step (the paper's).
     #[default]
     Chain,
     /// The full model.
     Full,
     /// None: ground truth only.
     Truth,
+}
+
+/// Which sub-models a step trains besides the full model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Students {
+    /// Every one (the paper's).
+    #[default]
+    All,
+    /// One, drawn anew for each step: cheaper, as the stochastic student of ELT (arXiv 2604.09168).
+    One,
+}
+
+impl Students {
+    /// Factors of the sub-models of a step, the full model first. A pure function of its arguments.
+    pub fn of_step(self, sub_models: &[usize], seed: u64, step: usize) -> Vec<usize> {
+        match (self, sub_models) {
+            (Self::One, [full, students @ ..]) if !students.is_empty() => {
+                vec![*full, students[generator(seed, step, *b"stud").random_range(0..students.len())]]
+            }
+            _ => sub_models.to_vec(),
+        }
+    }
 }
 
 /// The loss of one batch.
@@ -56,39 +85,46 @@ pub fn cross_entropy(
     -(each * weights).sum()
 }
 
-/// The chained objective on one masked batch:
+/// A masked batch as tensors.
+#[derive(Debug, Clone)]
+pub struct MaskedBatch {
+    /// `[B, 1 + N]`, the class token first and the mask token at hidden places.
+    pub tokens: Tensor<2, Int>,
+    /// Numbers of the hidden places in the flattened `[B (1 + N)]`, `[R]`.
+    pub rows: Tensor<1, Int>,
+    /// Their codes, `[R]`.
+    pub targets: Tensor<1, Int>,
+    /// Their shares of the mean, `[R]`.
+    pub weights: Tensor<1>,
+}
+
+/// The objective on one masked batch, over the sub-models of `factors`, largest model first:
 /// `CE(1, truth) + sum over p > 1 of lambda CE(p, truth) + (1 - lambda) CE(p, stop-gradient softmax of teacher)`.
-///
-/// `tokens [B, 1 + N]`; `rows [R]` number the hidden places in the flattened `[B (1 + N)]`; `targets [R]`;
-/// `weights [R]`.
-#[expect(clippy::too_many_arguments, reason = "one batch and the objective's parameters, used once")]
 pub fn nested_loss(
     model: &NestedTransformer,
-    tokens: Tensor<2, Int>,
-    rows: Tensor<1, Int>,
-    targets: Tensor<1, Int>,
-    weights: Tensor<1>,
+    batch: &MaskedBatch,
+    factors: &[usize],
+    teacher: Teacher,
     lambda: f64,
     smoothing: f64,
-    options: NestedOptions,
 ) -> Result<NestedLoss, Error> {
     let config = model.config();
-    let [batch, length] = tokens.dims();
+    let [samples, length] = batch.tokens.dims();
     let mut total: Option<Tensor<1>> = None;
     let mut truth = Vec::new();
-    let mut teacher: Option<Tensor<2>> = None;
-    for &p in &config.sub_models {
-        let hidden = model.hidden(tokens.clone(), config.sub_model(p)?);
-        let hidden = hidden.reshape([batch * length, config.width]).select(0, rows.clone());
+    let mut taught_by: Option<Tensor<2>> = None;
+    for &p in factors {
+        let hidden = model.hidden(batch.tokens.clone(), config.sub_model(p)?);
+        let hidden = hidden.reshape([samples * length, config.width]).select(0, batch.rows.clone());
         let log_probabilities = log_softmax(model.code_logits(hidden), 1);
         let with_truth =
-            cross_entropy(log_probabilities.clone(), targets.clone(), weights.clone(), smoothing);
+            cross_entropy(log_probabilities.clone(), batch.targets.clone(), batch.weights.clone(), smoothing);
         truth.push((p, with_truth.clone()));
-        let term = match &teacher {
-            Some(teacher) if options.teacher != Teacher::Truth && lambda < 1.0 => {
-                let each = (teacher.clone() * log_probabilities.clone()).sum_dim(1);
+        let term = match &taught_by {
+            Some(probabilities) if teacher != Teacher::Truth && lambda < 1.0 => {
+                let each = (probabilities.clone() * log_probabilities.clone()).sum_dim(1);
                 let [count, _] = each.dims();
-                let with_teacher = -(each.reshape([count]) * weights.clone()).sum();
+                let with_teacher = -(each.reshape([count]) * batch.weights.clone()).sum();
                 with_truth * lambda + with_teacher * (1.0 - lambda)
             }
             _ => with_truth,
@@ -97,11 +133,11 @@ pub fn nested_loss(
             Some(total) => total + term,
             None => term,
         });
-        if teacher.is_none() || options.teacher == Teacher::Chain {
-            teacher = Some(log_probabilities.detach().exp());
+        if taught_by.is_none() || teacher == Teacher::Chain {
+            taught_by = Some(log_probabilities.detach().exp());
         }
     }
-    let total = total.unwrap_or_else(|| Tensor::zeros([1], &tokens.device()));
+    let total = total.unwrap_or_else(|| Tensor::zeros([1], &batch.tokens.device()));
     Ok(NestedLoss { total, truth })
 }
 
@@ -132,15 +168,8 @@ mod tests {
         }
     }
 
-    struct Batch {
-        tokens: Tensor<2, Int>,
-        rows: Tensor<1, Int>,
-        targets: Tensor<1, Int>,
-        weights: Tensor<1>,
-    }
-
-    fn batch(device: &Device) -> Batch {
-        Batch {
+    fn batch(device: &Device) -> MaskedBatch {
+        MaskedBatch {
             tokens: Tensor::from_data([[7, 10, 1, 10, 3], [8, 2, 10, 10, 10]], device),
             rows: Tensor::from_data([1, 3, 7, 8, 9], device),
             targets: Tensor::from_data([0, 5, 1, 2, 3], device),
@@ -148,9 +177,8 @@ mod tests {
         }
     }
 
-    fn loss(model: &NestedTransformer, lambda: f64, options: NestedOptions) -> NestedLoss {
-        let b = batch(&model.device());
-        nested_loss(model, b.tokens, b.rows, b.targets, b.weights, lambda, 0.1, options).unwrap()
+    fn loss(model: &NestedTransformer, lambda: f64, teacher: Teacher) -> NestedLoss {
+        nested_loss(model, &batch(&model.device()), &model.config().sub_models, teacher, lambda, 0.1).unwrap()
     }
 
     /// Log-probabilities of the hidden rows of one sub-model, in f64 on the host.
@@ -195,11 +223,10 @@ mod tests {
                     + (1.0 - lambda) * taught(&rows[1], &rows[0])
                     + lambda * truth(&rows[2])
                     + (1.0 - lambda) * taught(&rows[2], &rows[of_four]);
-                let got =
-                    f64::from(loss(&model, lambda, NestedOptions { teacher }).total.into_scalar::<f32>());
+                let got = f64::from(loss(&model, lambda, teacher).total.into_scalar::<f32>());
                 assert!((got - expected).abs() < 1e-5, "{lambda} {teacher:?}: {got} {expected}");
             }
-            let only_truth = loss(&model, lambda, NestedOptions { teacher: Teacher::Truth });
+            let only_truth = loss(&model, lambda, Teacher::Truth);
             let expected: f64 = rows.iter().map(|rows| truth(rows)).sum();
             assert!((f64::from(only_truth.total.into_scalar::<f32>()) - expected).abs() < 1e-5);
         }
@@ -210,7 +237,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let only_four = ModelConfig { sub_models: vec![1, 4], ..config() };
         let model = NestedTransformer::init(&only_four, 4, &device).unwrap();
-        let out = loss(&model, 0.0, NestedOptions::default());
+        let out = loss(&model, 0.0, Teacher::Chain);
         // The student's share alone: the teacher's own loss is taken out.
         let grads = (out.total - out.truth[0].1.clone()).backward();
         let map = mgnt_weights::module::to_map(&model).unwrap();
@@ -226,13 +253,16 @@ mod tests {
             }
             fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
                 let name = self.2.join(".");
-                let cut = ["query.weight", "key.weight", "value.weight", "up.weight"];
-                if cut.iter().any(|c| name.ends_with(c)) {
+                let columns = ["query.weight", "key.weight", "value.weight", "up.weight"];
+                let rows = ["output.weight", "down.weight"];
+                let axis = if columns.iter().any(|c| name.ends_with(c)) { 1 } else { 0 };
+                if axis == 1 || rows.iter().any(|r| name.ends_with(r)) {
                     let grad = param.val().grad(self.0).unwrap();
-                    let columns = grad.dims()[1];
-                    let outside =
-                        grad.clone().slice(s![.., columns / 4..columns]).abs().sum().into_scalar::<f32>();
-                    let inside = grad.slice(s![.., 0..columns / 4]).abs().sum().into_scalar::<f32>();
+                    let length = grad.dims()[axis];
+                    let sum = |from: usize, to: usize| -> f32 {
+                        grad.clone().narrow(axis, from, to - from).abs().sum().into_scalar()
+                    };
+                    let (inside, outside) = (sum(0, length / 4), sum(length / 4, length));
                     assert_eq!(outside, 0.0, "{name}");
                     assert!(inside > 0.0, "{name}");
                     *self.1 += 1;
@@ -240,7 +270,23 @@ mod tests {
             }
         }
         burn::module::Module::visit(&model, &mut Check(&grads, &mut seen, Vec::new()));
-        assert_eq!(seen, 4);
+        assert_eq!(seen, 6);
+    }
+
+    #[test]
+    fn one_student_is_drawn_as_often_as_another() {
+        let sizes = [1, 2, 4, 8];
+        assert_eq!(Students::All.of_step(&sizes, 1, 5), sizes);
+        assert_eq!(Students::One.of_step(&[1], 1, 5), [1]);
+        let mut drawn = std::collections::BTreeMap::new();
+        for step in 0..3000 {
+            let factors = Students::One.of_step(&sizes, 7, step);
+            assert_eq!((factors.len(), factors[0]), (2, 1));
+            assert_eq!(factors, Students::One.of_step(&sizes, 7, step));
+            *drawn.entry(factors[1]).or_insert(0) += 1;
+        }
+        assert_eq!(drawn.keys().copied().collect::<Vec<_>>(), [2, 4, 8]);
+        assert!(drawn.values().all(|count| (900..1100).contains(count)), "{drawn:?}");
     }
 
     #[test]

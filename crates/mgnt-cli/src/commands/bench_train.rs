@@ -1,0 +1,169 @@
+//! `mgnt bench train`: time of training steps and of a checkpoint.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::Context;
+use burn::tensor::Device;
+use mgnt_data::{TokenStore, TokenStoreInfo, TokenWriter};
+use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_train::objective::MaskedBatch;
+use mgnt_train::{
+    Description, Error, Event, Figures, Interrupter, PartOutput, Recipe, RunOptions, Task, TransformerTask,
+    run as train,
+};
+use mgnt_weights::directory::read_ron;
+
+use super::bench::{Arguments, Row, median, row};
+
+/// Steps of a round: the first warms up.
+const STEPS: usize = 3;
+
+/// Milliseconds of steps and of a checkpoint.
+#[derive(Default)]
+struct Times {
+    steps: Vec<f64>,
+    checkpoints: Vec<f64>,
+}
+
+/// Steps on random tokens of the sizes of ImageNet 256, turn and turn about: the full model alone, the nested
+/// objective, and that on one batch that is ready. And a checkpoint, with the share of the time that it takes.
+pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
+    let mut nested: Recipe = read_ron(&arguments.config)?;
+    let every = nested.optimization.checkpoint_every;
+    let optimization = &mut nested.optimization;
+    (optimization.batch, optimization.parts) = (batch, optimization.parts.min(batch));
+    (optimization.steps, optimization.checkpoint_every, optimization.validate_every) =
+        (STEPS, STEPS, usize::MAX);
+    optimization.log_every = 1;
+    let plain = Recipe { sub_models: vec![1], ..nested.clone() };
+    let folder = tempfile::tempdir().context("a folder for the tokens")?;
+    let store = random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?;
+    let cpu = arguments.compute.device.is_cpu();
+
+    let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
+    for _ in 0..arguments.repeat {
+        let out = |name: &str| folder.path().join(name);
+        let mut task = TransformerTask::new(&plain, &store, None, device)?;
+        timed(&mut task, &plain, device, &out("full"), cpu, &mut full)?;
+        let mut task = TransformerTask::new(&nested, &store, None, device)?;
+        timed(&mut task, &nested, device, &out("all"), cpu, &mut all)?;
+        let mut task = Repeated::new(TransformerTask::new(&nested, &store, None, device)?, &nested, device)?;
+        timed(&mut task, &nested, device, &out("repeated"), cpu, &mut repeated)?;
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    let (step, checkpoint) = (median(all.steps.clone()), median(all.checkpoints));
+    for (name, times) in [
+        ("step, full model", full.steps),
+        ("step, nested", all.steps),
+        ("step, nested, one batch", repeated.steps),
+    ] {
+        rows.push(row(name.into(), batch, median(times), None, &rows));
+    }
+    let share = 100.0 * checkpoint / (checkpoint + every as f64 * step);
+    let name = format!("checkpoint ({share:.2} % at one in {every} steps)");
+    rows.push(row(name, batch, checkpoint, None, &rows));
+    Ok(rows)
+}
+
+/// Trains for some steps in a folder that is removed again.
+fn timed<T: Task>(
+    task: &mut T,
+    recipe: &Recipe,
+    device: &Device,
+    out: &Path,
+    side_by_side: bool,
+    times: &mut Times,
+) -> anyhow::Result<()> {
+    let mut seconds = Vec::new();
+    let mut watch = |event: &Event| match event {
+        Event::Trained(line) => seconds.extend(line.seconds_a_step),
+        Event::Saved { seconds, .. } => times.checkpoints.push(seconds * 1e3),
+        _ => (),
+    };
+    let stop = Interrupter::new();
+    let options = RunOptions { device, out, resume: false, side_by_side, stop: &stop };
+    train(task, &recipe.optimization, recipe, options, &mut watch)?;
+    times.steps.extend(seconds.into_iter().skip(1).map(|seconds| seconds * 1e3));
+    Ok(std::fs::remove_dir_all(out)?)
+}
+
+/// The same steps on the first step's batch, made once.
+struct Repeated<'a> {
+    task: TransformerTask<'a>,
+    parts: Vec<(Range<usize>, MaskedBatch)>,
+}
+
+impl<'a> Repeated<'a> {
+    fn new(task: TransformerTask<'a>, recipe: &Recipe, device: &Device) -> Result<Self, Error> {
+        let device = device.clone().autodiff();
+        let places = recipe.optimization.places();
+        let parts = places.into_iter().map(|places| Ok((places.clone(), task.masked(0, places, &device)?)));
+        Ok(Self { parts: parts.collect::<Result<_, Error>>()?, task })
+    }
+}
+
+impl Task for Repeated<'_> {
+    type Model = NestedTransformer;
+    type Extra = ();
+
+    fn describe(&self) -> Result<Description, Error> {
+        self.task.describe()
+    }
+
+    fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {
+        self.task.initial(device)
+    }
+
+    fn draws_on_device(&self) -> bool {
+        self.task.draws_on_device()
+    }
+
+    fn items(&self, _: usize) -> Vec<usize> {
+        self.task.items(0)
+    }
+
+    fn part(
+        &self,
+        model: &NestedTransformer,
+        step: usize,
+        places: Range<usize>,
+    ) -> Result<PartOutput<()>, Error> {
+        match self.parts.iter().find(|(range, _)| *range == places) {
+            Some((_, batch)) => self.task.loss(model, step, batch),
+            None => self.task.part(model, 0, places),
+        }
+    }
+
+    fn validate(&self, average: &NestedTransformer) -> Result<Figures, Error> {
+        self.task.validate(average)
+    }
+
+    fn score(&self, validation: &Figures) -> Option<f64> {
+        self.task.score(validation)
+    }
+
+    fn export(&self, average: &NestedTransformer, folder: &Path) -> Result<(), Error> {
+        self.task.export(average, folder)
+    }
+}
+
+fn random_tokens(folder: &Path, config: &ModelConfig) -> anyhow::Result<TokenStore> {
+    let side = config.tokens.isqrt();
+    let info = TokenStoreInfo {
+        grid: [side, config.tokens / side],
+        codes: config.codes,
+        classes: (0..config.classes).map(|class| class.to_string()).collect(),
+        tokenizer: "none".into(),
+        source: "random".into(),
+    };
+    std::fs::create_dir_all(folder)?;
+    let mut writer = TokenWriter::new(folder, info);
+    for item in 0..config.classes {
+        let tokens: Vec<u16> =
+            (0..config.tokens).map(|i| ((item * 7919 + i * 104_729) % config.codes) as u16).collect();
+        writer.push(&tokens, item)?;
+    }
+    writer.finish()?;
+    Ok(TokenStore::open(folder)?)
+}

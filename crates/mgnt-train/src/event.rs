@@ -1,0 +1,162 @@
+//! What a run tells while it goes on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::Error;
+
+/// Who looks on while a model of type `M` is trained. The loop itself prints nothing.
+///
+/// A closure that takes events is one.
+pub trait Watcher<M> {
+    /// Hears what happened, in order.
+    fn event(&mut self, event: &Event);
+
+    /// Makes samples of the averaged model after `step` steps, every [`draw_every`](crate::Optimization::draw_every)
+    /// steps. An error does not stop the run: it comes back as a [`Warning::NotDrawn`].
+    fn draw(&mut self, step: usize, average: &M) -> Result<(), Error> {
+        let _ = (step, average);
+        Ok(())
+    }
+}
+
+impl<M, F: FnMut(&Event)> Watcher<M> for F {
+    fn event(&mut self, event: &Event) {
+        self(event);
+    }
+}
+
+/// What happens in a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The run goes on from here.
+    Started {
+        /// Steps done.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+        /// Samples of a step.
+        samples_a_step: usize,
+        /// Tokens of a step.
+        tokens_a_step: usize,
+    },
+    /// Figures of training, every [`log_every`](crate::Optimization::log_every) steps.
+    Trained(Line),
+    /// Figures of the averaged model on data that is not trained on.
+    Validated(Line),
+    /// A checkpoint is on disk.
+    Saved {
+        /// Steps done.
+        step: usize,
+        /// Seconds that writing it took.
+        seconds: f64,
+    },
+    /// `best/` holds the averaged model of this step.
+    Best {
+        /// Steps done.
+        step: usize,
+        /// What the task goes by; lower is better.
+        score: f64,
+    },
+    /// The run goes on, but someone should look.
+    Warning(Warning),
+}
+
+/// What a run survives and a person should know.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Warning {
+    /// Loss or gradient was not finite: the step changed nothing, and its batch is written to `skipped.jsonl`.
+    Skipped {
+        /// The step, 0-based.
+        step: usize,
+        /// Its loss.
+        loss: f64,
+        /// Global norm of its gradient.
+        gradient_norm: f64,
+        /// Such steps in a row up to this one.
+        in_a_row: usize,
+        /// So many end the run.
+        limit: usize,
+    },
+    /// A checkpoint or the best model could not be written.
+    NotSaved {
+        /// Steps done.
+        step: usize,
+        /// Why.
+        reason: String,
+        /// Step of the newest checkpoint on disk.
+        newest: Option<usize>,
+    },
+    /// A checkpoint is damaged: it was set aside, and the one before it is taken.
+    Damaged {
+        /// Where it lies now.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line of a log could not be written.
+    NotLogged {
+        /// Why.
+        reason: String,
+    },
+    /// Samples could not be made.
+    NotDrawn {
+        /// Steps done.
+        step: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Skipped { step, loss, gradient_norm, in_a_row, limit } => write!(
+                f,
+                "step {step} is skipped: loss {loss}, gradient norm {gradient_norm} ({in_a_row} in a row, {limit} end \
+                 the run)"
+            ),
+            Self::NotSaved { step, reason, newest } => {
+                write!(f, "NOT SAVED after {step} steps: {reason}; training goes on, ")?;
+                match newest {
+                    Some(newest) => write!(f, "the checkpoint of step {newest} stays"),
+                    None => write!(f, "and there is no checkpoint yet"),
+                }
+            }
+            Self::Damaged { path, reason } => {
+                write!(f, "DAMAGED checkpoint set aside as {}: {reason}", path.display())
+            }
+            Self::NotLogged { reason } => write!(f, "a line of the log is lost: {reason}"),
+            Self::NotDrawn { step, reason } => write!(f, "no samples after {step} steps: {reason}"),
+        }
+    }
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    /// Steps done.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Seconds since 1970.
+    pub time: f64,
+    /// Learning rate of the last of the steps; absent in a validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Seconds a step since the last line; absent in a validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_a_step: Option<f64>,
+    /// Tokens a second since the last line; absent in a validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_a_second: Option<f64>,
+    /// Bytes of memory that the process holds, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Figures by name; those of a validation begin with `validation_`.
+    #[serde(flatten)]
+    pub figures: BTreeMap<String, f64>,
+}

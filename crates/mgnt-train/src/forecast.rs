@@ -1,0 +1,187 @@
+//! What a run of the transformer needs, by arithmetic: no tensor, no device.
+
+use mgnt_model::ModelConfig;
+use mgnt_model::compute::{Forward, forward_flops};
+
+use crate::objective::{Students, mean_hidden};
+use crate::{Error, Recipe};
+
+/// Bytes of a number.
+const F32: u64 = 4;
+/// Dense bf16 FLOP/s of an H100 SXM by its data sheet.
+const H100_FLOPS: f64 = 989.4e12;
+/// The share of it that well-made training reaches.
+const H100_SHARE: f64 = 0.4;
+
+/// Sizes, compute and memory of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forecast {
+    /// Parameters of the full model, which the sub-models share.
+    pub parameters: usize,
+    /// Samples of the largest part of a step.
+    pub samples_a_part: usize,
+    /// FLOPs of a step: matrix products, three times those of the forwards.
+    pub step_flops: f64,
+    /// FLOPs of a step of the full model alone.
+    pub plain_step_flops: f64,
+    /// FLOPs of all steps.
+    pub flops: f64,
+    /// Memory.
+    pub memory: Memory,
+    /// Bytes of one checkpoint.
+    pub checkpoint_bytes: u64,
+}
+
+/// Bytes at the fullest moment of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights, their average and AdamW's two moments.
+    pub state: u64,
+    /// Gradients of the parts that are computed at once.
+    pub gradients: u64,
+    /// What the forwards of those parts leave for the backward.
+    pub activations: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.state + self.gradients + self.activations
+    }
+}
+
+impl Forecast {
+    /// For a recipe and its model; `side_by_side` as in [`RunOptions`](crate::RunOptions).
+    pub fn new(recipe: &Recipe, config: &ModelConfig, side_by_side: bool) -> Result<Self, Error> {
+        recipe.validate()?;
+        config.validate()?;
+        let optimization = &recipe.optimization;
+        let parameters = config.parameters();
+        let state_bytes = |copies: u64| copies * F32 * parameters as u64;
+        let samples_a_part = optimization.batch.div_ceil(optimization.parts);
+        let at_once = if side_by_side && config.dropout == 0.0 { optimization.parts as u64 } else { 1 };
+
+        // The expected cost of a step, and the most that one keeps.
+        let mut forwards = Vec::new();
+        for &p in &config.sub_models {
+            let hidden = mean_hidden(config.tokens);
+            let (active, context) = (config.positions(), config.positions());
+            let forward = Forward { active, context, logits: hidden.round() as usize };
+            let sub_model = config.sub_model(p)?;
+            forwards.push((forward_flops(config, sub_model, forward) as f64, kept(recipe, config, p)?));
+        }
+        let (full, students) = (forwards[0], &forwards[1..]);
+        let (flops, kept) = match recipe.objective.students {
+            Students::One if !students.is_empty() => (
+                full.0 + students.iter().map(|s| s.0).sum::<f64>() / students.len() as f64,
+                full.1 + students.iter().map(|s| s.1).max().unwrap_or(0),
+            ),
+            _ => (forwards.iter().map(|f| f.0).sum(), forwards.iter().map(|f| f.1).sum()),
+        };
+        let step_flops = 3.0 * optimization.batch as f64 * flops;
+        Ok(Self {
+            parameters,
+            samples_a_part,
+            step_flops,
+            plain_step_flops: 3.0 * optimization.batch as f64 * full.0,
+            flops: step_flops * optimization.steps as f64,
+            memory: Memory {
+                state: state_bytes(4),
+                gradients: state_bytes(at_once),
+                activations: at_once * samples_a_part as u64 * F32 * kept,
+            },
+            checkpoint_bytes: state_bytes(4),
+        })
+    }
+
+    /// Hours on one H100 at 40 % of its dense bf16 FLOP/s.
+    pub fn h100_hours(&self) -> f64 {
+        self.flops / (H100_FLOPS * H100_SHARE) / 3600.0
+    }
+}
+
+/// Numbers of one sample that the forward of sub-model `p` leaves on the tape.
+///
+/// Counted by operation: a product keeps its factors, a quotient both sides, an exponential its result, LayerNorm the
+/// centred and the normalised rows, dropout its mask; sums keep nothing. With gradient checkpointing the results of
+/// products alone are kept.
+fn kept(recipe: &Recipe, config: &ModelConfig, p: usize) -> Result<u64, Error> {
+    let sub_model = config.sub_model(p)?;
+    let [positions, width, codes, layers] =
+        [config.positions(), config.width, config.codes, config.layers].map(|n| n as u64);
+    let attention = sub_model.attention_width(config) as u64;
+    let weights = sub_model.heads(config) as u64 * positions;
+    let hidden = sub_model.hidden(config) as u64;
+    let rows = mean_hidden(config.tokens).round() as u64;
+    let dropped = u64::from(config.dropout > 0.0);
+    let (block, head) = if recipe.optimization.gradient_checkpointing {
+        (4 * attention + weights + hidden + 3 * width, 2 * width + 2 * codes)
+    } else {
+        let mixing = 4 * attention + (2 + 2 * dropped) * weights;
+        let thinking = 6 * hidden;
+        let norms = 2 * (3 + dropped) * width;
+        (mixing + thinking + norms, 9 * width + 3 * codes)
+    };
+    Ok(layers * positions * block + rows * head)
+}
+
+#[cfg(test)]
+mod tests {
+    use mgnt_model::Preset;
+
+    use super::*;
+    use crate::optimizer::tests::optimization;
+
+    fn recipe(students: Students) -> (Recipe, ModelConfig) {
+        let config = ModelConfig::preset(Preset::L);
+        let recipe = Recipe {
+            layers: config.layers,
+            width: config.width,
+            heads: config.heads,
+            hidden: config.hidden,
+            sub_models: config.sub_models.clone(),
+            norm: config.norm,
+            nesting: config.nesting,
+            dropout: config.dropout,
+            class_dropout: 0.1,
+            label_smoothing: 0.1,
+            objective: crate::objective::NestedOptions { students, ..Default::default() },
+            precision: Default::default(),
+            optimization: crate::Optimization { batch: 256, parts: 16, steps: 1_351_231, ..optimization() },
+        };
+        (recipe, config)
+    }
+
+    #[test]
+    fn scale_l_by_hand() {
+        let (recipe, config) = recipe(Students::All);
+        let forecast = Forecast::new(&recipe, &config, false).unwrap();
+        // Three times the forwards of 256 samples over 257 positions, with the logits of 163 hidden ones.
+        assert!((forecast.step_flops / 1e12 - 234.97).abs() < 0.005, "{}", forecast.step_flops);
+        assert!((forecast.step_flops / forecast.plain_step_flops - 1.884).abs() < 5e-4);
+        assert!((forecast.h100_hours() - 222.85).abs() < 0.01, "{}", forecast.h100_hours());
+        assert_eq!(forecast.samples_a_part, 16);
+        assert_eq!(forecast.memory.state, 4 * 4 * config.parameters() as u64);
+        assert_eq!(forecast.memory.gradients, 4 * config.parameters() as u64);
+    }
+
+    #[test]
+    fn one_student_costs_less_and_half_a_part_keeps_half() {
+        let forecast = |students| {
+            let (recipe, config) = recipe(students);
+            Forecast::new(&recipe, &config, false).unwrap()
+        };
+        let (all, one) = (forecast(Students::All), forecast(Students::One));
+        // 1 + (1/2 + 1/4 + 1/8) / 3 of the blocks; the head is whole in each.
+        let ratio = one.step_flops / one.plain_step_flops;
+        assert!((1.29..1.31).contains(&ratio), "{ratio}");
+        assert!(one.memory.activations < all.memory.activations);
+        let (mut recipe, config) = recipe(Students::All);
+        recipe.optimization.parts = 32;
+        let half = Forecast::new(&recipe, &config, false).unwrap();
+        assert_eq!(2 * half.memory.activations, all.memory.activations);
+        recipe.optimization.gradient_checkpointing = true;
+        let checkpointed = Forecast::new(&recipe, &config, false).unwrap();
+        assert!(checkpointed.memory.activations < half.memory.activations / 2);
+    }
+}

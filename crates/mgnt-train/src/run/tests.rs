@@ -1,0 +1,288 @@
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::Tensor;
+
+use super::*;
+use crate::event::Warning;
+use crate::optimizer::tests::optimization;
+use crate::task::{Figures, PartOutput};
+
+/// Fits `y = 3 x` with one weight. Steps of `broken` have no finite loss.
+struct Slope {
+    broken: Vec<usize>,
+    data: &'static str,
+}
+
+impl Task for Slope {
+    type Model = Linear;
+    type Extra = ();
+
+    fn describe(&self) -> Result<Description, Error> {
+        let data = BTreeMap::from([("train".to_owned(), self.data.to_owned())]);
+        Ok(Description { task: "slope", model: serde_json::json!({}), data, tokens_a_sample: 1 })
+    }
+
+    fn initial(&self, device: &Device) -> Result<Linear, Error> {
+        device.seed(1);
+        Ok(LinearConfig::new(1, 1).with_bias(false).init(device))
+    }
+
+    fn draws_on_device(&self) -> bool {
+        false
+    }
+
+    fn items(&self, step: usize) -> Vec<usize> {
+        (4 * step..4 * step + 4).collect()
+    }
+
+    fn part(&self, model: &Linear, step: usize, places: Range<usize>) -> Result<PartOutput<()>, Error> {
+        let x: Vec<f32> = places.map(|place| ((step + place) % 5) as f32 - 2.0).collect();
+        let x = Tensor::<1>::from_floats(x.as_slice(), &model.weight.device()).unsqueeze_dim::<2>(1);
+        let difference = model.forward(x.clone()) - x * 3.0;
+        let loss = (difference.clone() * difference).sum() / 4.0;
+        let loss = if self.broken.contains(&step) { loss * f32::NAN } else { loss };
+        Ok(PartOutput { loss, figures: Vec::new(), extra: () })
+    }
+
+    fn validate(&self, average: &Linear) -> Result<Figures, Error> {
+        let weight = f64::from(average.weight.val().into_scalar::<f32>());
+        Ok(vec![("error".into(), (weight - 3.0).abs())])
+    }
+
+    fn score(&self, validation: &Figures) -> Option<f64> {
+        Some(validation[0].1)
+    }
+
+    fn export(&self, average: &Linear, folder: &Path) -> Result<(), Error> {
+        let weight = average.weight.val().into_scalar::<f32>();
+        atomic::write_folder(folder, |folder| {
+            Ok::<_, Error>(atomic::write_bytes(&folder.join("weight"), &weight.to_le_bytes())?)
+        })
+    }
+}
+
+fn recipe() -> Optimization {
+    Optimization {
+        steps: 12,
+        validate_every: 4,
+        checkpoint_every: 3,
+        log_every: 2,
+        keep: 2,
+        ..optimization()
+    }
+}
+
+fn slope(broken: &[usize]) -> Slope {
+    Slope { broken: broken.to_vec(), data: "data" }
+}
+
+/// Trains; returns what happened as well.
+fn train(
+    mut task: Slope,
+    recipe: &Optimization,
+    out: &Path,
+    resume: bool,
+    stop_after: Option<usize>,
+) -> (Result<Outcome, Error>, Vec<Event>) {
+    let (device, stop) = (Device::flex(), Interrupter::new());
+    let options = RunOptions { device: &device, out, resume, side_by_side: false, stop: &stop };
+    let mut events = Vec::new();
+    let mut watch = |event: &Event| {
+        if let Event::Trained(line) = event
+            && stop_after.is_some_and(|n| line.step >= n)
+        {
+            stop.stop(None);
+        }
+        events.push(event.clone());
+    };
+    let outcome = run(&mut task, recipe, recipe, options, &mut watch);
+    (outcome, events)
+}
+
+fn warnings(events: &[Event]) -> Vec<&Warning> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Warning(warning) => Some(warning),
+            _ => None,
+        })
+        .collect()
+}
+
+fn weight(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model/weight")).unwrap()
+}
+
+fn checkpoints(run: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(run.join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing_and_is_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let (outcome, events) = train(slope(&[5, 6, 9]), &recipe(), &out, false, None);
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    let in_a_row: Vec<usize> = warnings(&events)
+        .iter()
+        .map(|warning| match warning {
+            Warning::Skipped { in_a_row, .. } => *in_a_row,
+            other => panic!("{other}"),
+        })
+        .collect();
+    assert_eq!(in_a_row, [1, 2, 1]);
+    let skipped = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        skipped.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[0]["step"], &lines[0]["loss"]), (3, &5.into(), &"NaN".into()));
+    assert_eq!(lines[0]["items"], serde_json::json!([20, 21, 22, 23]));
+    let weight = f32::from_le_bytes(weight(&out).try_into().unwrap());
+    assert!(weight.is_finite(), "{weight}");
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().rev().nth(1).unwrap()).unwrap();
+    assert_eq!(last["skipped"], 3.0);
+
+    let stopped = folder.path().join("stopped");
+    let (outcome, _) = train(slope(&[3, 6, 7, 8]), &recipe(), &stopped, false, None);
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("step 8") && error.contains("3 times in a row"), "{error}");
+    // The count goes on where it was; what was recorded after the checkpoint is recorded once.
+    let (outcome, _) = train(slope(&[3, 6, 7, 8]), &recipe(), &stopped, true, None);
+    assert!(matches!(outcome, Err(Error::NotFinite { step: 8, times: 3 })));
+    assert_eq!(fs::read_to_string(stopped.join("skipped.jsonl")).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    train(slope(&[]), &recipe(), &whole, false, None).0.unwrap();
+    for file in ["model.bpk", "average.bpk", "optimizer.bpk", "state.ron", "SHA256SUMS"] {
+        let out = out.with_extension(file);
+        let (outcome, _) = train(slope(&[]), &recipe(), &out, false, Some(8));
+        assert_eq!(outcome.unwrap(), Outcome::Interrupted(8));
+        assert_eq!(checkpoints(&out), ["step-00000006", "step-00000008"]);
+        // One bit, of the same length.
+        let path = out.join("checkpoints/step-00000008").join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let (outcome, events) = train(slope(&[]), &recipe(), &out, true, None);
+        assert_eq!(outcome.unwrap(), Outcome::Finished);
+        let [Warning::Damaged { path, .. }] = warnings(&events)[..] else { panic!("{events:?}") };
+        assert!(path.ends_with("step-00000008.damaged"), "{}", path.display());
+        assert!(matches!(events[1], Event::Started { step: 6, .. }), "{events:?}");
+        assert_eq!(weight(&out), weight(&whole), "{file}");
+    }
+    // All of them damaged.
+    let (outcome, _) = train(slope(&[]), &recipe(), &out, false, Some(3));
+    assert_eq!(outcome.unwrap(), Outcome::Interrupted(4));
+    for step in ["step-00000003", "step-00000004"] {
+        fs::remove_file(out.join("checkpoints").join(step).join("model.bpk")).unwrap();
+    }
+    let error = train(slope(&[]), &recipe(), &out, true, None).0.unwrap_err().to_string();
+    assert!(error.contains("no checkpoint"), "{error}");
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_the_newest_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    train(slope(&[]), &recipe(), &out, false, Some(4)).0.unwrap();
+    fs::create_dir(out.join("checkpoints/step-00000005.77.tmp")).unwrap();
+    fs::write(out.join("checkpoints/step-00000005.77.tmp/model.bpk"), "half").unwrap();
+    fs::write(out.join("metrics.jsonl.77.tmp"), "half").unwrap();
+    train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
+    assert_eq!(checkpoints(&out), ["step-00000009", "step-00000012"]);
+    assert!(!out.join("metrics.jsonl.77.tmp").exists());
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    train(slope(&[]), &recipe(), &whole, false, None).0.unwrap();
+    train(slope(&[]), &recipe(), &out, false, Some(4)).0.unwrap();
+    let (outcome, events) = train_blocking(&out);
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    let [Warning::NotSaved { step: 6, newest, .. }] = warnings(&events)[..] else { panic!("{events:?}") };
+    assert_eq!(*newest, Some(4));
+    assert_eq!(weight(&out), weight(&whole));
+}
+
+/// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.
+fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
+    let (device, stop, recipe) = (Device::flex(), Interrupter::new(), recipe());
+    let options = RunOptions { device: &device, out, resume: true, side_by_side: false, stop: &stop };
+    let mut events = Vec::new();
+    let temporary = out.join(format!("checkpoints/step-00000006.{}.tmp", std::process::id()));
+    let mut watch = |event: &Event| {
+        match event {
+            Event::Started { .. } => fs::write(&temporary, "in the way").unwrap(),
+            Event::Warning(_) => fs::remove_file(&temporary).unwrap(),
+            _ => (),
+        }
+        events.push(event.clone());
+    };
+    let outcome = run(&mut slope(&[]), &recipe, &recipe, options, &mut watch);
+    (outcome, events)
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_recipe_and_data_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let missing = train(slope(&[]), &recipe(), &out, true, None).0.unwrap_err().to_string();
+    assert!(missing.contains("no checkpoint to resume"), "{missing}");
+    train(slope(&[]), &recipe(), &out, false, Some(4)).0.unwrap();
+    let again = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+    assert!(again.contains("--resume"), "{again}");
+    let other = Optimization { peak_learning_rate: 0.02, ..recipe() };
+    let error = train(slope(&[]), &other, &out, true, None).0.unwrap_err().to_string();
+    assert!(error.contains("`recipe.peak_learning_rate` was 0.01, and is 0.02 now"), "{error}");
+    let other = Slope { data: "other", ..slope(&[]) };
+    let error = train(other, &recipe(), &out, true, None).0.unwrap_err().to_string();
+    assert!(error.contains("`data.train`"), "{error}");
+    assert_eq!(train(slope(&[]), &recipe(), &out, true, None).0.unwrap(), Outcome::Finished);
+}
+
+#[test]
+fn a_folder_takes_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let _held = lock(folder.path()).unwrap();
+    let error = train(slope(&[]), &recipe(), folder.path(), false, None).0.unwrap_err().to_string();
+    assert!(error.contains("another process"), "{error}");
+}
+
+#[test]
+fn the_best_model_is_that_of_the_best_validation() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    // A rate that overshoots: the last validation is not the best.
+    let recipe = Optimization { peak_learning_rate: 1.0, validate_every: 1, steps: 40, ..recipe() };
+    let (_, events) = train(slope(&[]), &recipe, &out, false, None);
+    let errors: Vec<f64> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Validated(line) => Some(line.figures["validation_error"]),
+            _ => None,
+        })
+        .collect();
+    let lowest = errors.iter().copied().fold(f64::INFINITY, f64::min);
+    let best = f32::from_le_bytes(fs::read(out.join("best/weight")).unwrap().try_into().unwrap());
+    assert_eq!((f64::from(best) - 3.0).abs(), lowest);
+    assert!(errors[errors.len() - 1] > lowest, "{errors:?}");
+    let told = events.iter().rev().find_map(|event| match event {
+        Event::Best { score, .. } => Some(*score),
+        _ => None,
+    });
+    assert_eq!(told, Some(lowest));
+}

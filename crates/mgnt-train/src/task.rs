@@ -1,0 +1,106 @@
+//! What the loop trains.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::Serialize;
+
+use crate::Error;
+
+/// Figures for the log, by name.
+pub type Figures = Vec<(String, f64)>;
+
+/// What the loop trains: a model, and what one step of it computes.
+///
+/// Everything random in it must be a function of the step and the recipe's seed, or be drawn from the device.
+pub trait Task: Sync {
+    /// The module that is trained.
+    type Model: Module + Sync;
+    /// What a part leaves for the work between two steps.
+    type Extra: Send;
+
+    /// What is trained, on what.
+    fn describe(&self) -> Result<Description, Error>;
+
+    /// The module before the first step, on a device with a tape.
+    fn initial(&self, device: &Device) -> Result<Self::Model, Error>;
+
+    /// Whether a step draws random numbers from the device, as dropout does.
+    fn draws_on_device(&self) -> bool;
+
+    /// Numbers of the samples of step `step`, 0-based, in the order of their places.
+    fn items(&self, step: usize) -> Vec<usize>;
+
+    /// The share of the loss of step `step`, 0-based, that these places of its batch make. Shares of all places add
+    /// up to the loss of the whole batch.
+    fn part(
+        &self,
+        model: &Self::Model,
+        step: usize,
+        places: Range<usize>,
+    ) -> Result<PartOutput<Self::Extra>, Error>;
+
+    /// A change of the model after a step that is no gradient's, and figures of the whole step. Not called after a
+    /// step that is skipped.
+    fn between(
+        &mut self,
+        model: Self::Model,
+        step: usize,
+        extras: Vec<Self::Extra>,
+    ) -> Result<(Self::Model, Figures), Error> {
+        let _ = (step, extras);
+        Ok((model, Vec::new()))
+    }
+
+    /// What it remembers from step to step besides the model, for checkpoints.
+    fn memory(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Goes on with what [`Task::memory`] gave.
+    fn recall(&mut self, memory: &[u64]) {
+        let _ = memory;
+    }
+
+    /// Figures of the averaged model on data that is not trained on, by name.
+    fn validate(&self, average: &Self::Model) -> Result<Figures, Error>;
+
+    /// How good the model of these figures of a validation is, lower is better: which one `best/` holds. `None` where
+    /// there is no telling.
+    fn score(&self, validation: &Figures) -> Option<f64>;
+
+    /// Writes the averaged model as a model directory.
+    fn export(&self, average: &Self::Model, folder: &Path) -> Result<(), Error>;
+}
+
+/// What a task trains, and on what; with the recipe it makes `run.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Description {
+    /// `transformer` or `tokenizer`.
+    pub task: &'static str,
+    /// Sizes of the model.
+    pub model: serde_json::Value,
+    /// Checksums of its data by use: `train`, `validation`.
+    pub data: BTreeMap<String, String>,
+    /// Tokens of a sample.
+    pub tokens_a_sample: usize,
+}
+
+/// What a part of a step computed.
+#[derive(Debug)]
+pub struct PartOutput<E> {
+    /// Its share of what is minimised, `[1]`.
+    pub loss: Tensor<1>,
+    /// Its share of parts of the loss and other figures for the log, by name.
+    pub figures: Vec<(String, Tensor<1>)>,
+    /// For [`Task::between`].
+    pub extra: E,
+}
+
+pub(crate) fn number(tensor: Tensor<1>) -> Result<f64, Error> {
+    let value = tensor.try_into_scalar::<f32>().map_err(|e| Error::Device(format!("{e:?}")))?;
+    Ok(f64::from(value))
+}
