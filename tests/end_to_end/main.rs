@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod checkpoints;
+mod data;
 mod decoding;
 mod evaluation;
 mod faults;
@@ -25,8 +26,8 @@ fn bad_input_is_one_clear_error() {
     fs::write(world.join("spoilt/disc/text.png"), "no picture").unwrap();
     fail("prepare-imagenet --source spoilt --size 16 --out x", world, 1, &["1 of 17", "disc/text.png"]);
     succeed("prepare-imagenet --source spoilt --size 16 --out spoilt-store --max-rejected 0.2", world);
-    let manifest = fs::read_to_string(world.join("spoilt-store/manifest.json")).unwrap();
-    assert!(manifest.contains("text.png"));
+    let rejected = fs::read_to_string(world.join("spoilt-store/rejected.jsonl")).unwrap();
+    assert!(rejected.contains("text.png"));
 
     let unknown = TRANSFORMER.replace("layers: 2", "layer: 2");
     fs::write(world.join("unknown.ron"), unknown).unwrap();

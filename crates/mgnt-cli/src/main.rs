@@ -25,12 +25,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Pack a folder per class (or a tar of it) into a store of square pictures
+    /// Pack pictures with classes (folders, tars, WebDataset, Parquet) into a store of square pictures
     PrepareImagenet(commands::prepare::Arguments),
     /// Train the image tokenizer on a store
     TrainTokenizer(commands::train_tokenizer::Arguments),
     /// Turn a store into tokens
     Tokenize(commands::tokenize::Arguments),
+    /// Recompute the checksums and ranges of a store of pictures or tokens
+    Verify(commands::verify::Arguments),
     /// Train the nested transformer on tokens
     TrainImagenet(commands::train_imagenet::Arguments),
     /// Generate pictures under a schedule of sub-models
@@ -93,6 +95,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::PrepareImagenet(arguments) => commands::prepare::run(arguments),
         Command::TrainTokenizer(arguments) => commands::train_tokenizer::run(arguments),
         Command::Tokenize(arguments) => commands::tokenize::run(arguments),
+        Command::Verify(arguments) => commands::verify::run(arguments),
         Command::TrainImagenet(arguments) => commands::train_imagenet::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Edit(arguments) => commands::edit::run(arguments),

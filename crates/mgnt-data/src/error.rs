@@ -62,6 +62,21 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// An unfinished store that another process is writing.
+    #[error("{path}: another process is writing it", path = path.display())]
+    Busy {
+        /// The folder of the unfinished store.
+        path: PathBuf,
+    },
+    /// An unfinished store of something else.
+    #[error(
+        "{path}: an unfinished store of another source or with other options; continue it with those, or remove it",
+        path = path.display()
+    )]
+    OtherPlan {
+        /// The folder of the unfinished store.
+        path: PathBuf,
+    },
     /// Files of tensors.
     #[error(transparent)]
     Weights(#[from] mgnt_weights::Error),

@@ -1,7 +1,9 @@
 //! From picture files to batches of tokens.
 //!
-//! A [`source`] (folder per class, or a tar of one) yields names, classes and bytes; [`Picture`] decodes, crops and
-//! resizes; [`prepare`] packs the result into a [`PictureStore`]; a tokenizer turns that into a [`TokenStore`];
+//! A [`source`] (folder per class, tars, WebDataset, Parquet) yields names, classes and bytes; [`Picture`] decodes them
+//! and makes them square by one of the field's conventions ([`Crop`]); [`prepare`] packs the result into a
+//! [`PictureStore`]; a tokenizer turns that into a [`TokenStore`], shard by shard ([`TokenJob`]); [`verify`] recomputes
+//! what a store promises. Both kinds of store are made resumably: shards that are done outlive the process.
 //! [`loader`] says which items a training step sees, as a pure function of seed and step.
 //! [`PictureSet`] is any of these, or a plain folder, for those who measure pictures.
 //! [`synthetic`] draws a small picture set for those who have none at hand.
@@ -9,6 +11,8 @@
 //!
 //! Start with [`prepare`] and the two stores.
 
+mod area;
+mod crop;
 mod error;
 pub mod loader;
 pub mod manifest;
@@ -19,11 +23,18 @@ mod shard;
 pub mod source;
 mod store;
 pub mod synthetic;
+mod token_job;
 mod tokens;
+mod unfinished;
+mod verify;
 
+pub use crop::{Crop, Filter};
 pub use error::Error;
-pub use picture::{Filter, Limits, Picture};
+pub use picture::{Limits, Picture};
 pub use prepare::{PrepareOptions, PrepareReport, prepare};
 pub use set::PictureSet;
+pub use source::{Format, Source, SourceOptions};
 pub use store::PictureStore;
+pub use token_job::{TokenJob, TokenShard};
 pub use tokens::{TokenStore, TokenStoreInfo, TokenWriter};
+pub use verify::{Verified, verify};

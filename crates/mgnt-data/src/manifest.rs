@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use mgnt_weights::atomic;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,15 @@ pub struct ShardEntry {
     pub sha256: String,
 }
 
+/// Where a file that a manifest names lies: in the store itself, whoever wrote the manifest.
+pub(crate) fn within(folder: &Path, file: &str) -> Result<PathBuf, Error> {
+    let mut parts = Path::new(file).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(_)), None) => Ok(folder.join(file)),
+        _ => Err(Error::store(folder.join(MANIFEST), "file", "a name without a folder", format!("`{file}`"))),
+    }
+}
+
 /// A file that was left out, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +43,54 @@ pub struct Rejected {
     pub key: String,
     /// What was wrong with it.
     pub reason: String,
+}
+
+/// The file of a store that lists what was left out: a JSON object a line, each a [`Rejected`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RejectedList {
+    /// File name within the store.
+    pub file: String,
+    /// Number of lines.
+    pub count: usize,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl RejectedList {
+    /// Writes the list, if there is something to list.
+    pub(crate) fn write(folder: &Path, rejected: &[Rejected]) -> Result<Option<Self>, Error> {
+        if rejected.is_empty() {
+            return Ok(None);
+        }
+        let file = "rejected.jsonl".to_owned();
+        let path = folder.join(&file);
+        let mut bytes = Vec::new();
+        for one in rejected {
+            serde_json::to_writer(&mut bytes, one).map_err(|e| Error::store(&path, "line", "JSON", e))?;
+            bytes.push(b'\n');
+        }
+        atomic::write_bytes(&path, &bytes)?;
+        Ok(Some(Self { file, count: rejected.len(), sha256: sha256(&bytes) }))
+    }
+
+    /// Reads the list, which must be as it was written.
+    pub(crate) fn read(&self, folder: &Path) -> Result<Vec<Rejected>, Error> {
+        let path = within(folder, &self.file)?;
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        check_sum(&path, &sha256(&bytes), &self.sha256)?;
+        let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let rejected = lines
+            .map(|line| {
+                serde_json::from_slice(line)
+                    .map_err(|e| Error::store(&path, "line", "a file and a reason", e))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if rejected.len() != self.count {
+            return Err(Error::store(&path, "lines", self.count, rejected.len()));
+        }
+        Ok(rejected)
+    }
 }
 
 /// SHA-256 of bytes, in hexadecimal.
@@ -58,7 +115,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(crate) fn read<M: DeserializeOwned>(folder: &Path) -> Result<M, Error> {
+/// Reads a manifest, which must be of a version.
+pub(crate) fn read<M: DeserializeOwned>(folder: &Path, version: u32) -> Result<M, Error> {
     let path = folder.join(MANIFEST);
     if folder.is_dir() && !path.exists() {
         return Err(Error::store(
@@ -69,7 +127,13 @@ pub(crate) fn read<M: DeserializeOwned>(folder: &Path) -> Result<M, Error> {
         ));
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    serde_json::from_str(&text).map_err(|e| Error::store(&path, "manifest", "a manifest of this version", e))
+    let invalid = |e| Error::store(&path, "manifest", "a manifest of this kind of store", e);
+    let got: Version = serde_json::from_str(&text).map_err(invalid)?;
+    if got.version != version {
+        return Err(Error::store(&path, "version", version, got.version));
+    }
+    let manifest = serde_json::from_str(&text).map_err(invalid)?;
+    Ok(manifest)
 }
 
 /// A checksum of what a store holds: of its manifest, which has the checksum of every shard.
@@ -87,16 +151,20 @@ pub(crate) fn write(folder: &Path, manifest: &impl Serialize) -> Result<(), Erro
     Ok(atomic::write_bytes(&path, text.as_bytes())?)
 }
 
-/// Checks that every shard has the checksum of its entry.
-pub(crate) fn verify(folder: &Path, shards: &[ShardEntry]) -> Result<(), Error> {
-    for shard in shards {
-        let path = folder.join(&shard.file);
-        let got = sha256_of_file(&path)?;
-        if got != shard.sha256 {
-            return Err(Error::store(path, "sha256", &shard.sha256, got));
-        }
-    }
-    Ok(())
+/// Checks that a shard has the checksum of its entry.
+pub(crate) fn verify(folder: &Path, shard: &ShardEntry) -> Result<(), Error> {
+    let path = within(folder, &shard.file)?;
+    check_sum(&path, &sha256_of_file(&path)?, &shard.sha256)
+}
+
+fn check_sum(path: &Path, got: &str, expected: &str) -> Result<(), Error> {
+    if got == expected { Ok(()) } else { Err(Error::store(path, "sha256", expected, got)) }
+}
+
+/// The version that a manifest names, before anything else of it is read.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Pictures in memory: decoding, cropping, resizing, writing.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use mgnt_weights::atomic;
-use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Crop, Error, Filter};
+
+/// Most bytes that a decoder may take for one picture: 16-bit colour with transparency at the limit of pixels.
+const MOST_DECODED: u64 = 8 << 26;
 
 /// An RGB picture, 8 bits a channel, rows from the top.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,17 +20,6 @@ pub struct Picture {
     rgb: Vec<u8>,
 }
 
-/// How pictures are made smaller.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Filter {
-    /// Lanczos of radius 3, widened when shrinking (Pillow's `LANCZOS`).
-    #[default]
-    Lanczos,
-    /// Mean over the covered area (Pillow's `BOX`).
-    Area,
-}
-
 /// What is refused before it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -37,11 +27,13 @@ pub struct Limits {
     pub shortest: usize,
     /// Longest side that is accepted, in pixels.
     pub longest: usize,
+    /// Most pixels that are accepted. The largest picture of ImageNet has 61 million.
+    pub pixels: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { shortest: 16, longest: 16_384 }
+        Self { shortest: 16, longest: 16_384, pixels: 1 << 26 }
     }
 }
 
@@ -54,32 +46,23 @@ impl Picture {
         Ok(Self { width, height, rgb })
     }
 
-    /// Decodes JPEG, PNG, WebP, GIF (first frame) or BMP, told by its first bytes and not by a file's name.
-    /// Grey, CMYK, 16-bit and transparent pictures become 8-bit RGB (transparency is dropped).
+    /// Decodes JPEG, PNG, WebP, GIF or BMP, told by its first bytes and not by a file's name; of moving pictures the
+    /// first frame. Grey, CMYK, 16-bit and transparent pictures become 8-bit RGB (transparency is dropped), and a
+    /// turn that the file's metadata asks for is not made: both as Pillow's `convert("RGB")` does.
     pub fn decode(bytes: &[u8], limits: Limits) -> Result<Self, Error> {
-        let refuse = |reason: String| Error::Picture(reason);
-        let reader = |bytes| {
-            ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| refuse(e.to_string()))
-        };
-        if reader(bytes)?.format().is_none() {
-            return Err(refuse("not a JPEG, PNG, WebP, GIF or BMP file".into()));
-        }
-        let (width, height) = reader(bytes)?.into_dimensions().map_err(|e| refuse(e.to_string()))?;
-        let (width, height) = (width as usize, height as usize);
-        if width.min(height) < limits.shortest {
-            return Err(refuse(format!(
-                "{width}x{height} pixels; the shortest side allowed is {}",
-                limits.shortest
-            )));
-        }
-        if width.max(height) > limits.longest {
-            return Err(refuse(format!(
-                "{width}x{height} pixels; the longest side allowed is {}",
-                limits.longest
-            )));
-        }
-        let picture = reader(bytes)?.decode().map_err(|e| refuse(e.to_string()))?.into_rgb8();
-        Self::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
+        Self::decode_in_turn(bytes, limits, |_| ())
+    }
+
+    /// As [`Self::decode`], but calls `wait` with the number of pixels before memory is taken for them, and holds what
+    /// it returns until they are decoded.
+    pub(crate) fn decode_in_turn<T>(
+        bytes: &[u8],
+        limits: Limits,
+        wait: impl FnOnce(usize) -> T,
+    ) -> Result<Self, Error> {
+        // A decoder's bug is a fault of the file, for whoever has a million of them.
+        catch_unwind(AssertUnwindSafe(|| decode(bytes, limits, wait)))
+            .unwrap_or_else(|_| Err(Error::Picture("the decoder gave up".into())))
     }
 
     /// Reads and decodes a file.
@@ -111,24 +94,7 @@ impl Picture {
 
     /// The largest square in the middle, resized to `size` x `size` pixels.
     pub fn centre_square(&self, size: usize, filter: Filter) -> Result<Self, Error> {
-        let failed = |reason: String| Error::Picture(reason);
-        let side = self.width.min(self.height);
-        let (left, top) = ((self.width - side) / 2, (self.height - side) / 2);
-        let algorithm = match filter {
-            Filter::Lanczos => FilterType::Lanczos3,
-            Filter::Area => FilterType::Box,
-        };
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(algorithm)).crop(
-            left as f64,
-            top as f64,
-            side as f64,
-            side as f64,
-        );
-        let source = ImageRef::new(self.width as u32, self.height as u32, &self.rgb, PixelType::U8x3)
-            .map_err(|e| failed(e.to_string()))?;
-        let mut target = Image::new(size as u32, size as u32, PixelType::U8x3);
-        Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(e.to_string()))?;
-        Self::new(size, size, target.into_vec())
+        self.cropped(size, Crop::Square(filter))
     }
 
     /// The bytes of a PNG file.
@@ -147,9 +113,67 @@ impl Picture {
     }
 }
 
+fn decode<T>(bytes: &[u8], limits: Limits, wait: impl FnOnce(usize) -> T) -> Result<Picture, Error> {
+    let refuse = |reason: String| Error::Picture(reason);
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| refuse(e.to_string()))?;
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
+    let Some(format @ (Jpeg | Png | WebP | Gif | Bmp)) = reader.format() else {
+        return Err(refuse("not a JPEG, PNG, WebP, GIF or BMP file".into()));
+    };
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(MOST_DECODED);
+    reader.limits(memory);
+    let decoder = reader.into_decoder().map_err(|e| refuse(e.to_string()))?;
+    let (width, height) = decoder.dimensions();
+    let (width, height) = (width as usize, height as usize);
+    limits.check(width, height)?;
+    if format == Jpeg && !jpeg_ends(bytes) {
+        return Err(refuse("a JPEG file that is cut off".into()));
+    }
+    let _turn = wait(width * height);
+    let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?.into_rgb8();
+    Picture::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
+}
+
+/// Whether a JPEG's picture data is ended by its marker; the decoder fills what is missing with grey, in silence.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    const END_OF_IMAGE: u8 = 0xd9;
+    let mut at = 2;
+    // Segments, each with its length, of which one may hold a small JPEG of its own.
+    loop {
+        match bytes.get(at..at + 4) {
+            Some([0xff, 0xff, ..]) => at += 1,
+            Some([0xff, START_OF_SCAN, ..]) => break,
+            Some([0xff, _, high, low]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
+            Some(_) => at += 1,
+            None => return false,
+        }
+    }
+    // In picture data a byte of 0xff is always followed by zero or a marker of a restart.
+    bytes[at..].windows(2).rev().any(|pair| pair == [0xff, END_OF_IMAGE])
+}
+
+impl Limits {
+    fn check(self, width: usize, height: usize) -> Result<(), Error> {
+        let refuse = |rule: String| Err(Error::Picture(format!("{width}x{height} pixels; {rule}")));
+        if width.min(height) < self.shortest {
+            return refuse(format!("the shortest side allowed is {}", self.shortest));
+        }
+        if width.max(height) > self.longest {
+            return refuse(format!("the longest side allowed is {}", self.longest));
+        }
+        match width.checked_mul(height) {
+            Some(pixels) if pixels <= self.pixels => Ok(()),
+            _ => refuse(format!("at most {} are allowed", self.pixels)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use image::{DynamicImage, GrayImage, Rgba, RgbaImage};
+    use image::{GrayImage, Rgba, RgbaImage};
 
     use super::*;
 

@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use mgnt_weights::{TensorMap, atomic, safetensors};
+use mgnt_weights::atomic;
+use safetensors_crate::tensor::TensorView;
 use safetensors_crate::{Dtype, SafeTensors};
 
 use crate::Error;
-use crate::manifest::{ShardEntry, sha256};
+use crate::manifest::{self, ShardEntry, sha256};
 
 /// Name of the labels' tensor, u16 `[n]`.
 pub(crate) const LABELS: &str = "labels";
@@ -32,7 +33,7 @@ impl Shard {
         dtype: Dtype,
         shape: &[usize],
     ) -> Result<Self, Error> {
-        let path = folder.join(&entry.file);
+        let path = manifest::within(folder, &entry.file)?;
         let file = File::open(&path).map_err(Error::io(&path))?;
         // SAFETY: stores are written under a temporary name and renamed, never changed in place; as with every
         // memory map, whoever truncates the file while it is open brings the process down.
@@ -76,28 +77,130 @@ impl Shard {
     pub fn labels(&self) -> &[u16] {
         &self.labels
     }
+
+    /// Checks that every label is a class; `path` is for the error.
+    pub fn check_labels(&self, path: &Path, classes: usize) -> Result<(), Error> {
+        match self.labels.iter().find(|&&label| usize::from(label) >= classes) {
+            Some(label) => Err(Error::store(path, "label", format!("below {classes}"), label)),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Writes a shard, atomically, and returns its entry for the manifest.
+/// Writes a shard, atomically, and returns its entry for the manifest and the bytes of the file.
 pub(crate) fn write(
     folder: &Path,
     file: String,
-    tensors: &TensorMap,
-    items: usize,
-) -> Result<ShardEntry, Error> {
+    name: &str,
+    (dtype, shape, items): (Dtype, &[usize], &[u8]),
+    labels: &[u16],
+) -> Result<(ShardEntry, u64), Error> {
     let path: PathBuf = folder.join(&file);
-    let bytes = safetensors::to_bytes(tensors, &path)?;
+    let invalid = |e| Error::store(&path, "file", "tensors of one length", e);
+    let label_bytes: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+    let full_shape: Vec<usize> = std::iter::once(labels.len()).chain(shape.iter().copied()).collect();
+    let views = [
+        (name, TensorView::new(dtype, full_shape, items).map_err(invalid)?),
+        (LABELS, TensorView::new(Dtype::U16, vec![labels.len()], &label_bytes).map_err(invalid)?),
+    ];
+    let bytes = safetensors_crate::serialize(views, None).map_err(invalid)?;
     atomic::write_bytes(&path, &bytes)?;
-    Ok(ShardEntry { file, items, sha256: sha256(&bytes) })
+    let entry = ShardEntry { file, items: labels.len(), sha256: sha256(&bytes) };
+    Ok((entry, bytes.len() as u64))
 }
 
-/// Which shard, and which item of it, holds item `index` of a store.
-pub(crate) fn locate(shards: &[Shard], mut index: usize) -> Option<(&Shard, usize)> {
-    for shard in shards {
-        if index < shard.len() {
-            return Some((shard, index));
-        }
-        index -= shard.len();
+/// The shards of a store, as one list of items.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    shards: Vec<Shard>,
+    /// Number of items up to and with each shard.
+    ends: Vec<usize>,
+}
+
+impl Shards {
+    /// Opens the shards of a manifest; see [`Shard::open`].
+    pub fn open(
+        folder: &Path,
+        entries: &[ShardEntry],
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<Self, Error> {
+        let shards = entries
+            .iter()
+            .map(|entry| Shard::open(folder, entry, name, dtype, shape))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut end = 0;
+        let ends = shards.iter().map(|shard| {
+            end += shard.len();
+            end
+        });
+        Ok(Self { ends: ends.collect(), shards })
     }
-    None
+
+    pub fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter()
+    }
+
+    /// Which shard, and which item of it, holds an item.
+    ///
+    /// # Panics
+    /// Where `index` is not below [`Self::len`].
+    pub fn locate(&self, index: usize) -> (&Shard, usize) {
+        assert!(index < self.len(), "item {index} of {}", self.len());
+        let number = self.ends.partition_point(|&end| end <= index);
+        let shard = &self.shards[number];
+        (shard, index + shard.len() - self.ends[number])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_found_across_shards() {
+        let folder = tempfile::tempdir().unwrap();
+        let lengths = [2, 1, 4];
+        let mut first = 0u8;
+        let entries: Vec<ShardEntry> = lengths
+            .iter()
+            .map(|&length| {
+                let items: Vec<u8> = (first..first + length).collect();
+                let labels: Vec<u16> = items.iter().map(|&item| u16::from(item) + 100).collect();
+                first += length;
+                let file = format!("{first}.safetensors");
+                shard(folder.path(), file, &items, &labels)
+            })
+            .collect();
+        let shards = Shards::open(folder.path(), &entries, "items", Dtype::U8, &[1]).unwrap();
+        assert_eq!(shards.len(), 7);
+        for index in 0..7 {
+            let (shard, place) = shards.locate(index);
+            assert_eq!((shard.item(place), shard.label(place)), (&[index as u8][..], index as u16 + 100));
+        }
+    }
+
+    fn shard(folder: &Path, file: String, items: &[u8], labels: &[u16]) -> ShardEntry {
+        write(folder, file, "items", (Dtype::U8, &[1], items), labels).unwrap().0
+    }
+
+    #[test]
+    fn a_shard_of_another_shape_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = shard(folder.path(), "a".into(), &[1, 2], &[0, 0]);
+        let open = |entry: &ShardEntry, name: &str, dtype, shape: &[usize]| {
+            Shard::open(folder.path(), entry, name, dtype, shape).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(open(&entry, "items", Dtype::U8, &[1]), Ok(()));
+        assert!(open(&entry, "items", Dtype::U16, &[1]).unwrap_err().contains("expected U16 [2, 1]"));
+        assert!(open(&entry, "items", Dtype::U8, &[2]).unwrap_err().contains("got U8 [2, 1]"));
+        assert!(open(&entry, "other", Dtype::U8, &[1]).unwrap_err().contains("other"));
+        let more = ShardEntry { items: 3, ..entry };
+        assert!(open(&more, "items", Dtype::U8, &[1]).is_err());
+    }
 }

@@ -1,19 +1,19 @@
 //! The packed store: pictures of one size and their labels.
 //!
-//! A folder with `pictures-00000.safetensors`, … (tensors `pictures` u8 `[n, size, size, 3]` and `labels` u16 `[n]`)
-//! and, written last, `manifest.json`.
+//! A folder with `pictures-00000.safetensors`, … (tensors `pictures` u8 `[n, size, size, 3]` and `labels` u16 `[n]`),
+//! `rejected.jsonl` where files were left out, and, written last, `manifest.json`.
 
 use std::path::{Path, PathBuf};
 
 use safetensors_crate::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{self, Rejected, ShardEntry};
-use crate::shard::{Shard, locate};
-use crate::{Error, Filter};
+use crate::manifest::{self, Rejected, RejectedList, ShardEntry};
+use crate::shard::Shards;
+use crate::{Crop, Error};
 
 /// Version of the format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Name of the pictures' tensor.
 pub(crate) const PICTURES: &str = "pictures";
 
@@ -25,10 +25,10 @@ pub struct StoreManifest {
     pub version: u32,
     /// Side of the square pictures in pixels.
     pub size: usize,
-    /// How they were made smaller.
-    pub filter: Filter,
-    /// How they were cropped.
-    pub crop: String,
+    /// How they were cropped and resized.
+    pub crop: Crop,
+    /// Version of the program that made them: decoders and resizing may differ in the last bit between versions.
+    pub made_by: String,
     /// Name of the source and the split of it.
     pub source: String,
     /// Class names by number.
@@ -37,8 +37,8 @@ pub struct StoreManifest {
     pub counts: Vec<usize>,
     /// The shards in order.
     pub shards: Vec<ShardEntry>,
-    /// Files left out.
-    pub rejected: Vec<Rejected>,
+    /// Files left out, if any.
+    pub rejected: Option<RejectedList>,
 }
 
 /// A packed store, open for reading.
@@ -46,32 +46,24 @@ pub struct StoreManifest {
 pub struct PictureStore {
     path: PathBuf,
     manifest: StoreManifest,
-    shards: Vec<Shard>,
-    length: usize,
+    shards: Shards,
 }
 
 impl PictureStore {
     /// Opens a store; its files are mapped, not read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let manifest: StoreManifest = manifest::read(path)?;
-        if manifest.version != VERSION {
-            return Err(Error::store(path.join(manifest::MANIFEST), "version", VERSION, manifest.version));
+        let manifest: StoreManifest = manifest::read(path, VERSION)?;
+        if manifest.size == 0 {
+            return Err(Error::store(path.join(manifest::MANIFEST), "size", "at least 1", 0));
         }
         let shape = [manifest.size, manifest.size, 3];
-        let shards = manifest
-            .shards
-            .iter()
-            .map(|entry| Shard::open(path, entry, PICTURES, Dtype::U8, &shape))
-            .collect::<Result<Vec<_>, _>>()?;
-        let length = shards.iter().map(Shard::len).sum();
-        if let Some(label) =
-            shards.iter().flat_map(Shard::labels).find(|&&l| usize::from(l) >= manifest.classes.len())
-        {
-            let expected = format!("below {}", manifest.classes.len());
-            return Err(Error::store(path, "label", expected, label));
+        let shards = Shards::open(path, &manifest.shards, PICTURES, Dtype::U8, &shape)?;
+        let labels = shards.iter().zip(&manifest.shards);
+        for (shard, entry) in labels {
+            shard.check_labels(&path.join(&entry.file), manifest.classes.len())?;
         }
-        Ok(Self { path: path.into(), manifest, shards, length })
+        Ok(Self { path: path.into(), manifest, shards })
     }
 
     /// The manifest.
@@ -82,6 +74,11 @@ impl PictureStore {
     /// A checksum of all that it holds, by its manifest.
     pub fn sha256(&self) -> Result<String, Error> {
         manifest::digest(&self.path, &self.manifest)
+    }
+
+    /// Files that were left out when the store was made, and why.
+    pub fn rejected(&self) -> Result<Vec<Rejected>, Error> {
+        self.manifest.rejected.as_ref().map_or(Ok(Vec::new()), |list| list.read(&self.path))
     }
 
     /// Side of the pictures in pixels.
@@ -96,12 +93,12 @@ impl PictureStore {
 
     /// Number of pictures.
     pub fn len(&self) -> usize {
-        self.length
+        self.shards.len()
     }
 
     /// Whether there is no picture.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.len() == 0
     }
 
     /// Bytes of a picture, `[size, size, 3]`.
@@ -109,7 +106,7 @@ impl PictureStore {
     /// # Panics
     /// Where `index` is not below [`Self::len`].
     pub fn picture(&self, index: usize) -> &[u8] {
-        let (shard, index) = self.locate(index);
+        let (shard, index) = self.shards.locate(index);
         shard.item(index)
     }
 
@@ -118,16 +115,7 @@ impl PictureStore {
     /// # Panics
     /// Where `index` is not below [`Self::len`].
     pub fn label(&self, index: usize) -> usize {
-        let (shard, index) = self.locate(index);
+        let (shard, index) = self.shards.locate(index);
         usize::from(shard.label(index))
-    }
-
-    fn locate(&self, index: usize) -> (&Shard, usize) {
-        locate(&self.shards, index).unwrap_or_else(|| panic!("picture {index} of {}", self.length))
-    }
-
-    /// Recomputes every checksum.
-    pub fn verify(&self) -> Result<(), Error> {
-        manifest::verify(&self.path, &self.manifest.shards)
     }
 }

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::generation::{Generator, add_up, classes};
 use super::print_json;
-use super::tokenize::tokenize;
+use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::{bar, print_event, stop_on_interrupt};
 use crate::device::DeviceWord;
 use crate::output::animation::gif;
@@ -202,7 +202,8 @@ fn tokens(
 ) -> anyhow::Result<TokenStore> {
     let folder = out.join("data").join(format!("{name}-tokens"));
     if !folder.exists() {
-        tokenize(store, tokenizer, 16, &folder, device)?;
+        let options = TokenizeOptions { batch: 16, flips: false, shard_items: None };
+        tokenize(store, tokenizer, &options, &folder, device)?;
     }
     Ok(TokenStore::open(folder)?)
 }

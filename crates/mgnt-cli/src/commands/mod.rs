@@ -23,6 +23,7 @@ pub mod tokenize;
 pub mod train_imagenet;
 pub mod train_tokenizer;
 mod training;
+pub mod verify;
 mod watch;
 
 use std::io::Write;

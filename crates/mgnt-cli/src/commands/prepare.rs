@@ -1,59 +1,151 @@
-//! `mgnt prepare-imagenet`: a folder per class, or a tar of it, becomes a packed store.
+//! `mgnt prepare-imagenet`: picture files with classes become a packed store.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use mgnt_data::{Filter, PrepareOptions, prepare};
+use mgnt_data::{Crop, Error, Filter, Format, PrepareOptions, SourceOptions, prepare};
 
 use super::watch::bar;
+use crate::failure::bad_use;
 
 /// Arguments of `mgnt prepare-imagenet`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Folder or tar with `[split/]class/picture`
+    /// Folder, tar or Parquet file; or a folder of tars or of Parquet files
     #[arg(long, value_name = "PATH")]
     source: PathBuf,
-    /// First level of the source, such as train
+    /// How the source is laid out; told from what is there if not given
+    #[arg(long, value_enum)]
+    format: Option<FormatWord>,
+    /// Part of the source: a first level such as train, or a word in the names of WebDataset or Parquet files
     #[arg(long)]
     split: Option<String>,
+    /// Classes of flat pictures, one a line in order of their names, or `picture class` a line
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Names of classes that the source numbers, one a line
+    #[arg(long, value_name = "FILE")]
+    class_names: Option<PathBuf>,
     /// Side of the square pictures in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 256)]
     size: usize,
-    /// How pictures are made smaller
-    #[arg(long, value_enum, default_value_t = FilterWord::Lanczos)]
-    filter: FilterWord,
+    /// Convention of cropping and resizing
+    #[arg(long, value_enum, default_value_t = CropWord::Square)]
+    crop: CropWord,
+    /// How pictures are made smaller: lanczos if not given, bilinear for torchvision; adm has its own
+    #[arg(long, value_enum)]
+    filter: Option<FilterWord>,
     /// Share of files that may be rejected
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     max_rejected: f64,
-    /// The store to write
+    /// Files a shard (default: as many as make 64 MiB)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    shard_items: Option<u32>,
+    /// The store to write; what a stopped preparation left in DIR.part is continued
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatWord {
+    /// [split/]class/picture, in a folder or a tar
+    Classes,
+    /// ILSVRC2012_img_train.tar, or its class tars in a folder
+    Ilsvrc,
+    /// Pictures side by side, such as ILSVRC2012_img_val.tar, with --labels
+    Flat,
+    /// Tars with key.jpg and key.cls or key.json
+    Webdataset,
+    /// Parquet files with the columns image and label
+    Parquet,
+}
+
+impl From<FormatWord> for Format {
+    fn from(word: FormatWord) -> Self {
+        match word {
+            FormatWord::Classes => Self::Classes,
+            FormatWord::Ilsvrc => Self::Ilsvrc,
+            FormatWord::Flat => Self::Flat,
+            FormatWord::Webdataset => Self::WebDataset,
+            FormatWord::Parquet => Self::Parquet,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CropWord {
+    /// The largest square in the middle, resized
+    Square,
+    /// ADM's centre crop: box halvings, bicubic, then the middle
+    Adm,
+    /// torchvision's Resize and CenterCrop
+    Torchvision,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum FilterWord {
     Lanczos,
+    Bicubic,
+    Bilinear,
     Area,
+}
+
+impl From<FilterWord> for Filter {
+    fn from(word: FilterWord) -> Self {
+        match word {
+            FilterWord::Lanczos => Self::Lanczos,
+            FilterWord::Bicubic => Self::Bicubic,
+            FilterWord::Bilinear => Self::Bilinear,
+            FilterWord::Area => Self::Area,
+        }
+    }
+}
+
+impl Arguments {
+    fn crop(&self) -> anyhow::Result<Crop> {
+        let filter = self.filter.map(Filter::from);
+        match (self.crop, filter) {
+            (CropWord::Adm, Some(_)) => Err(bad_use("--filter: --crop adm has filters of its own")),
+            (CropWord::Adm, None) => Ok(Crop::Adm),
+            (CropWord::Square, filter) => Ok(Crop::Square(filter.unwrap_or(Filter::Lanczos))),
+            (CropWord::Torchvision, filter) => Ok(Crop::Torchvision(filter.unwrap_or(Filter::Bilinear))),
+        }
+    }
 }
 
 /// Packs the source.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = PrepareOptions {
-        size: arguments.size,
-        filter: match arguments.filter {
-            FilterWord::Lanczos => Filter::Lanczos,
-            FilterWord::Area => Filter::Area,
+        crop: arguments.crop()?,
+        source: SourceOptions {
+            format: arguments.format.map(Format::from),
+            split: arguments.split,
+            labels: arguments.labels,
+            names: arguments.class_names,
         },
-        split: arguments.split,
+        size: arguments.size,
         max_rejected: arguments.max_rejected,
+        shard_items: arguments.shard_items.map(|items| items as usize),
         ..PrepareOptions::default()
     };
     let progress = bar(0, "pictures");
+    let mut started = false;
     let report = prepare(&arguments.source, &options, &arguments.out, &mut |done, total| {
-        progress.set_length(total as u64);
+        // What was there before says nothing about how fast the rest goes.
+        if !std::mem::replace(&mut started, true) {
+            progress.set_length(total as u64);
+            progress.reset_eta();
+        }
         progress.set_position(done as u64);
+    })
+    .map_err(|error| match error {
+        Error::Field { .. } => bad_use(error.to_string()),
+        other => other.into(),
     })?;
     progress.finish_and_clear();
+    if report.shards_resumed > 0 {
+        eprintln!("{} shards were there already", report.shards_resumed);
+    }
     eprintln!(
         "{}: {} pictures of {} classes, {} files rejected",
         arguments.out.display(),

@@ -1,13 +1,14 @@
 //! `mgnt tokenize`: a packed store becomes a token store.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::manifest::sha256_of_file;
-use mgnt_data::{PictureStore, TokenStoreInfo, TokenWriter};
+use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
 use mgnt_tokenizer::ImageTokenizer;
-use mgnt_weights::{atomic, directory};
+use mgnt_weights::directory;
 
 use super::watch::bar;
 use crate::device::DeviceWord;
@@ -25,7 +26,13 @@ pub struct Arguments {
     /// Pictures at a time
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// The token store to write
+    /// Write the tokens of all pictures mirrored as a second half
+    #[arg(long)]
+    flips: bool,
+    /// Pictures a shard: as much work as is lost when the command is killed
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    shard_items: u32,
+    /// The token store to write; what a stopped run left in DIR.part is continued
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// Device to compute on
@@ -37,16 +44,32 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.device.open()?;
     let store = PictureStore::open(&arguments.data)?;
-    tokenize(&store, &arguments.tokenizer, arguments.batch.into(), &arguments.out, &device)?;
-    eprintln!("{}: tokens of {} pictures", arguments.out.display(), store.len());
+    let options = TokenizeOptions {
+        batch: arguments.batch.into(),
+        flips: arguments.flips,
+        shard_items: Some(arguments.shard_items as usize),
+    };
+    tokenize(&store, &arguments.tokenizer, &options, &arguments.out, &device)?;
+    let mirrored = if arguments.flips { ", and of each mirrored" } else { "" };
+    eprintln!("{}: tokens of {} pictures{mirrored}", arguments.out.display(), store.len());
     Ok(())
 }
 
-/// Writes the tokens of every picture of a store.
+/// How a store is tokenized.
+pub struct TokenizeOptions {
+    /// Pictures at a time.
+    pub batch: usize,
+    /// Whether mirrored pictures follow as a second half.
+    pub flips: bool,
+    /// Pictures a shard.
+    pub shard_items: Option<usize>,
+}
+
+/// Writes the tokens of every picture of a store; shards that are there from a stopped run stay.
 pub fn tokenize(
     store: &PictureStore,
     tokenizer_folder: &Path,
-    batch: usize,
+    options: &TokenizeOptions,
     out: &Path,
     device: &Device,
 ) -> anyhow::Result<()> {
@@ -66,19 +89,48 @@ pub fn tokenize(
         tokenizer: sha256_of_file(&tokenizer_folder.join(directory::WEIGHTS))?,
         source: store.manifest().source.clone(),
     };
-    let progress = bar(store.len(), "tokens");
-    atomic::write_folder(out, |folder| {
-        let mut writer = TokenWriter::new(folder, info);
-        let items: Vec<usize> = (0..store.len()).collect();
-        for chunk in items.chunks(batch) {
-            let pictures: Vec<&[u8]> = chunk.iter().map(|&i| store.picture(i)).collect();
-            for (tokens, &item) in tokenizer.tokens(&pictures, device)?.iter().zip(chunk) {
-                writer.push(tokens, store.label(item))?;
-            }
+    let job = TokenJob::open(out, store, info, options.flips, options.shard_items)?;
+    let pending = job.pending();
+    let left: usize = pending.iter().map(|shard| shard.pictures.len()).sum();
+    let progress = bar(job.len(), "tokens");
+    progress.set_position((job.len() - left) as u64);
+    progress.reset_eta();
+    for shard in pending {
+        let mut tokens = Vec::with_capacity(shard.pictures.len());
+        let items: Vec<usize> = shard.pictures.clone().collect();
+        for chunk in items.chunks(options.batch) {
+            let pictures: Vec<Cow<[u8]>> = chunk
+                .iter()
+                .map(|&item| {
+                    let picture = store.picture(item);
+                    if shard.flipped { mirrored(picture, store.size()).into() } else { picture.into() }
+                })
+                .collect();
+            let pictures: Vec<&[u8]> = pictures.iter().map(|picture| &**picture).collect();
+            tokens.extend(tokenizer.tokens(&pictures, device)?);
             progress.inc(chunk.len() as u64);
         }
-        Ok::<_, anyhow::Error>(writer.finish()?)
-    })?;
+        let labels: Vec<u16> = items.iter().map(|&item| store.label(item) as u16).collect();
+        job.write(&shard, &tokens, &labels)?;
+    }
+    job.publish()?;
     progress.finish_and_clear();
     Ok(())
+}
+
+/// A picture `[size, size, 3]` with left and right exchanged.
+fn mirrored(picture: &[u8], size: usize) -> Vec<u8> {
+    let rows = picture.chunks_exact(3 * size);
+    rows.flat_map(|row| row.as_chunks::<3>().0.iter().rev().flatten().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirrored_picture_keeps_its_colours() {
+        let picture = [1, 2, 3, 4, 5, 6, 10, 20, 30, 40, 50, 60];
+        assert_eq!(mirrored(&picture, 2), [4, 5, 6, 1, 2, 3, 40, 50, 60, 10, 20, 30]);
+    }
 }

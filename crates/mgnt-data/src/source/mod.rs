@@ -1,88 +1,168 @@
-//! Where pictures come from: each source lists its files, and reads them one by one in that order.
+//! Where pictures come from: each source lists its files once, and then reads any range of them.
+//!
+//! A listing holds names, classes and places, never bytes, so that its memory is some hundred bytes a picture whatever
+//! the pictures weigh. What cannot be a picture (a link, a sample without its label) is listed with a reason.
 
-mod folder;
-mod tar;
+mod archive;
+mod class_folders;
+mod flat;
+mod format;
+mod ilsvrc;
+mod parquet;
+mod webdataset;
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use sha2::{Digest, Sha256};
 
-/// A folder per class, or a tar of one.
+pub use format::Format;
+
+use crate::Error;
+use crate::manifest::{Rejected, sha256};
+
+/// Files above this many bytes are not read: no picture within [`crate::Limits`] needs them.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Most classes that a store's labels can tell apart.
+const MOST_CLASSES: usize = 1 << 16;
+
+/// How to read a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// How the source is laid out; told from what is there if `None`.
+    pub format: Option<Format>,
+    /// The part to read: a first level of folders ([`Format::Classes`]), or a word in the names of the shards
+    /// ([`Format::WebDataset`], [`Format::Parquet`]).
+    pub split: Option<String>,
+    /// [`Format::Flat`] only: the file that has the classes of the pictures.
+    pub labels: Option<PathBuf>,
+    /// Names of classes that the source numbers, one a line, from number 0 (from 1 in ILSVRC's ground truth).
+    pub names: Option<PathBuf>,
+}
+
+/// A set of picture files with their classes.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
+    format: Format,
+    /// Archives and Parquet files that places refer to.
+    containers: Vec<PathBuf>,
     entries: Vec<Entry>,
+    skipped: Vec<Rejected>,
     classes: Vec<String>,
 }
 
 /// One file of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
-    /// Path within the source, `class/file`, with the split before it where there is one.
-    key: String,
-    label: usize,
+    /// Its name within the source.
+    key: Box<str>,
+    label: u32,
     place: Place,
 }
 
 /// Where an entry's bytes lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    File(PathBuf),
-    Archive { offset: u64, length: u64 },
+    /// In a file of its own, named by the key.
+    File,
+    /// In an archive, as they are.
+    Archive { container: u32, offset: u64, length: u64 },
+    /// In a row of a row group of a Parquet file.
+    Row { container: u32, group: u32, row: u32 },
 }
 
-/// A file's name, label and bytes; or why it could not be read.
+/// One file of a [`Source::stream`]: in memory where the container had to be unpacked, else still to be read.
 #[derive(Debug)]
 pub struct Item {
-    /// Path within the source.
-    pub key: String,
-    /// Number of its class.
-    pub label: usize,
-    /// Its bytes, or the reason why there are none.
-    pub bytes: Result<Vec<u8>, String>,
+    /// Place within the source, 0-based.
+    pub index: usize,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Place(Place),
+    Bytes(Result<Vec<u8>, String>),
 }
 
 impl Source {
-    /// Lists a folder, or a tar file. `split` names a first level such as `train`; without it, there must be none.
-    ///
-    /// Classes are the folder names in byte order. Files come in byte order of their paths.
-    pub fn open(path: &Path, split: Option<&str>) -> Result<Self, Error> {
-        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-        let found = if metadata.is_dir() { folder::list(path, split)? } else { tar::list(path, split)? };
-        Self::from_found(path, found, split)
+    /// Lists a source. Classes come in byte order of their names, or by number where the source numbers them.
+    pub fn open(path: &Path, options: &SourceOptions) -> Result<Self, Error> {
+        let format = match options.format {
+            Some(format) => format,
+            None => Format::detect(path, options.labels.is_some())?,
+        };
+        format.check(options)?;
+        let split = options.split.as_deref();
+        let names = options.names.as_deref().map(flat::lines).transpose()?;
+        let found = match format {
+            Format::Classes => class_folders::list(path, split)?,
+            Format::Ilsvrc => ilsvrc::list(path)?,
+            Format::Flat => flat::list(path, options.labels.as_deref(), names.as_deref())?,
+            Format::WebDataset => webdataset::list(path, split, names)?,
+            Format::Parquet => parquet::list(path, split, names)?,
+        };
+        Self::from_found(path, format, found)
     }
 
-    fn from_found(path: &Path, found: Found, split: Option<&str>) -> Result<Self, Error> {
+    fn from_found(path: &Path, format: Format, found: Found) -> Result<Self, Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
-        let classes: Vec<String> = found.classes.into_iter().collect();
-        if classes.is_empty() {
-            let place = split.map(|split| format!(" under `{split}`")).unwrap_or_default();
-            return Err(layout(format!("no class folders{place}; expected <class>/<picture>")));
+        let Found { containers, mut entries, skipped, classes } = found;
+        let classes = match classes {
+            Classes::Named(classes) => {
+                let mut names: Vec<(String, u32)> = classes.into_iter().collect();
+                names.sort();
+                let mut new_labels = vec![0; names.len()];
+                for (new, (_, old)) in names.iter().enumerate() {
+                    new_labels[*old as usize] = new as u32;
+                }
+                entries.iter_mut().for_each(|entry| entry.label = new_labels[entry.label as usize]);
+                entries.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
+                let mut counts = vec![0; names.len()];
+                entries.iter().for_each(|entry| counts[entry.label as usize] += 1);
+                if let Some(empty) = counts.iter().position(|&count| count == 0) {
+                    return Err(layout(format!("class `{}` has no files", names[empty].0)));
+                }
+                names.into_iter().map(|(name, _)| name).collect()
+            }
+            Classes::Numbered(names) => {
+                let count = entries.iter().map(|entry| entry.label as usize + 1).max().unwrap_or(0);
+                match names {
+                    Some(names) if names.len() < count => {
+                        return Err(layout(format!(
+                            "class number {} is used, but only {} classes have names",
+                            count - 1,
+                            names.len()
+                        )));
+                    }
+                    Some(names) => names,
+                    None => (0..count).map(|number| number.to_string()).collect(),
+                }
+            }
+        };
+        if entries.is_empty() {
+            let first = skipped.first().map(|s| format!("; {}: {}", s.key, s.reason)).unwrap_or_default();
+            return Err(layout(format!("no pictures with classes{first}")));
         }
-        if classes.len() > usize::from(u16::MAX) {
-            return Err(layout(format!("{} classes; at most 65535 are supported", classes.len())));
+        if classes.len() > MOST_CLASSES {
+            return Err(layout(format!("{} classes; at most {MOST_CLASSES} are supported", classes.len())));
         }
-        let mut entries: Vec<Entry> = found
-            .files
-            .into_iter()
-            .filter_map(|(class, key, place)| {
-                let label = classes.binary_search(&class).ok()?;
-                Some(Entry { key, label, place })
-            })
-            .collect();
-        entries.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
-        let mut counts = vec![0; classes.len()];
-        entries.iter().for_each(|entry| counts[entry.label] += 1);
-        if let Some(empty) = counts.iter().position(|&count| count == 0) {
-            return Err(layout(format!("class `{}` has no files", classes[empty])));
-        }
-        Ok(Self { path: path.into(), entries, classes })
+        Ok(Self { path: path.into(), format, containers, entries, skipped, classes })
     }
 
     /// The folder or archive.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How the source is laid out.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Class names by number.
@@ -100,123 +180,189 @@ impl Source {
         self.entries.is_empty()
     }
 
-    /// Reads a file. A file that cannot be read is an item with a reason, not an error of the source.
-    pub fn read(&self, index: usize) -> Item {
-        let entry = &self.entries[index];
-        let bytes = match &entry.place {
-            Place::File(path) => std::fs::read(path),
-            Place::Archive { offset, length } => tar::read(&self.path, *offset, *length),
+    /// What was seen but cannot be a picture of a class, and why.
+    pub fn skipped(&self) -> &[Rejected] {
+        &self.skipped
+    }
+
+    /// Name of a file within the source.
+    ///
+    /// # Panics
+    /// Where `index` is not below [`Self::len`].
+    pub fn key(&self, index: usize) -> &str {
+        &self.entries[index].key
+    }
+
+    /// Class of a file.
+    ///
+    /// # Panics
+    /// Where `index` is not below [`Self::len`].
+    pub fn label(&self, index: usize) -> usize {
+        self.entries[index].label as usize
+    }
+
+    /// Whether a class has any file; where classes are numbered, some numbers may be unused.
+    pub fn has_files(&self, class: usize) -> bool {
+        self.entries.iter().any(|entry| entry.label as usize == class)
+    }
+
+    /// SHA-256 of the listing: of names, classes and lengths as far as they are known, not of the bytes.
+    pub fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        let mut text = |text: &str| {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
         };
-        Item { key: entry.key.clone(), label: entry.label, bytes: bytes.map_err(|e| e.to_string()) }
+        self.classes.iter().for_each(|class| text(class));
+        self.skipped.iter().for_each(|skipped| text(&skipped.key));
+        self.entries.iter().for_each(|entry| text(&entry.key));
+        for entry in &self.entries {
+            let length = if let Place::Archive { length, .. } = entry.place { length } else { 0 };
+            digest.update(entry.label.to_le_bytes());
+            digest.update(length.to_le_bytes());
+        }
+        sha256(&digest.finalize())
+    }
+
+    /// The files of a range, in order.
+    ///
+    /// # Panics
+    /// Where the range ends above [`Self::len`].
+    pub fn stream(&self, range: Range<usize>) -> impl Iterator<Item = Item> + Send + '_ {
+        let mut rows = parquet::Rows::new(&self.containers);
+        let first = range.start;
+        self.entries[range].iter().enumerate().map(move |(at, entry)| {
+            let content = match entry.place {
+                Place::Row { container, group, row } => Content::Bytes(rows.read(container, group, row)),
+                place => Content::Place(place),
+            };
+            Item { index: first + at, content }
+        })
+    }
+
+    /// The bytes of an item. A file that cannot be read is a reason, not an error of the source.
+    pub fn bytes(&self, item: Item) -> Result<Vec<u8>, String> {
+        let bytes = match item.content {
+            Content::Bytes(bytes) => bytes?,
+            Content::Place(Place::Archive { container, offset, length }) => {
+                archive::read(&self.containers[container as usize], offset, size(length)?)
+                    .map_err(|e| e.to_string())?
+            }
+            Content::Place(_) => {
+                let file = File::open(self.path.join(self.key(item.index))).map_err(|e| e.to_string())?;
+                let length = size(file.metadata().map_err(|e| e.to_string())?.len())?;
+                let mut bytes = Vec::with_capacity(length);
+                file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+                bytes
+            }
+        };
+        if bytes.is_empty() { Err("an empty file".into()) } else { Ok(bytes) }
     }
 }
 
-/// What a listing found: all class names, and class, key and place of each file.
-#[derive(Default)]
+/// A length that may be read.
+fn size(length: u64) -> Result<usize, String> {
+    match usize::try_from(length) {
+        Ok(size) if length <= MOST_BYTES => Ok(size),
+        _ => Err(format!("{length} bytes; at most {MOST_BYTES} are read")),
+    }
+}
+
+/// What a listing found.
 struct Found {
-    classes: BTreeSet<String>,
-    files: Vec<(String, String, Place)>,
+    containers: Vec<PathBuf>,
+    entries: Vec<Entry>,
+    skipped: Vec<Rejected>,
+    classes: Classes,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::fs;
+/// How a source tells its classes.
+enum Classes {
+    /// By names, each with the label that entries carry until the names are sorted.
+    Named(HashMap<String, u32>),
+    /// By numbers, which may have names.
+    Numbered(Option<Vec<String>>),
+}
 
-    use super::*;
-
-    fn tree(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, file).unwrap();
-        }
-        folder
+impl Found {
+    fn named() -> Self {
+        Self::new(Classes::Named(HashMap::new()))
     }
 
-    /// Written by hand, since the tar crate refuses to write such names.
-    fn tar_of(names: &[&str]) -> tempfile::NamedTempFile {
-        let mut bytes = Vec::new();
-        for name in names {
-            let mut header = ::tar::Header::new_ustar();
-            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-            header.set_size(name.len() as u64);
-            header.set_entry_type(::tar::EntryType::Regular);
-            header.set_cksum();
-            bytes.extend_from_slice(header.as_bytes());
-            let mut block = [0; 512];
-            block[..name.len()].copy_from_slice(name.as_bytes());
-            bytes.extend_from_slice(&block);
-        }
-        bytes.extend_from_slice(&[0; 1024]);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), bytes).unwrap();
-        file
+    fn new(classes: Classes) -> Self {
+        Self { containers: Vec::new(), entries: Vec::new(), skipped: Vec::new(), classes }
     }
 
-    fn keys(source: &Source) -> Vec<(String, usize, Vec<u8>)> {
-        (0..source.len())
-            .map(|i| source.read(i))
-            .map(|item| (item.key, item.label, item.bytes.unwrap()))
-            .collect()
-    }
-
-    #[test]
-    fn a_folder_and_its_tar_are_the_same() {
-        let files = ["train/b/2.jpg", "train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"];
-        let folder = tree(&files);
-        let archive = tar_of(&files);
-        let a = Source::open(folder.path(), Some("train")).unwrap();
-        let b = Source::open(archive.path(), Some("train")).unwrap();
-        assert_eq!(a.classes(), ["a", "b"]);
-        assert_eq!(a.classes(), b.classes());
-        assert_eq!(keys(&a), keys(&b));
-        let names: Vec<_> = keys(&a).into_iter().map(|k| (k.0, k.1)).collect();
-        assert_eq!(
-            names,
-            [("train/a/1.jpg".into(), 0), ("train/b/1.jpg".into(), 1), ("train/b/2.jpg".into(), 1)]
-        );
-    }
-
-    #[test]
-    fn what_is_not_a_folder_per_class() {
-        let reason = |path: &Path, split| Source::open(path, split).unwrap_err().to_string();
-        assert!(reason(Path::new("no/such"), None).starts_with("no/such: "));
-        assert!(reason(tree(&["a.jpg"]).path(), None).contains("no class folders"));
-        assert!(reason(tree(&["train/a/1.jpg"]).path(), Some("val")).contains("val"));
-        let with_empty = tree(&["a/1.jpg"]);
-        fs::create_dir(with_empty.path().join("b")).unwrap();
-        assert!(reason(with_empty.path(), None).contains("class `b` has no files"));
-    }
-
-    #[test]
-    fn archives_that_point_outside_are_refused() {
-        for name in ["/etc/a/x.jpg", "train/../../a/x.jpg", "../a/x.jpg"] {
-            let archive = tar_of(&["train/a/1.jpg", name]);
-            let error = Source::open(archive.path(), Some("train")).unwrap_err().to_string();
-            assert!(error.contains(name), "{error}");
+    /// The label of a class name.
+    fn class(&mut self, name: &str) -> u32 {
+        let Classes::Named(classes) = &mut self.classes else { return 0 };
+        match classes.get(name) {
+            Some(&label) => label,
+            None => {
+                let label = classes.len() as u32;
+                classes.insert(name.into(), label);
+                label
+            }
         }
     }
 
-    #[test]
-    fn a_cut_or_foreign_archive_is_refused() {
-        let archive = tar_of(&["a/1.jpg", "a/2.jpg"]);
-        let bytes = fs::read(archive.path()).unwrap();
-        fs::write(archive.path(), &bytes[..1200]).unwrap();
-        assert!(Source::open(archive.path(), None).is_err());
-        fs::write(archive.path(), vec![b'x'; 2048]).unwrap();
-        assert!(Source::open(archive.path(), None).is_err());
+    fn container(&mut self, path: &Path) -> u32 {
+        self.containers.push(path.into());
+        self.containers.len() as u32 - 1
     }
 
-    #[cfg(unix)]
-    #[test]
-    fn links_out_of_the_folder_are_not_followed() {
-        let outside = tree(&["secret.jpg"]);
-        let folder = tree(&["a/1.jpg"]);
-        std::os::unix::fs::symlink(outside.path().join("secret.jpg"), folder.path().join("a/2.jpg")).unwrap();
-        std::os::unix::fs::symlink(outside.path(), folder.path().join("b")).unwrap();
-        let source = Source::open(folder.path(), None).unwrap();
-        assert_eq!(source.classes(), ["a"]);
-        assert_eq!(source.len(), 1);
+    fn push(&mut self, key: impl Into<Box<str>>, label: u32, place: Place) {
+        self.entries.push(Entry { key: key.into(), label, place });
     }
+
+    fn skip(&mut self, key: impl Into<String>, reason: impl Into<String>) {
+        self.skipped.push(Rejected { key: key.into(), reason: reason.into() });
+    }
+}
+
+/// The entries of a folder in byte order of their names, which must be text.
+fn folder(path: &Path) -> Result<Vec<(String, fs::FileType)>, Error> {
+    let mut entries = fs::read_dir(path)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(Error::io(path))?
+        .into_iter()
+        .map(|entry| {
+            let kind = entry.file_type().map_err(Error::io(entry.path()))?;
+            match entry.file_name().into_string() {
+                Ok(name) => Ok((name, kind)),
+                Err(name) => {
+                    let reason = format!("the name {name:?} is not UTF-8");
+                    Err(Error::Layout { path: path.into(), reason })
+                }
+            }
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+    Ok(entries)
+}
+
+/// Why an entry of a folder is not read.
+fn not_a_file(kind: fs::FileType) -> &'static str {
+    if kind.is_symlink() { "a link, which is not followed" } else { "not a regular file" }
+}
+
+/// The path itself if it is a file, or the files of a folder that end in `ending` and whose names have the word
+/// `split`.
+fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+        return Ok(vec![path.into()]);
+    }
+    let has_split = |name: &str| {
+        split.is_none_or(|split| name.split(|c: char| !c.is_alphanumeric()).any(|word| word == split))
+    };
+    let files: Vec<PathBuf> = folder(path)?
+        .into_iter()
+        .filter(|(name, kind)| kind.is_file() && name.ends_with(ending) && has_split(name))
+        .map(|(name, _)| path.join(name))
+        .collect();
+    if files.is_empty() {
+        let part = split.map(|split| format!(" with the word `{split}`")).unwrap_or_default();
+        return Err(Error::Layout { path: path.into(), reason: format!("no {ending} files{part}") });
+    }
+    Ok(files)
 }

@@ -1,0 +1,96 @@
+//! Pillow's `BOX` filter: each value is the mean of those whose centres it covers.
+//!
+//! The filter jumps at its ends, so where a centre lies on an end the last bit of the arithmetic decides whether a
+//! whole pixel counts (halving an odd side to an even one does that once, in the middle). Hence the formula is
+//! Pillow's (`precompute_coeffs` in `Resample.c`), term by term.
+
+use std::ops::Range;
+
+/// Bits of Pillow's fixed-point weights.
+const BITS: u32 = 22;
+
+/// The pixels that each of `count` means is of, where the part from `start` to `end` of `length` pixels is resized.
+fn spans(length: usize, start: f64, end: f64, count: usize) -> Vec<Range<usize>> {
+    let scale = (end - start) / count as f64;
+    let filter_scale = scale.max(1.0);
+    let (support, reciprocal) = (0.5 * filter_scale, 1.0 / filter_scale);
+    let span = |at: usize| {
+        let centre = start + (at as f64 + 0.5) * scale;
+        let first = (centre - support + 0.5).max(0.0) as usize;
+        let last = ((centre + support + 0.5).max(0.0) as usize).min(length);
+        let covered = |pixel: &usize| {
+            let distance = (*pixel as f64 - centre + 0.5) * reciprocal;
+            distance > -0.5 && distance <= 0.5
+        };
+        let first = (first..last).find(covered).unwrap_or(first.min(length - 1));
+        let end = (first..last).rev().find(covered).map_or(first + 1, |last| last + 1);
+        first..end
+    };
+    (0..count).map(span).collect()
+}
+
+/// Mean of some 8-bit values, from their sum.
+fn mean(sum: u32, count: usize) -> u8 {
+    let weight = (0.5 + f64::from(1u32 << BITS) / count as f64) as u32;
+    ((sum * weight + (1 << (BITS - 1))) >> BITS).min(255) as u8
+}
+
+/// Rows of pixels `[height, width, 3]`, of each the part from `start` to `end`, made `count` pixels long.
+pub(crate) fn across(rgb: &[u8], width: usize, (start, end): (f64, f64), count: usize, target: &mut [u8]) {
+    let spans = spans(width, start, end, count);
+    for (row, out) in rgb.chunks_exact(3 * width).zip(target.chunks_exact_mut(3 * count)) {
+        for (span, out) in spans.iter().zip(out.as_chunks_mut::<3>().0) {
+            let mut sums = [0u32; 3];
+            for pixel in row[3 * span.start..3 * span.end].as_chunks::<3>().0 {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
+                    *sum += u32::from(value);
+                }
+            }
+            *out = sums.map(|sum| mean(sum, span.len()));
+        }
+    }
+}
+
+/// Rows of pixels `[height, width, 3]`, those from `start` to `end`, made `count` rows.
+pub(crate) fn down(rgb: &[u8], width: usize, (start, end): (f64, f64), count: usize, target: &mut [u8]) {
+    let row_bytes = 3 * width;
+    let mut sums = vec![0u32; row_bytes];
+    let spans = spans(rgb.len() / row_bytes, start, end, count);
+    for (span, out) in spans.into_iter().zip(target.chunks_exact_mut(row_bytes)) {
+        sums.fill(0);
+        for row in rgb[span.start * row_bytes..span.end * row_bytes].chunks_exact(row_bytes) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += u32::from(value);
+            }
+        }
+        for (out, &sum) in out.iter_mut().zip(&sums) {
+            *out = mean(sum, span.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_cover_all_in_order() {
+        assert_eq!(spans(6, 0.0, 6.0, 3), [0..2, 2..4, 4..6]);
+        assert_eq!(spans(3, 0.0, 3.0, 6), [0..1, 0..1, 1..2, 1..2, 2..3, 2..3]);
+        for (length, count) in [(61, 30), (97, 48), (375, 187), (500, 250), (501, 250), (7, 1)] {
+            let spans = spans(length, 0.0, length as f64, count);
+            assert_eq!((spans[0].start, spans[count - 1].end), (0, length));
+            assert!(spans.windows(2).all(|pair| pair[0].end.abs_diff(pair[1].start) <= 1));
+        }
+    }
+
+    #[test]
+    fn means_are_rounded_to_the_nearest() {
+        for count in 1..40 {
+            for sum in 0..=255 * count as u32 {
+                let exact = f64::from(sum) / count as f64;
+                assert!((f64::from(mean(sum, count)) - exact).abs() <= 0.5 + 1e-3, "{sum} / {count}");
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Tar archives: where the bytes of each member lie.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Component, Path};
+
+use tar::EntryType;
+
+use crate::Error;
+
+/// One member of an archive.
+pub(super) struct Member {
+    /// Its path, without `./` before it or `/` behind it.
+    pub name: String,
+    pub kind: Kind,
+    /// Where its bytes begin, from the start of the file.
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Folder,
+    /// Anything else, which is not read.
+    Other(&'static str),
+}
+
+/// A part of a file, as if it were a file.
+struct Section {
+    file: File,
+    start: u64,
+    length: u64,
+    position: u64,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.length.saturating_sub(self.position);
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut buffer[..most])?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Section {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+        };
+        let whole = target.and_then(|target| Some((target, self.start.checked_add(target)?)));
+        let (target, absolute) = whole.ok_or(io::ErrorKind::InvalidInput)?;
+        self.file.seek(SeekFrom::Start(absolute))?;
+        self.position = target;
+        Ok(target)
+    }
+}
+
+/// Calls `each` for every member of the archive, or of the archive within it that `section` (offset and length) is.
+/// A name that leaves the archive, or a member that is cut off, makes it suspect as a whole.
+pub(super) fn walk(
+    path: &Path,
+    section: Option<(u64, u64)>,
+    each: &mut dyn FnMut(Member) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let layout = |reason: String| Error::Layout { path: path.into(), reason };
+    let unreadable = |e: io::Error| layout(format!("not a readable tar archive: {e}"));
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let (start, length) = match section {
+        Some(section) => section,
+        None => (0, file.metadata().map_err(Error::io(path))?.len()),
+    };
+    file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
+    let section = Section { file, start, length, position: 0 };
+    // Two headers at a time: what lies between them is skipped, not read.
+    let mut archive = tar::Archive::new(BufReader::with_capacity(1024, section));
+    for entry in archive.entries_with_seek().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = String::from_utf8(entry.path_bytes().into_owned())
+            .map_err(|e| layout(format!("entry {:?} is not UTF-8", String::from_utf8_lossy(e.as_bytes()))))?;
+        let outside = |c: Component| !matches!(c, Component::Normal(_) | Component::CurDir);
+        if Path::new(&name).components().any(outside) {
+            return Err(layout(format!("entry `{name}` points outside the archive")));
+        }
+        let offset = entry.raw_file_position();
+        if offset.checked_add(entry.size()).is_none_or(|end| end > length) {
+            return Err(layout(format!("entry `{name}` is cut off: the archive is truncated")));
+        }
+        let kind = match entry.header().entry_type() {
+            EntryType::Regular => Kind::File,
+            EntryType::Directory => Kind::Folder,
+            EntryType::Link | EntryType::Symlink => Kind::Other("a link, which is not followed"),
+            EntryType::GNUSparse => Kind::Other("a sparse file, which is not read"),
+            _ => Kind::Other("not a regular file"),
+        };
+        let name = name.trim_start_matches("./").trim_end_matches('/').to_owned();
+        each(Member { name, kind, offset: start + offset, length: entry.size() })?;
+    }
+    Ok(())
+}
+
+/// Names of the first files of an archive, none if it is none.
+pub(super) fn first_names(path: &Path, count: usize) -> Vec<String> {
+    let Ok(file) = File::open(path) else { return Vec::new() };
+    let mut archive = tar::Archive::new(BufReader::new(file));
+    let Ok(entries) = archive.entries_with_seek() else { return Vec::new() };
+    entries
+        .map_while(Result::ok)
+        .filter(|entry| entry.header().entry_type().is_file())
+        .take(count)
+        .map(|entry| String::from_utf8_lossy(&entry.path_bytes()).into_owned())
+        .collect()
+}
+
+/// Reads `length` bytes at an offset.
+pub(super) fn read(path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

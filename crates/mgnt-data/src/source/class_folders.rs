@@ -1,0 +1,76 @@
+//! A folder per class, or a tar of that.
+
+use std::path::Path;
+
+use super::archive::{self, Kind};
+use super::{Found, Place, folder, not_a_file};
+use crate::Error;
+
+/// Lists `[split/]<class>/<file>`. Hidden files and deeper folders are passed over.
+pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
+    let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
+    let found = if is_folder { of_folder(path, split)? } else { of_tar(path, split)? };
+    if found.entries.is_empty() && matches!(&found.classes, super::Classes::Named(c) if c.is_empty()) {
+        let place = split.map(|split| format!(" under `{split}`")).unwrap_or_default();
+        let reason = format!("no class folders{place}; expected <class>/<picture>");
+        return Err(Error::Layout { path: path.into(), reason });
+    }
+    Ok(found)
+}
+
+fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
+    let top = split.map_or_else(|| root.to_path_buf(), |split| root.join(split));
+    let prefix = split.map(|split| format!("{split}/")).unwrap_or_default();
+    let mut found = Found::named();
+    for (class, kind) in folder(&top)? {
+        if class.starts_with('.') {
+            continue;
+        }
+        if kind.is_symlink() {
+            found.skip(format!("{prefix}{class}"), not_a_file(kind));
+        }
+        if !kind.is_dir() {
+            continue;
+        }
+        let label = found.class(&class);
+        for (file, kind) in folder(&top.join(&class))? {
+            if file.starts_with('.') || kind.is_dir() {
+                continue;
+            }
+            let key = format!("{prefix}{class}/{file}");
+            if kind.is_file() {
+                found.push(key, label, Place::File);
+            } else {
+                found.skip(key, not_a_file(kind));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
+    let mut found = Found::named();
+    let container = found.container(path);
+    archive::walk(path, None, &mut |member| {
+        let inner = match split {
+            None => Some(member.name.as_str()),
+            Some(split) => member.name.strip_prefix(split).and_then(|rest| rest.strip_prefix('/')),
+        };
+        let levels: Vec<&str> = inner.map(|inner| inner.split('/').collect()).unwrap_or_default();
+        match (levels.as_slice(), member.kind) {
+            ([class], Kind::Folder) if !class.is_empty() => {
+                found.class(class);
+            }
+            ([_, file], _) if file.starts_with('.') => {}
+            ([class, _], Kind::File) => {
+                let label = found.class(class);
+                let place = Place::Archive { container, offset: member.offset, length: member.length };
+                found.push(member.name, label, place);
+            }
+            ([_] | [_, _], Kind::Other(reason)) => found.skip(member.name, reason),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}

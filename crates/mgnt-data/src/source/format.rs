@@ -1,0 +1,95 @@
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{SourceOptions, archive, folder};
+use crate::Error;
+
+/// How a source is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `[split/]class/picture`, in a folder or a tar.
+    Classes,
+    /// A tar a class, in one tar (`ILSVRC2012_img_train.tar`) or in a folder; a class has its tar's name.
+    Ilsvrc,
+    /// Pictures side by side in a folder or a tar (`ILSVRC2012_img_val.tar`), and their classes in a text file.
+    Flat,
+    /// Tars with `key.jpg` and `key.cls` or `key.json`.
+    WebDataset,
+    /// Parquet files with the columns `image` (bytes, or a struct with `bytes`) and `label` (a number).
+    Parquet,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Classes => "classes",
+            Self::Ilsvrc => "ilsvrc",
+            Self::Flat => "flat",
+            Self::WebDataset => "webdataset",
+            Self::Parquet => "parquet",
+        })
+    }
+}
+
+/// Members that are looked at to tell the formats of tars apart.
+const LOOKED_AT: usize = 16;
+
+impl Format {
+    /// Tells the format from what lies at a path.
+    pub(super) fn detect(path: &Path, has_labels: bool) -> Result<Self, Error> {
+        if has_labels {
+            return Ok(Self::Flat);
+        }
+        if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+            let mut magic = [0; 4];
+            let read =
+                File::open(path).and_then(|mut file| file.read(&mut magic)).map_err(Error::io(path))?;
+            return Ok(if magic[..read] == *b"PAR1" { Self::Parquet } else { Self::of_tar(path) });
+        }
+        let files: Vec<String> =
+            folder(path)?.into_iter().filter(|(_, kind)| kind.is_file()).map(|(name, _)| name).collect();
+        if files.iter().any(|name| name.ends_with(".parquet")) {
+            return Ok(Self::Parquet);
+        }
+        Ok(match files.iter().find(|name| name.ends_with(".tar")) {
+            Some(tar) if Self::of_tar(&path.join(tar)) == Self::WebDataset => Self::WebDataset,
+            Some(_) => Self::Ilsvrc,
+            None => Self::Classes,
+        })
+    }
+
+    /// Whatever is wrong with the tar, its lister says.
+    fn of_tar(path: &Path) -> Self {
+        let names = archive::first_names(path, LOOKED_AT);
+        let any = |endings: &[&str]| names.iter().any(|name| endings.iter().any(|e| name.ends_with(e)));
+        if any(&[".tar"]) {
+            Self::Ilsvrc
+        } else if any(&[".cls", ".json"]) {
+            Self::WebDataset
+        } else {
+            Self::Classes
+        }
+    }
+
+    /// Refuses options that say nothing about this format.
+    pub(super) fn check(self, options: &SourceOptions) -> Result<(), Error> {
+        let refuse = |field, expected: &str| {
+            Err(Error::Field { field, expected: expected.into(), got: format!("the format {self}") })
+        };
+        match self {
+            Self::Flat if options.labels.is_none() => refuse("labels", "a file of labels for flat pictures"),
+            Self::Flat => Ok(()),
+            _ if options.labels.is_some() => refuse("labels", "the format flat"),
+            Self::Classes | Self::Ilsvrc if options.names.is_some() => {
+                refuse("names", "a format that numbers its classes")
+            }
+            Self::Ilsvrc if options.split.is_some() => refuse("split", "a format that has splits"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! ILSVRC2012's training pictures as they are handed out: one tar of a tar per class (`n01440764.tar`, ...), or those
+//! class tars in a folder. Names and order are those of the same pictures in a folder per class.
+
+use std::path::Path;
+
+use super::archive::{self, Kind, Member};
+use super::{Found, Place, shards};
+use crate::Error;
+
+const ENDING: &str = ".tar";
+
+/// Lists the pictures of every class tar.
+pub(super) fn list(path: &Path) -> Result<Found, Error> {
+    let mut found = Found::named();
+    if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+        for tar in shards(path, ENDING, None)? {
+            let name = tar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            class_tar(&tar, &name, None, &mut found)?;
+        }
+        return Ok(found);
+    }
+    let mut tars = Vec::new();
+    archive::walk(path, None, &mut |member| {
+        let file = member.name.rsplit('/').next().unwrap_or_default();
+        match (member.kind, file.strip_suffix(ENDING)) {
+            (Kind::Folder, _) => {}
+            (Kind::File, Some(class)) if !class.is_empty() => {
+                tars.push((class.to_owned(), member.offset, member.length));
+            }
+            (Kind::File, _) => found.skip(member.name, "not a tar of a class"),
+            (Kind::Other(reason), _) => found.skip(member.name, reason),
+        }
+        Ok(())
+    })?;
+    for (class, offset, length) in tars {
+        class_tar(path, &class, Some((offset, length)), &mut found)?;
+    }
+    Ok(found)
+}
+
+fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut Found) -> Result<(), Error> {
+    let container = match found.containers.iter().position(|known| known == path) {
+        Some(container) if section.is_some() => container as u32,
+        _ => found.container(path),
+    };
+    let label = found.class(class);
+    let walked = archive::walk(path, section, &mut |member| {
+        let Member { name, kind, offset, length } = member;
+        let hidden = name.rsplit('/').next().is_some_and(|file| file.starts_with('.'));
+        let key = format!("{class}/{name}");
+        match kind {
+            Kind::File if !hidden => found.push(key, label, Place::Archive { container, offset, length }),
+            Kind::Other(reason) => found.skip(key, reason),
+            Kind::File | Kind::Folder => {}
+        }
+        Ok(())
+    });
+    walked.map_err(|error| match error {
+        Error::Layout { path, reason } if section.is_some() => {
+            Error::Layout { path, reason: format!("{class}{ENDING} within it: {reason}") }
+        }
+        other => other,
+    })
+}

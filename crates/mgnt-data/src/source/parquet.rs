@@ -1,0 +1,340 @@
+//! Parquet files with pictures in a column of bytes, as the Hub's `imagenet-1k` has them: `image` is a struct with
+//! `bytes` (or bytes itself), `label` a number. Read row by row, so that a row group of any size takes no more memory
+//! than one of its pages.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::basic::{Compression, Type};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::serialized_reader::SerializedPageReader;
+use serde_json::Value;
+
+use super::{Classes, Found, MOST_BYTES, MOST_CLASSES, Place, shards};
+use crate::Error;
+
+/// Files of fewer bytes a row than this are made to look large: no picture is so small.
+const LEAST_ROW_BYTES: u64 = 16;
+/// Snappy's copies of 64 bytes take three.
+const SNAPPY_RATIO: u64 = 22;
+/// Rows read at a time, where more than one is.
+const BATCH: usize = 4096;
+
+/// Lists the rows of all files, in their order. `names` are the names of the class numbers; without them, those that
+/// the Hub's own metadata gives.
+pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>) -> Result<Found, Error> {
+    let mut found = Found::new(Classes::Numbered(names));
+    for file_path in shards(path, ".parquet", split)? {
+        let layout = |reason: String| Error::Layout { path: file_path.clone(), reason };
+        let file = Table::open(&file_path).map_err(layout)?;
+        if let Classes::Numbered(known @ None) = &mut found.classes {
+            *known = file.class_names();
+        }
+        let container = found.container(&file_path);
+        let name = file_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut number = 0u64;
+        for group in 0..file.metadata.num_row_groups() {
+            let labels = file.labels(group).map_err(layout)?;
+            for (row, label) in labels.into_iter().enumerate() {
+                let key = format!("{name}#{number}");
+                match label.and_then(|label| usize::try_from(label).ok()) {
+                    Some(label) if label < MOST_CLASSES => {
+                        let place = Place::Row { container, group: group as u32, row: row as u32 };
+                        found.push(key, label as u32, place);
+                    }
+                    _ => {
+                        let label = label.map_or("null".into(), |label| label.to_string());
+                        found.skip(key, format!("the label {label} is not a class number"));
+                    }
+                }
+                number += 1;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// An open file, whose columns have been checked.
+struct Table {
+    file: Arc<Guarded>,
+    metadata: ParquetMetaData,
+    image: usize,
+    label: usize,
+}
+
+impl Table {
+    fn open(path: &Path) -> Result<Self, String> {
+        let file = File::open(path).map_err(|e| e.to_string())?;
+        let length = file.metadata().map_err(|e| e.to_string())?.len();
+        let metadata = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&file))?;
+        let schema = metadata.file_metadata().schema_descr();
+        let column = |paths: &[&str], types: &[Type]| {
+            let found = schema.columns().iter().position(|column| {
+                paths.contains(&column.path().string().as_str())
+                    && types.contains(&column.physical_type())
+                    && column.max_rep_level() == 0
+            });
+            found.ok_or_else(|| format!("no column `{}` of type {}", paths[0], types[0]))
+        };
+        let image = column(&["image.bytes", "image"], &[Type::BYTE_ARRAY])?;
+        let label = column(&["label"], &[Type::INT64, Type::INT32])?;
+        let rows: Option<u64> = metadata
+            .row_groups()
+            .iter()
+            .map(|group| u64::try_from(group.num_rows()).ok().filter(|&rows| rows < u64::from(u32::MAX)))
+            .try_fold(0u64, |sum, rows| sum.checked_add(rows?));
+        if rows.is_none_or(|rows| rows > length / LEAST_ROW_BYTES) {
+            return Err(format!("declares more rows than {length} bytes can hold"));
+        }
+        let table = Self { file: Arc::new(Guarded { file, length }), metadata, image, label };
+        for group in table.metadata.row_groups() {
+            for column in [image, label] {
+                table.check_column(group, column)?;
+            }
+        }
+        Ok(table)
+    }
+
+    fn check_column(&self, group: &RowGroupMetaData, column: usize) -> Result<(), String> {
+        let chunk = group.columns().get(column).ok_or("a row group lacks a column")?;
+        let name = chunk.column_path().string();
+        match chunk.compression() {
+            Compression::UNCOMPRESSED | Compression::SNAPPY => {}
+            other => {
+                return Err(format!("column `{name}` is compressed with {other}; only snappy is read"));
+            }
+        }
+        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+        let range = u64::try_from(start).ok().zip(u64::try_from(chunk.compressed_size()).ok());
+        let end = range.and_then(|(start, length)| start.checked_add(length));
+        if end.is_none_or(|end| end > self.file.length) {
+            return Err(format!("column `{name}` lies outside the file"));
+        }
+        Ok(())
+    }
+
+    /// Names of the classes, where the Hub's metadata has them.
+    fn class_names(&self) -> Option<Vec<String>> {
+        let pairs = self.metadata.file_metadata().key_value_metadata()?;
+        let text = pairs.iter().find(|pair| pair.key == "huggingface")?.value.as_deref()?;
+        let value: Value = serde_json::from_str(text).ok()?;
+        let names = value.pointer("/info/features/label/names")?.as_array()?;
+        names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+
+    fn column(&self, group: usize, column: usize) -> ParquetResult<ColumnReader> {
+        let group = self.metadata.row_group(group);
+        let rows = group.num_rows() as usize;
+        let pages = SerializedPageReader::new(self.file.clone(), group.column(column), rows, None)?;
+        Ok(get_column_reader(group.schema_descr().column(column), Box::new(pages)))
+    }
+
+    /// The labels of a row group.
+    fn labels(&self, group: usize) -> Result<Vec<Option<i64>>, String> {
+        let rows = self.metadata.row_group(group).num_rows() as usize;
+        let mut labels = Vec::with_capacity(rows);
+        let read = |labels: &mut Vec<Option<i64>>| match self.column(group, self.label)? {
+            ColumnReader::Int64ColumnReader(mut column) => read_labels(&mut column, rows, labels),
+            ColumnReader::Int32ColumnReader(mut column) => read_labels(&mut column, rows, labels),
+            _ => Err(ParquetError::General("not a column of numbers".into())),
+        };
+        guarded(|| read(&mut labels))?;
+        if labels.len() < rows {
+            return Err(format!("row group {group} has {} labels for {rows} rows", labels.len()));
+        }
+        Ok(labels)
+    }
+}
+
+fn read_labels<T>(
+    column: &mut ColumnReaderImpl<T>,
+    rows: usize,
+    labels: &mut Vec<Option<i64>>,
+) -> ParquetResult<()>
+where
+    T: parquet::data_type::DataType,
+    T::T: Into<i64>,
+{
+    while labels.len() < rows {
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        let most = BATCH.min(rows - labels.len());
+        let (records, _, _) = column.read_records(most, Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            break;
+        }
+        let there = levels.iter().max().copied().unwrap_or(0);
+        let mut values = values.into_iter().map(Into::into);
+        // A column that cannot be null has no levels.
+        if levels.is_empty() {
+            labels.extend(values.map(Some));
+        } else if there == 0 && values.len() == 0 {
+            labels.extend(levels.iter().map(|_| None));
+        } else {
+            labels.extend(levels.iter().map(|&level| if level == there { values.next() } else { None }));
+        }
+    }
+    Ok(())
+}
+
+/// Reads rows one after the other, keeping the column that it is in open.
+pub(super) struct Rows<'a> {
+    containers: &'a [PathBuf],
+    table: Option<(u32, Table)>,
+    column: Option<Column>,
+}
+
+struct Column {
+    container: u32,
+    group: u32,
+    next: u32,
+    reader: ColumnReaderImpl<ByteArrayType>,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(containers: &'a [PathBuf]) -> Self {
+        Self { containers, table: None, column: None }
+    }
+
+    /// The picture's bytes of a row. Rows that come in order are read once.
+    pub(super) fn read(&mut self, container: u32, group: u32, row: u32) -> Result<Vec<u8>, String> {
+        let mut column = match self.column.take() {
+            Some(column) if (column.container, column.group) == (container, group) && column.next <= row => {
+                column
+            }
+            _ => self.open(container, group)?,
+        };
+        let bytes = guarded(|| {
+            // `skip_records` would look at a page's header before it asks for the page, which `Guarded` does not expect.
+            let mut value = None;
+            while column.next <= row {
+                let before = (row - column.next).min(BATCH as u32);
+                let (mut levels, mut values) = (Vec::new(), Vec::new());
+                let most = before.max(1) as usize;
+                let (records, _, _) =
+                    column.reader.read_records(most, Some(&mut levels), None, &mut values)?;
+                if records == 0 {
+                    return Err(ParquetError::EOF("the row is missing".into()));
+                }
+                column.next += records as u32;
+                value = values.pop();
+            }
+            Ok(value)
+        });
+        // A column that failed once is opened anew: the next row may still be whole.
+        let bytes: Option<ByteArray> = bytes?;
+        self.column = Some(column);
+        let bytes = bytes.ok_or("no bytes in this row")?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(format!("{} bytes; at most {MOST_BYTES} are read", bytes.len()));
+        }
+        Ok(bytes.data().to_vec())
+    }
+
+    fn open(&mut self, container: u32, group: u32) -> Result<Column, String> {
+        if self.table.as_ref().is_none_or(|(open, _)| *open != container) {
+            self.table = Some((container, Table::open(&self.containers[container as usize])?));
+        }
+        let Some((_, table)) = &self.table else { return Err("no open file".into()) };
+        if group as usize >= table.metadata.num_row_groups() {
+            return Err(format!("row group {group} is missing"));
+        }
+        match guarded(|| table.column(group as usize, table.image))? {
+            ColumnReader::ByteArrayColumnReader(reader) => Ok(Column { container, group, next: 0, reader }),
+            _ => Err("not a column of bytes".into()),
+        }
+    }
+}
+
+/// Runs the library's reader, for which a damaged file may be a broken promise: a panic becomes an error.
+fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the Parquet reader gave up".into()),
+    }
+}
+
+/// A file whose pages are held against its length and [`MOST_BYTES`] before memory is taken for them.
+struct Guarded {
+    file: File,
+    length: u64,
+}
+
+impl Length for Guarded {
+    fn len(&self) -> u64 {
+        self.length
+    }
+}
+
+impl ChunkReader for Guarded {
+    type T = BufReader<File>;
+
+    /// Where pages are read, this is asked for each page's header.
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let mut header = [0; 24];
+        let read = self.file.get_read(start)?.take(24).read(&mut header)?;
+        match page_sizes(&header[..read]) {
+            Some((unpacked, packed)) if unpacked <= MOST_BYTES.min(SNAPPY_RATIO * packed + 64) => {
+                self.file.get_read(start)
+            }
+            Some((unpacked, packed)) => Err(ParquetError::General(format!(
+                "a page of {packed} bytes that claims to unpack to {unpacked}"
+            ))),
+            None => Err(ParquetError::General("a damaged page header".into())),
+        }
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.length) {
+            return Err(ParquetError::EOF("a page ends behind the file".into()));
+        }
+        self.file.get_bytes(start, length)
+    }
+}
+
+/// The sizes that a page header declares for the unpacked and the packed page: the second and third field of a struct in
+/// Thrift's compact protocol (a byte for number and type of each field, then a zigzag variable-length integer).
+fn page_sizes(header: &[u8]) -> Option<(u64, u64)> {
+    const NEXT_FIELD_I32: u8 = 0x15;
+    let mut bytes = header.iter().copied();
+    let mut field = || -> Option<u64> {
+        if bytes.next()? != NEXT_FIELD_I32 {
+            return None;
+        }
+        let mut value = 0u64;
+        for shift in (0..35).step_by(7) {
+            let byte = bytes.next()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return (value & 1 == 0).then_some(value >> 1);
+            }
+        }
+        None
+    };
+    field()?;
+    Some((field()?, field()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sizes_of_a_page() {
+        // Type 0, 300 bytes unpacked, 5 packed.
+        assert_eq!(page_sizes(&[0x15, 0, 0x15, 0xd8, 0x04, 0x15, 0x0a]), Some((300, 5)));
+        // A negative size, another field, a cut header.
+        for damaged in
+            [&[0x15, 0, 0x15, 0x01, 0x15, 0x02][..], &[0x15, 0, 0x25, 0x02], &[0x15, 0, 0x15, 0x80], &[]]
+        {
+            assert_eq!(page_sizes(damaged), None, "{damaged:?}");
+        }
+    }
+}

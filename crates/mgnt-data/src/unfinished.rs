@@ -1,0 +1,191 @@
+//! Stores in the making: shards that are done outlive the process that made them.
+//!
+//! Beside the store that is to be, `<store>.part` has `plan.json` (what is made, so that nothing else is continued),
+//! `store/` (shards, each renamed into place when it is whole), `done/` (a record a shard, written after it) and
+//! `lock`. At the end the manifest is written and `store/` is renamed.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use mgnt_weights::atomic;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::manifest::{self, MANIFEST, Rejected, ShardEntry};
+
+/// A store that is being made.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    out: PathBuf,
+    part: PathBuf,
+    /// Held, so that no second process writes here; the system lets go of it when the process ends.
+    _lock: File,
+}
+
+/// What is remembered of a finished shard besides its file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// The shard's entry in the manifest; none where every file of it was rejected.
+    pub shard: Option<ShardEntry>,
+    /// Bytes of the shard's file.
+    pub bytes: u64,
+    /// Files that were to be in it and were left out.
+    pub rejected: Vec<Rejected>,
+}
+
+impl Unfinished {
+    /// Continues a store of this plan, or starts one. A folder at `out` that is no store is left alone.
+    pub fn open(out: &Path, plan: &impl Serialize) -> Result<Self, Error> {
+        if out.exists()
+            && !out.join(MANIFEST).exists()
+            && fs::read_dir(out).is_ok_and(|mut f| f.next().is_some())
+        {
+            return Err(Error::store(out, "folder", "an empty one, or a store to replace", "other files"));
+        }
+        let mut name = out.file_name().unwrap_or_default().to_os_string();
+        name.push(".part");
+        let part = out.with_file_name(name);
+        fs::create_dir_all(&part).map_err(Error::io(&part))?;
+        let lock_path = part.join("lock");
+        let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: part }),
+            Err(TryLockError::Error(error)) => return Err(Error::io(&lock_path)(error)),
+        }
+        let unfinished = Self { out: out.into(), part, _lock: lock };
+        unfinished.agree(plan)?;
+        Ok(unfinished)
+    }
+
+    fn agree(&self, plan: &impl Serialize) -> Result<(), Error> {
+        let path = self.part.join("plan.json");
+        let text = serde_json::to_string_pretty(plan).map_err(|e| Error::store(&path, "plan", "JSON", e))?;
+        match fs::read_to_string(&path) {
+            Ok(old) if old == text => {}
+            Ok(_) => return Err(Error::OtherPlan { path: self.part.clone() }),
+            Err(_) => {
+                // Whatever lies here belongs to no plan.
+                for folder in [self.folder(), self.part.join("done")] {
+                    if folder.exists() {
+                        fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+                    }
+                }
+                atomic::write_bytes(&path, text.as_bytes())?;
+            }
+        }
+        for folder in [self.folder(), self.part.join("done")] {
+            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            remove_leftovers(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Where shards are written.
+    pub fn folder(&self) -> PathBuf {
+        self.part.join("store")
+    }
+
+    fn record_path(&self, number: usize) -> PathBuf {
+        self.part.join("done").join(format!("{number:05}.json"))
+    }
+
+    /// The record of a shard, if it is finished.
+    pub fn record(&self, number: usize) -> Option<Record> {
+        let record: Record = serde_json::from_slice(&fs::read(self.record_path(number)).ok()?).ok()?;
+        if let Some(shard) = &record.shard {
+            // The checksum was computed from what was written and synced; to read every shard again would take long.
+            let length = fs::metadata(self.folder().join(&shard.file)).ok()?.len();
+            return (length == record.bytes).then_some(record);
+        }
+        Some(record)
+    }
+
+    /// Remembers that a shard is finished; its file must be in place.
+    pub fn finish_shard(&self, number: usize, record: &Record) -> Result<(), Error> {
+        let path = self.record_path(number);
+        let text = serde_json::to_vec(record).map_err(|e| Error::store(&path, "record", "JSON", e))?;
+        Ok(atomic::write_bytes(&path, &text)?)
+    }
+
+    /// Writes the manifest and moves the store into its place; an older one is replaced.
+    pub fn publish(self, manifest: &impl Serialize) -> Result<(), Error> {
+        let folder = self.folder();
+        manifest::write(&folder, manifest)?;
+        let old = self.part.join("old");
+        if self.out.exists() {
+            if old.exists() {
+                fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+            }
+            fs::rename(&self.out, &old).map_err(Error::io(&self.out))?;
+        }
+        fs::rename(&folder, &self.out).map_err(Error::io(&self.out))?;
+        fs::remove_dir_all(&self.part).map_err(Error::io(&self.part))
+    }
+}
+
+/// Removes what a killed process was writing.
+fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        if path.extension().is_some_and(|ending| ending == "tmp") {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::sha256;
+
+    fn shard(unfinished: &Unfinished, number: usize) -> Record {
+        let file = format!("{number}.bin");
+        fs::write(unfinished.folder().join(&file), [number as u8]).unwrap();
+        let shard = ShardEntry { file, items: 1, sha256: sha256(&[number as u8]) };
+        Record { shard: Some(shard), bytes: 1, rejected: Vec::new() }
+    }
+
+    #[test]
+    fn finished_shards_are_found_again_by_the_same_plan_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("store");
+        let unfinished = Unfinished::open(&out, &"plan").unwrap();
+        let record = shard(&unfinished, 0);
+        unfinished.finish_shard(0, &record).unwrap();
+        // Written, but the process was killed before its record.
+        shard(&unfinished, 1);
+        fs::write(unfinished.folder().join("2.bin.77.tmp"), "half").unwrap();
+        assert!(matches!(Unfinished::open(&out, &"plan"), Err(Error::Busy { .. })));
+        drop(unfinished);
+        assert!(matches!(Unfinished::open(&out, &"other"), Err(Error::OtherPlan { .. })));
+
+        let again = Unfinished::open(&out, &"plan").unwrap();
+        assert_eq!(again.record(0), Some(record));
+        assert_eq!(again.record(1), None);
+        assert!(!again.folder().join("2.bin.77.tmp").exists());
+        // A shard that lost bytes is made anew.
+        fs::write(again.folder().join("0.bin"), "").unwrap();
+        assert_eq!(again.record(0), None);
+        again.publish(&"manifest").unwrap();
+        let names = |path: &Path| fs::read_dir(path).unwrap().count();
+        assert_eq!((names(folder.path()), names(&out)), (1, 3));
+    }
+
+    #[test]
+    fn an_older_store_is_replaced_and_other_folders_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("store");
+        for text in ["one", "two"] {
+            Unfinished::open(&out, &text).unwrap().publish(&text).unwrap();
+            assert_eq!(fs::read_to_string(out.join(MANIFEST)).unwrap().trim(), format!("\"{text}\""));
+        }
+        let precious = folder.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("thesis.txt"), "text").unwrap();
+        assert!(Unfinished::open(&precious, &"plan").unwrap_err().to_string().contains("other files"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

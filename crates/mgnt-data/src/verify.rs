@@ -1,0 +1,144 @@
+//! Recomputes what a store promises.
+
+use std::fmt;
+use std::path::Path;
+
+use rayon::prelude::*;
+use safetensors_crate::Dtype;
+use serde::Deserialize;
+
+use crate::manifest::{self, MANIFEST, ShardEntry};
+use crate::shard::Shard;
+use crate::store::{self, PICTURES, StoreManifest};
+use crate::tokens::{self, Manifest as TokenManifest};
+use crate::{Crop, Error};
+
+/// A store that is as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// What the store holds.
+    pub kind: VerifiedKind,
+    /// Number of items.
+    pub items: usize,
+    /// Number of classes.
+    pub classes: usize,
+    /// Number of shards.
+    pub shards: usize,
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VerifiedKind {
+    /// Pictures.
+    Pictures {
+        /// Side in pixels.
+        size: usize,
+        /// How they were cropped.
+        crop: Crop,
+        /// Files that were left out.
+        rejected: usize,
+    },
+    /// Tokens.
+    Tokens {
+        /// Rows and columns.
+        grid: [usize; 2],
+        /// Number of codes.
+        codes: usize,
+        /// Whether the second half are mirrored pictures.
+        flips: bool,
+    },
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, items, classes, shards } = self;
+        match kind {
+            VerifiedKind::Pictures { size, crop, rejected } => write!(
+                f,
+                "{items} pictures of {size}x{size} ({crop}), {classes} classes, {shards} shards, {rejected} files were left out"
+            ),
+            VerifiedKind::Tokens { grid: [rows, columns], codes, flips } => {
+                let mirrored = if *flips { ", half of them mirrored" } else { "" };
+                write!(
+                    f,
+                    "tokens {rows}x{columns} of {codes} codes for {items} pictures{mirrored}, {classes} classes, \
+                     {shards} shards"
+                )
+            }
+        }
+    }
+}
+
+/// What tells the two kinds of manifest apart.
+#[derive(Deserialize)]
+struct AnyManifest {
+    info: Option<serde::de::IgnoredAny>,
+}
+
+/// Reads every byte of a store of pictures or tokens: checksums, types and shapes, ranges of labels and tokens, and
+/// counts must be what the manifest says. The error names the first shard that is not.
+pub fn verify(path: &Path) -> Result<Verified, Error> {
+    let manifest_path = path.join(MANIFEST);
+    if path.is_dir() && manifest_path.exists() {
+        let text = std::fs::read(&manifest_path).map_err(Error::io(&manifest_path))?;
+        let any: AnyManifest = serde_json::from_slice(&text)
+            .map_err(|e| Error::store(&manifest_path, "manifest", "that of a store", e))?;
+        if any.info.is_some() {
+            return verify_tokens(path);
+        }
+    }
+    verify_pictures(path)
+}
+
+fn verify_pictures(path: &Path) -> Result<Verified, Error> {
+    let manifest: StoreManifest = manifest::read(path, store::VERSION)?;
+    let StoreManifest { size, crop, classes, counts, shards, rejected, .. } = &manifest;
+    let labels = each_shard(path, shards, |entry| {
+        let shard = Shard::open(path, entry, PICTURES, Dtype::U8, &[*size, *size, 3])?;
+        shard.check_labels(&path.join(&entry.file), classes.len())?;
+        Ok(shard.labels().to_vec())
+    })?;
+    let mut found = vec![0; classes.len()];
+    labels.iter().flatten().for_each(|&label| found[usize::from(label)] += 1);
+    if found != *counts {
+        let class = (0..found.len()).find(|&class| counts.get(class) != Some(&found[class])).unwrap_or(0);
+        let got = found.get(class).copied().unwrap_or(0);
+        let expected = counts.get(class).map_or("no class".into(), |count| count.to_string());
+        return Err(Error::store(path.join(MANIFEST), format!("count of class {class}"), expected, got));
+    }
+    let rejected = rejected.as_ref().map_or(Ok(Vec::new()), |list| list.read(path))?.len();
+    Ok(Verified {
+        kind: VerifiedKind::Pictures { size: *size, crop: *crop, rejected },
+        items: found.iter().sum(),
+        classes: classes.len(),
+        shards: shards.len(),
+    })
+}
+
+fn verify_tokens(path: &Path) -> Result<Verified, Error> {
+    let manifest: TokenManifest = manifest::read(path, tokens::VERSION)?;
+    let TokenManifest { info, flips, shards, .. } = &manifest;
+    let lengths = each_shard(path, shards, |entry| Ok(info.open_shard(path, entry)?.len()))?;
+    Ok(Verified {
+        kind: VerifiedKind::Tokens { grid: info.grid, codes: info.codes, flips: *flips },
+        items: lengths.iter().sum(),
+        classes: info.classes.len(),
+        shards: shards.len(),
+    })
+}
+
+/// Checks the sum of every shard and then what `check` asks, on all cores; the error is that of the first bad shard.
+fn each_shard<T: Send>(
+    path: &Path,
+    shards: &[ShardEntry],
+    check: impl Fn(&ShardEntry) -> Result<T, Error> + Sync,
+) -> Result<Vec<T>, Error> {
+    let checked: Vec<Result<T, Error>> = shards
+        .par_iter()
+        .map(|entry| {
+            manifest::verify(path, entry)?;
+            check(entry)
+        })
+        .collect();
+    checked.into_iter().collect()
+}

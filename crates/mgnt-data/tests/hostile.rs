@@ -1,0 +1,406 @@
+//! Damaged stores and archives: whatever the bytes, the readers answer soon, without a panic and without taking much
+//! more memory than the file.
+//!
+//! Each test runs for `MGNT_FUZZ_SECONDS` (1 if unset) from the seed `MGNT_FUZZ_SEED` (a fixed one if unset), so a
+//! plain test run is short and a long one is `MGNT_FUZZ_SECONDS=600 cargo test -p mgnt-data --test hostile`.
+//! Bytes that break a promise are kept in a file that the failure names.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::{tar_bytes, write_parquet};
+use mgnt_data::manifest::sha256;
+use mgnt_data::{
+    Error, PictureStore, PrepareOptions, Source, SourceOptions, TokenStore, TokenStoreInfo, TokenWriter,
+    prepare, synthetic, verify,
+};
+use parquet::basic::{Compression, Encoding};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
+
+/// What a reader may take at once: this many times the file, and a constant.
+const PEAK_FACTOR: usize = 64;
+const PEAK_SLACK: usize = 6 << 20;
+/// Far above what any of these files needs, also on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+static PEAK: AtomicIsize = AtomicIsize::new(0);
+/// One reader at a time, so that what is counted is its own: verifying uses many threads.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Counts what is allocated.
+struct Counting;
+
+fn count(bytes: isize) {
+    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(live, Ordering::Relaxed);
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Old and new may both be there for a moment.
+        count(size as isize);
+        count(-(layout.size() as isize));
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// SplitMix64.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
+    }
+
+    /// Mostly small numbers, some up to 2^bits.
+    fn small(&mut self, bits: usize) -> usize {
+        let bound = 1 << self.below(bits + 1);
+        self.below(bound)
+    }
+
+    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
+        let start = self.below(length + 1);
+        start..length.min(start + self.small(9))
+    }
+}
+
+/// Flips, overwrites, cuts, doubles and moves bytes; `tail` keeps to the last bytes.
+fn damage(bytes: &mut Vec<u8>, tail: Option<usize>, rng: &mut Rng) {
+    const NUMBERS: [u64; 12] =
+        [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
+    for _ in 0..1 + rng.small(4) {
+        let length = bytes.len();
+        let first = tail.map_or(0, |tail| length.saturating_sub(tail));
+        let at = first + rng.below(length - first);
+        match rng.below(8) {
+            0..3 if length > 0 => bytes[at] ^= 1 << rng.below(8),
+            3 if length > 0 => bytes[at] = rng.next() as u8,
+            4 => {
+                let width = 1 << rng.below(4);
+                let number = NUMBERS[rng.below(NUMBERS.len())].wrapping_add(rng.below(3) as u64);
+                let end = (at + width).min(length);
+                bytes[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
+            }
+            5 if rng.below(4) == 0 => bytes.truncate(at),
+            5 => {
+                let range = rng.range(length);
+                bytes.drain(range);
+            }
+            6 => {
+                let range = rng.range(length);
+                let copy = bytes[range].to_vec();
+                bytes.splice(at..at, copy);
+            }
+            _ => {
+                let value = rng.next() as u8;
+                let range = rng.range(length);
+                bytes[range].fill(value);
+            }
+        }
+    }
+}
+
+/// Exchanges a number or a word of JSON for another, so that it stays JSON.
+fn damage_json(text: &[u8], rng: &mut Rng) -> Vec<u8> {
+    const VALUES: [&str; 16] = [
+        "0",
+        "1",
+        "-1",
+        "2",
+        "65536",
+        "4294967296",
+        "18446744073709551615",
+        "1e300",
+        "null",
+        "true",
+        "\"\"",
+        "[]",
+        "{}",
+        "\"../x\"",
+        "\"/etc/passwd\"",
+        "[0,18446744073709551615]",
+    ];
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    let marks: Vec<usize> = text.match_indices([':', ',', '[']).map(|(at, _)| at + 1).collect();
+    let start = marks[rng.below(marks.len())];
+    let end = start + text[start..].find([',', '\n', ']', '}']).unwrap_or(0);
+    format!("{}{}{}", &text[..start], VALUES[rng.below(VALUES.len())], &text[end..]).into_bytes()
+}
+
+/// Makes cases until the time is over: `make` writes one into the folder it is given and returns its bytes, `read`
+/// reads it and says how many items it found.
+fn run(
+    what: &str,
+    mut make: impl FnMut(&mut Rng, &Path) -> Vec<u8>,
+    read: impl Fn(&Path) -> Result<usize, Error>,
+) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let variable = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().expect("a whole number"));
+    let seconds = variable("MGNT_FUZZ_SECONDS").unwrap_or(1);
+    let mut rng = Rng(variable("MGNT_FUZZ_SEED").unwrap_or(20_261_125));
+    let folder = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let (mut cases, mut accepted, mut largest, mut slowest) = (0u64, 0u64, 0, Duration::ZERO);
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let bytes = make(&mut rng, folder.path());
+        let before = LIVE.load(Ordering::Relaxed);
+        PEAK.store(before, Ordering::Relaxed);
+        let began = Instant::now();
+        let answer = catch_unwind(AssertUnwindSafe(|| read(folder.path())));
+        let (took, peak) = (began.elapsed(), (PEAK.load(Ordering::Relaxed) - before) as usize);
+        cases += 1;
+        accepted += u64::from(matches!(answer, Ok(Ok(_))));
+        (largest, slowest) = (peak.max(largest), took.max(slowest));
+        let problem = match answer {
+            Err(_) => Some("a panic".to_owned()),
+            Ok(Err(error)) if error.to_string().len() > 4096 => Some("a very long message".into()),
+            _ if peak > bytes.len() * PEAK_FACTOR + PEAK_SLACK => {
+                Some(format!("{peak} bytes at once for {} bytes", bytes.len()))
+            }
+            _ if took > TIME_LIMIT => Some(format!("it took {took:?}")),
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile.{what}"));
+            fs::write(&path, &bytes).unwrap();
+            panic!("{what}, case {cases}: {problem}; the bytes are in {}", path.display());
+        }
+    }
+    println!(
+        "{what}: {cases} cases in {:.0?}, {accepted} accepted, largest peak {} KiB, slowest {slowest:.1?}",
+        start.elapsed(),
+        largest >> 10
+    );
+    assert!(cases > 0 && accepted < cases);
+}
+
+/// Reads all that a source has, damaged as it may be.
+fn read_source(path: &Path, options: &SourceOptions) -> Result<usize, Error> {
+    let source = Source::open(path, options)?;
+    let read = source.stream(0..source.len()).filter(|_| true).map(|item| source.bytes(item));
+    let sound = read.filter(|bytes| bytes.is_ok()).count();
+    assert_eq!(source.fingerprint().len(), 64);
+    Ok(sound)
+}
+
+#[test]
+fn hostile_tars() {
+    let names =
+        ["train/a/1.jpg", "train/b/1.jpg", "./train/b/2.jpg", "train/b/.hidden", "train/a/deep/2.jpg"];
+    let members: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, name.as_bytes())).collect();
+    let classes = tar_bytes(&members);
+    let inner = tar_bytes(&[("n01_1.JPEG", b"one"), ("n01_2.JPEG", &[7; 700])]);
+    let nested = tar_bytes(&[("n01.tar", &inner), ("n02.tar", &inner)]);
+    let samples = tar_bytes(&[
+        ("a/1.jpg", b"one"),
+        ("a/1.cls", b"12"),
+        ("a/2.png", b"two"),
+        ("a/2.json", b"{\"label\": 3}"),
+    ]);
+    let seeds = [classes, nested, samples];
+    run(
+        "tar",
+        |rng, folder| {
+            let mut bytes = seeds[rng.below(3)].clone();
+            // A header whose sum is right is read further.
+            let again = rng.below(2) == 0;
+            damage(&mut bytes, None, rng);
+            if again {
+                for header in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+                    header[148..156].fill(b' ');
+                    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+                    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                }
+            }
+            fs::write(folder.join("x.tar"), &bytes).unwrap();
+            bytes
+        },
+        |folder| read_source(&folder.join("x.tar"), &SourceOptions::default()),
+    );
+}
+
+#[test]
+fn hostile_parquet() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let pictures: Vec<Vec<u8>> = (0..6u8).map(|i| vec![i; 40 + 13 * usize::from(i)]).collect();
+    let rows: Vec<(Option<&[u8]>, Option<i64>)> = pictures
+        .iter()
+        .enumerate()
+        .map(|(i, p)| ((i != 3).then_some(&p[..]), (i != 4).then_some(i as i64 % 3)))
+        .collect();
+    let plain =
+        WriterProperties::builder().set_dictionary_enabled(false).set_compression(Compression::UNCOMPRESSED);
+    let small_pages = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_data_page_row_count_limit(2)
+        .set_write_batch_size(1);
+    let second = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_2_0)
+        .set_column_encoding(
+            ColumnPath::from(vec!["image".into(), "bytes".into()]),
+            Encoding::DELTA_BYTE_ARRAY,
+        )
+        .set_dictionary_enabled(false)
+        .set_compression(Compression::SNAPPY);
+    let seeds =
+        [plain.build(), small_pages.build(), second.build(), WriterProperties::default()].map(|properties| {
+            write_parquet(&path, &[&rows[..4], &rows[4..]], properties);
+            assert!(read_source(&path, &SourceOptions::default()).unwrap() >= 4);
+            fs::read(&path).unwrap()
+        });
+    run(
+        "parquet",
+        |rng, folder| {
+            let mut bytes = seeds[rng.below(seeds.len())].clone();
+            let tail = match rng.below(3) {
+                0 => Some(8),
+                1 => Some(700),
+                _ => None,
+            };
+            damage(&mut bytes, tail, rng);
+            fs::write(folder.join("x.parquet"), &bytes).unwrap();
+            bytes
+        },
+        |folder| read_source(&folder.join("x.parquet"), &SourceOptions::default()),
+    );
+}
+
+/// A small store of pictures or of tokens.
+fn store(tokens: bool, folder: &Path) -> PathBuf {
+    let out = folder.join("store");
+    if tokens {
+        fs::create_dir(&out).unwrap();
+        let info = TokenStoreInfo {
+            grid: [2, 3],
+            codes: 10,
+            classes: vec!["a".into(), "b".into()],
+            tokenizer: sha256(b""),
+            source: "test".into(),
+        };
+        let mut writer = TokenWriter::new(&out, info);
+        (0..5).for_each(|i| writer.push(&[i, 1, 2, 3, 4, 9], usize::from(i) % 2).unwrap());
+        writer.finish().unwrap();
+    } else {
+        let source = folder.join("source");
+        synthetic::write_folder(&source, 1, 16, 1).unwrap();
+        fs::write(source.join("disc/none.png"), "none").unwrap();
+        let options =
+            PrepareOptions { size: 2, max_rejected: 1.0, shard_items: Some(5), ..PrepareOptions::default() };
+        prepare(&source, &options, &out, &mut |_, _| {}).unwrap();
+    }
+    out
+}
+
+fn read_store(tokens: bool, folder: &Path) -> Result<usize, Error> {
+    let verified = verify(folder);
+    let items = if tokens {
+        let store = TokenStore::open(folder)?;
+        let sums = (0..store.len()).map(|i| store.tokens(i).len() + store.label(i));
+        assert!(sums.sum::<usize>() < usize::MAX);
+        store.len()
+    } else {
+        let store = PictureStore::open(folder)?;
+        let sums = (0..store.len()).map(|i| store.picture(i).len() + store.label(i));
+        assert!(sums.sum::<usize>() < usize::MAX);
+        store.len()
+    };
+    // What is sound can be opened, not the other way round: opening does not compute sums.
+    Ok(verified?.items.min(items))
+}
+
+/// Damages one file of a store and, now and then, its checksum to match.
+fn hostile_store(what: &str, tokens: bool, damages_manifest: bool) {
+    let own = tempfile::tempdir().unwrap();
+    let sound = store(tokens, own.path());
+    assert!(read_store(tokens, &sound).unwrap() > 0);
+    let files: Vec<(String, Vec<u8>)> = fs::read_dir(&sound)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    let shards: Vec<usize> = (0..files.len()).filter(|&at| files[at].0 != "manifest.json").collect();
+    let manifest = files.iter().position(|(name, _)| name == "manifest.json").unwrap();
+    run(
+        what,
+        |rng, folder| {
+            for (name, bytes) in &files {
+                fs::write(folder.join(name), bytes).unwrap();
+            }
+            if damages_manifest {
+                let mut bytes = files[manifest].1.clone();
+                for _ in 0..1 + rng.below(2) {
+                    bytes = damage_json(&bytes, rng);
+                }
+                if rng.below(4) == 0 {
+                    damage(&mut bytes, None, rng);
+                }
+                fs::write(folder.join("manifest.json"), &bytes).unwrap();
+                return bytes;
+            }
+            let (name, sound) = &files[shards[rng.below(shards.len())]];
+            let mut bytes = sound.clone();
+            damage(&mut bytes, None, rng);
+            fs::write(folder.join(name), &bytes).unwrap();
+            if rng.below(4) > 0 {
+                let text = String::from_utf8(files[manifest].1.clone()).unwrap();
+                fs::write(folder.join("manifest.json"), text.replace(&sha256(sound), &sha256(&bytes)))
+                    .unwrap();
+            }
+            bytes
+        },
+        |folder| read_store(tokens, folder),
+    );
+}
+
+#[test]
+fn hostile_picture_manifests() {
+    hostile_store("picture-manifest", false, true);
+}
+
+#[test]
+fn hostile_picture_shards() {
+    hostile_store("picture-shard", false, false);
+}
+
+#[test]
+fn hostile_token_manifests() {
+    hostile_store("token-manifest", true, true);
+}
+
+#[test]
+fn hostile_token_shards() {
+    hostile_store("token-shard", true, false);
+}

@@ -1,0 +1,353 @@
+//! Every kind of source: what is listed, in which order, with which classes, and what is refused.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::Path;
+
+use common::{Groups, file_of, tar_bytes, tree, write_parquet};
+use mgnt_data::{Format, Source, SourceOptions};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+
+/// An archive of files, each of which contains its own name.
+fn tar_of(names: &[&str]) -> tempfile::NamedTempFile {
+    let members: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, name.as_bytes())).collect();
+    file_of(&tar_bytes(&members))
+}
+
+fn split(split: &str) -> SourceOptions {
+    SourceOptions { split: Some(split.into()), ..SourceOptions::default() }
+}
+
+fn open(path: &Path, options: &SourceOptions) -> Source {
+    Source::open(path, options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn open_any(path: &Path) -> Source {
+    open(path, &SourceOptions::default())
+}
+
+fn refusal(path: &Path, options: &SourceOptions) -> String {
+    Source::open(path, options).unwrap_err().to_string()
+}
+
+/// Keys, classes and contents.
+fn items(source: &Source) -> Vec<(String, String, String)> {
+    source
+        .stream(0..source.len())
+        .map(|item| {
+            let index = item.index;
+            let text = String::from_utf8(source.bytes(item).unwrap()).unwrap();
+            (source.key(index).to_owned(), source.classes()[source.label(index)].clone(), text)
+        })
+        .collect()
+}
+
+fn expect(source: &Source, expected: &[(&str, &str, &str)]) {
+    let expected: Vec<_> =
+        expected.iter().map(|(a, b, c)| (a.to_string(), b.to_string(), c.to_string())).collect();
+    assert_eq!(items(source), expected);
+}
+
+fn reasons(source: &Source) -> Vec<(&str, &str)> {
+    source.skipped().iter().map(|skipped| (skipped.key.as_str(), skipped.reason.as_str())).collect()
+}
+
+#[test]
+fn a_folder_and_its_tar_are_the_same() {
+    let files = ["train/b/2.jpg", "train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"];
+    let folder = tree(&files);
+    let archive = tar_of(&files);
+    let a = open(folder.path(), &split("train"));
+    let b = open(archive.path(), &split("train"));
+    assert_eq!((a.format(), a.classes()), (Format::Classes, &["a".to_owned(), "b".to_owned()][..]));
+    expect(
+        &a,
+        &[
+            ("train/a/1.jpg", "a", "train/a/1.jpg"),
+            ("train/b/1.jpg", "b", "train/b/1.jpg"),
+            ("train/b/2.jpg", "b", "train/b/2.jpg"),
+        ],
+    );
+    assert_eq!(items(&a), items(&b));
+    assert_eq!((a.label(0), a.label(2)), (0, 1));
+    // A part of it is that part of the whole.
+    let part: Vec<_> = b.stream(1..3).map(|item| b.key(item.index).to_owned()).collect();
+    assert_eq!(part, ["train/b/1.jpg", "train/b/2.jpg"]);
+}
+
+#[test]
+fn what_is_not_a_folder_per_class() {
+    let any = SourceOptions::default();
+    assert!(refusal(Path::new("no/such"), &any).starts_with("no/such: "));
+    assert!(refusal(tree(&["a.jpg"]).path(), &any).contains("no class folders"));
+    assert!(refusal(tree(&["train/a/1.jpg"]).path(), &split("val")).contains("val"));
+    let with_empty = tree(&["a/1.jpg"]);
+    fs::create_dir(with_empty.path().join("b")).unwrap();
+    assert!(refusal(with_empty.path(), &any).contains("class `b` has no files"));
+}
+
+#[test]
+fn archives_that_point_outside_are_refused() {
+    for name in ["/etc/a/x.jpg", "train/../../a/x.jpg", "../a/x.jpg"] {
+        let error = refusal(tar_of(&["train/a/1.jpg", name]).path(), &split("train"));
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn a_cut_or_foreign_archive_is_refused() {
+    let archive = tar_of(&["a/1.jpg", "a/2.jpg"]);
+    let bytes = fs::read(archive.path()).unwrap();
+    assert!(refusal(file_of(&bytes[..1200]).path(), &SourceOptions::default()).contains("tar archive"));
+    assert!(refusal(file_of(&[b'x'; 2048]).path(), &SourceOptions::default()).contains("tar archive"));
+    let error = refusal(file_of(&bytes[..1538]).path(), &SourceOptions::default());
+    assert!(error.contains("a/2.jpg") && error.contains("truncated"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_listed_and_not_followed() {
+    let outside = tree(&["secret.jpg"]);
+    let folder = tree(&["a/1.jpg"]);
+    std::os::unix::fs::symlink(outside.path().join("secret.jpg"), folder.path().join("a/2.jpg")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), folder.path().join("b")).unwrap();
+    let source = open_any(folder.path());
+    expect(&source, &[("a/1.jpg", "a", "a/1.jpg")]);
+    let reason = "a link, which is not followed";
+    assert_eq!(reasons(&source), [("a/2.jpg", reason), ("b", reason)]);
+}
+
+/// ILSVRC2012 as it is handed out is the same as a folder per class.
+#[test]
+fn nested_tars_and_a_folder_of_tars_are_a_folder_per_class() {
+    let names = ["n02/n02_1.JPEG", "n02/n02_0.JPEG", "n01/n01_7.JPEG"];
+    let folder = tree(&names);
+    let class = |class: &str| {
+        let of_class: Vec<(&str, &[u8])> = names
+            .iter()
+            .filter_map(|name| Some((name.strip_prefix(class)?.strip_prefix('/')?, name.as_bytes())))
+            .collect();
+        tar_bytes(&of_class)
+    };
+    let (one, two) = (class("n01"), class("n02"));
+    let nested = file_of(&tar_bytes(&[("n02.tar", &two), ("n01.tar", &one)]));
+    let tars = tempfile::tempdir().unwrap();
+    fs::write(tars.path().join("n01.tar"), &one).unwrap();
+    fs::write(tars.path().join("n02.tar"), &two).unwrap();
+    let plain = open_any(folder.path());
+    for path in [nested.path(), tars.path()] {
+        let source = open_any(path);
+        assert_eq!(source.format(), Format::Ilsvrc);
+        assert_eq!(items(&source), items(&plain));
+        assert_eq!(source.classes(), plain.classes());
+    }
+
+    let cut = file_of(&tar_bytes(&[("n01.tar", &one), ("n02.tar", &two[..1100])]));
+    let error = refusal(cut.path(), &SourceOptions::default());
+    assert!(error.contains("n02.tar within it") && error.contains("tar archive"), "{error}");
+    let evil = tar_bytes(&[("../../x.JPEG", b"x")]);
+    let error = refusal(file_of(&tar_bytes(&[("n01.tar", &evil)])).path(), &SourceOptions::default());
+    assert!(error.contains("outside"), "{error}");
+}
+
+#[test]
+fn flat_pictures_have_their_classes_from_a_file() {
+    let archive = tar_of(&["v_2.JPEG", "v_1.JPEG", "v_3.JPEG"]);
+    let folder = tree(&["v_2.JPEG", "v_1.JPEG", "v_3.JPEG"]);
+    let expected =
+        [("v_1.JPEG", "n02", "v_1.JPEG"), ("v_2.JPEG", "n01", "v_2.JPEG"), ("v_3.JPEG", "n02", "v_3.JPEG")];
+    let labels = |text: &str| SourceOptions {
+        labels: Some(file_of(text.as_bytes()).into_temp_path().keep().unwrap()),
+        ..SourceOptions::default()
+    };
+    let synsets = "n02\nn01\nn02\n";
+    let by_name = "v_3 n02\nv_2 n01\nv_1.JPEG n02";
+    let solution =
+        "ImageId,PredictionString\nv_1,n02 1 2 3 4 \nv_3,n02 1 1 1 1\nv_2,n01 9 9 9 9 n01 8 8 8 8\n";
+    for text in [synsets, by_name, solution] {
+        let options = labels(text);
+        for path in [archive.path(), folder.path()] {
+            expect(&open(path, &options), &expected);
+        }
+    }
+    // The ground truth of ILSVRC numbers its classes from 1, in an order of its own.
+    let mut numbered = labels("2\n1\n2\n");
+    assert!(refusal(archive.path(), &numbered).contains("classes' names"));
+    numbered.names = Some(file_of(b"n01\nn02\n").into_temp_path().keep().unwrap());
+    let source = open(archive.path(), &numbered);
+    expect(&source, &expected);
+    assert_eq!(source.classes(), ["n01", "n02"]);
+
+    let refuse = |text: &str| refusal(archive.path(), &labels(text));
+    assert!(refuse("n01\nn02\n").contains("2 labels for 3 pictures"));
+    assert!(refuse("v_1 n01\nv_2 n01\n").contains("no label for `v_3.JPEG`"));
+    assert!(refuse("n01\nv_2 n01\nn01\n").contains("columns"));
+    for (text, part) in [("0\n1\n1", "class 0"), ("1\n2\n3\n", "class 3")] {
+        let options = SourceOptions { names: numbered.names.clone(), ..labels(text) };
+        assert!(refusal(archive.path(), &options).contains(part));
+    }
+}
+
+#[test]
+fn webdataset_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = tar_bytes(&[
+        ("s1/0001.cls", b"3\n"),
+        ("s1/0001.jpg", b"one"),
+        ("s1/0001.txt", b"a caption"),
+        ("s1/0002.png", b"two"),
+        ("s1/0002.json", br#"{"label": 1, "filename": "x"}"#),
+    ]);
+    let second = tar_bytes(&[
+        ("0003.jpg", b"no label"),
+        ("0004.cls", b"1"),
+        ("0005.jpg", b"x"),
+        ("0005.cls", b"-1"),
+        ("0006.jpg", b"y"),
+        ("0006.json", b"{"),
+        ("0007.JPG", b"seven"),
+        ("0007.cls", b"0"),
+    ]);
+    fs::write(folder.path().join("in-train-000000.tar"), first).unwrap();
+    fs::write(folder.path().join("in-train-000001.tar"), second).unwrap();
+    fs::write(folder.path().join("in-val-000000.tar"), tar_bytes(&[("1.jpg", b"v"), ("1.cls", b"0")]))
+        .unwrap();
+    let source = open(folder.path(), &split("train"));
+    assert_eq!((source.format(), source.classes().len()), (Format::WebDataset, 4));
+    expect(
+        &source,
+        &[
+            ("in-train-000000/s1/0001.jpg", "3", "one"),
+            ("in-train-000000/s1/0002.png", "1", "two"),
+            ("in-train-000001/0007.JPG", "0", "seven"),
+        ],
+    );
+    assert!(source.has_files(3) && !source.has_files(2));
+    let seen = reasons(&source);
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert_eq!(seen[0].0, "in-train-000001/0003.jpg");
+    assert_eq!(seen[1], ("in-train-000001/0004", "no picture of that name"));
+    assert!(seen[2].1.contains("`-1` is not a class number") && seen[3].1.contains("unreadable JSON"));
+    assert_eq!(open_any(folder.path()).len(), 4, "every shard");
+    expect(&open_any(&folder.path().join("in-val-000000.tar")), &[("in-val-000000/1.jpg", "0", "v")]);
+    assert!(refusal(folder.path(), &split("test")).contains("`test`"));
+
+    let names = file_of(b"zero\none\ntwo\nthree\nfour\n");
+    let named = SourceOptions { names: Some(names.path().into()), ..split("train") };
+    assert_eq!(open(folder.path(), &named).classes()[3], "three");
+    fs::write(names.path(), "zero\none").unwrap();
+    assert!(refusal(folder.path(), &named).contains("only 2 classes have names"));
+}
+
+#[test]
+fn parquet_rows_with_and_without_compression() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train-00000-of-00001.parquet");
+    let names =
+        r#"{"info": {"features": {"label": {"names": ["tench", "goldfish"], "_type": "ClassLabel"}}}}"#;
+    for compression in [parquet::basic::Compression::SNAPPY, parquet::basic::Compression::UNCOMPRESSED] {
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_data_page_row_count_limit(2)
+            .set_write_batch_size(1)
+            .set_key_value_metadata(Some(vec![parquet::file::metadata::KeyValue::new(
+                "huggingface".into(),
+                names.to_owned(),
+            )]))
+            .build();
+        let groups: Groups = &[
+            &[(Some(b"p0"), Some(1)), (Some(b"p1"), Some(0)), (None, Some(1)), (Some(b"p3"), None)],
+            &[(Some(b"p4"), Some(1)), (Some(b"p5"), Some(-1)), (Some(b"p6"), Some(0))],
+        ];
+        write_parquet(&path, groups, properties);
+        for path in [path.as_path(), folder.path()] {
+            let source = open_any(path);
+            assert_eq!(
+                (source.format(), source.classes()),
+                (Format::Parquet, &["tench", "goldfish"].map(String::from)[..])
+            );
+            let keys: Vec<_> = (0..source.len()).map(|index| source.key(index)).collect();
+            let number = |key: &str| key.strip_prefix("train-00000-of-00001.parquet#").unwrap().to_owned();
+            assert_eq!(keys.iter().map(|key| number(key)).collect::<String>(), "01246");
+            let read = |range: Range<usize>| -> Vec<Result<String, String>> {
+                let bytes = |item| source.bytes(item).map(|bytes| String::from_utf8(bytes).unwrap());
+                source.stream(range).map(bytes).collect()
+            };
+            let all = read(0..5);
+            let text = |index: usize| all[index].as_deref().unwrap();
+            assert_eq!((text(0), text(1), text(3), text(4)), ("p0", "p1", "p4", "p6"));
+            assert_eq!(all[2], Err("no bytes in this row".into()));
+            for start in 0..5 {
+                assert_eq!(read(start..5), all[start..], "from {start}");
+            }
+            let labels: Vec<_> = (0..5).map(|index| source.label(index)).collect();
+            assert_eq!(labels, [1, 0, 1, 1, 0]);
+            let seen = reasons(&source);
+            assert!(seen[0].1.contains("null") && seen[1].1.contains("-1"), "{seen:?}");
+        }
+    }
+}
+
+#[test]
+fn other_parquet_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let write = |schema: &str| {
+        let schema = parse_message_type(schema).unwrap().into();
+        SerializedFileWriter::new(File::create(&path).unwrap(), schema, Default::default())
+            .unwrap()
+            .close()
+            .unwrap();
+        refusal(&path, &SourceOptions::default())
+    };
+    assert!(write("message m { optional binary picture; }").contains("image.bytes"));
+    assert!(write("message m { optional binary image; optional binary label; }").contains("label"));
+    assert!(write("message m { required binary image; required int32 label; }").contains("no pictures"));
+    fs::write(&path, b"PAR1 and no more").unwrap();
+    assert!(refusal(&path, &SourceOptions::default()).contains("a.parquet"));
+}
+
+#[test]
+fn options_that_say_nothing_about_a_format_are_refused() {
+    let folder = tree(&["a/1.jpg"]);
+    let names = SourceOptions { names: Some("names".into()), ..SourceOptions::default() };
+    assert!(refusal(folder.path(), &names).contains("names"));
+    let labels = SourceOptions {
+        format: Some(Format::Classes),
+        labels: Some("labels".into()),
+        ..SourceOptions::default()
+    };
+    assert!(refusal(folder.path(), &labels).contains("labels"));
+    let flat = SourceOptions { format: Some(Format::Flat), ..SourceOptions::default() };
+    assert!(refusal(folder.path(), &flat).contains("labels"));
+    let nested = SourceOptions { format: Some(Format::Ilsvrc), ..split("train") };
+    assert!(refusal(folder.path(), &nested).contains("split"));
+}
+
+#[test]
+fn the_fingerprint_changes_with_the_listing() {
+    let print = |names: &[&str]| open_any(tree(names).path()).fingerprint();
+    let same = print(&["a/1", "b/2"]);
+    assert_eq!(same, print(&["b/2", "a/1"]));
+    for other in [&["a/1", "b/3"][..], &["a/1", "c/2"], &["a/1", "b/2", "b/3"], &["a/1", "a/2"]] {
+        assert_ne!(same, print(other));
+    }
+}
+
+#[test]
+fn files_that_are_empty_or_too_large_have_a_reason() {
+    let folder = tree(&["a/1.jpg"]);
+    fs::write(folder.path().join("a/0.jpg"), b"").unwrap();
+    let large = File::create(folder.path().join("a/2.jpg")).unwrap();
+    large.set_len((256 << 20) + 1).unwrap();
+    let source = open_any(folder.path());
+    let read: Vec<_> = source.stream(0..3).map(|item| source.bytes(item)).collect();
+    assert_eq!(read[0], Err("an empty file".into()));
+    assert!(read[1].is_ok());
+    assert!(read[2].as_ref().unwrap_err().contains("at most"));
+}
