@@ -7,6 +7,7 @@ mod decoding;
 mod evaluation;
 mod faults;
 mod training;
+mod watching;
 mod world;
 
 use std::fs;

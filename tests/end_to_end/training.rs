@@ -91,7 +91,7 @@ fn an_imported_checkpoint_is_distilled_into_nested_form() {
     let losses = |run: &str, p: usize| -> f64 {
         let log = fs::read_to_string(path.join(run).join("metrics.jsonl")).unwrap();
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter_map(|line| line[format!("validation_loss_p{p}")].as_f64()).last().unwrap()
+        lines.filter_map(|line| line[format!("validation_loss_p{p}")].as_f64()).next_back().unwrap()
     };
     for p in [1, 2, 4] {
         let (before, after) = (losses("start", p), losses("nested", p));

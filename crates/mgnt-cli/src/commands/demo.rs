@@ -11,7 +11,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{
-    Event, Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
+    Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
     has_checkpoint, run as train,
 };
 use mgnt_weights::{atomic, directory};
@@ -21,7 +21,8 @@ use serde::de::DeserializeOwned;
 use super::generation::{Generator, add_up, classes};
 use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
-use super::watch::{bar, print_event, stop_on_interrupt};
+use super::watch::stop_on_interrupt;
+use super::watcher::RunWatcher;
 use crate::device::DeviceWord;
 use crate::output::animation::gif;
 use crate::output::grid::{Cell, labelled_grid};
@@ -215,16 +216,14 @@ fn finish<T: Task>(
     recipe: &impl Serialize,
     options: RunOptions,
 ) -> anyhow::Result<bool> {
-    let progress = bar(optimization.steps, "steps");
-    let mut watch = |event: &Event| {
-        if let Event::Trained(line) = event {
-            progress.set_position(line.step as u64);
-        }
-        progress.suspend(|| print_event(event));
-    };
     let resume = has_checkpoint(options.out)?;
-    let outcome = train(task, optimization, recipe, RunOptions { resume, ..options }, &mut watch)?;
-    progress.finish_and_clear();
+    let outcome = train(
+        task,
+        optimization,
+        recipe,
+        RunOptions { resume, ..options },
+        &mut RunWatcher::new(options.out, None),
+    )?;
     if let Outcome::Interrupted(step) = outcome {
         eprintln!("stopped after {step} steps; the same command continues");
     }

@@ -17,6 +17,7 @@ pub mod parity;
 pub mod prepare;
 pub mod probe;
 pub mod report;
+mod samples;
 pub mod strategy;
 pub mod sweep;
 pub mod tokenize;
@@ -25,6 +26,7 @@ pub mod train_tokenizer;
 mod training;
 pub mod verify;
 mod watch;
+mod watcher;
 
 use std::io::Write;
 

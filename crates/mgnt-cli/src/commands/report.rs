@@ -38,8 +38,7 @@ struct Description {
     task: String,
     recipe: Value,
     model: Value,
-    samples_a_step: usize,
-    tokens_a_step: usize,
+    tokens_a_sample: usize,
 }
 
 /// Writes the page.
@@ -79,17 +78,12 @@ fn pretty(value: &Value) -> anyhow::Result<String> {
 
 fn summary(page: &mut Page, description: &Description, history: &History) {
     let share = 100.0 * history.done() as f64 / history.steps().max(1) as f64;
-    let mut rows = vec![
-        ("steps".to_owned(), format!("{} of {} ({share:.0} %)", history.done(), history.steps())),
-        (
-            "a step".to_owned(),
-            format!(
-                "{} pictures, {} tokens",
-                description.samples_a_step,
-                short(description.tokens_a_step as f64)
-            ),
-        ),
-    ];
+    let mut rows =
+        vec![("steps".to_owned(), format!("{} of {} ({share:.0} %)", history.done(), history.steps()))];
+    if let Some(batch) = description.recipe["optimization"]["batch"].as_u64() {
+        let tokens = batch * description.tokens_a_sample as u64;
+        rows.push(("a step".to_owned(), format!("{batch} pictures, {} tokens", short(tokens as f64))));
+    }
     let seconds = time_of_steps(history.figure("seconds_a_step"));
     rows.push(("time in steps".to_owned(), spoken(seconds)));
     if let Some(pace) = history.last("tokens_a_second") {

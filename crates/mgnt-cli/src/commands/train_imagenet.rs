@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use mgnt_data::TokenStore;
 use mgnt_model::ModelConfig;
+use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{Forecast, Recipe, TransformerTask, parse_with_overrides};
 
+use super::samples::Sampler;
+use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
+use super::watcher::Draw;
 
 /// Pictures of ImageNet's training set, for a forecast without data.
 const IMAGENET_PICTURES: usize = 1_281_167;
@@ -20,6 +24,12 @@ pub struct Arguments {
     /// Begin with this model's weights, such as an imported checkpoint that was never nested
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    /// The tokenizer of the tokens: with it, samples are drawn every `optimization.draw_every` steps
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// Sub-models of the samples that stand below those of the full model
+    #[arg(long, value_name = "LIST", default_value = "growing", requires = "tokenizer")]
+    schedule: String,
     /// Print sizes, memory and cost of the run, and do nothing; without --data for the sizes of ImageNet 256
     #[arg(long)]
     dry_run: bool,
@@ -49,7 +59,21 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         task = task.starting_from(folder)?;
     }
     eprintln!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
-    training.run(&mut task, &recipe.optimization, &recipe, &device)
+    let sampler = match &arguments.tokenizer {
+        Some(folder) => {
+            let tokenizer = ImageTokenizer::load(folder, &device)?;
+            let strategy = StrategyArguments { schedule: Some(arguments.schedule), ..Default::default() };
+            let plan = strategy.plan(task.config())?;
+            Some(Sampler::new(tokenizer, plan, task.config(), &store.info().classes, &device)?)
+        }
+        None if recipe.optimization.draw_every > 0 => {
+            eprintln!("no samples are drawn: --tokenizer is not given");
+            None
+        }
+        None => None,
+    };
+    let draw = sampler.as_ref().map(|sampler| -> Draw<_> { Box::new(|model| sampler.grid(model)) });
+    training.run(&mut task, &recipe.optimization, &recipe, &device, draw)
 }
 
 /// A forecast in words.

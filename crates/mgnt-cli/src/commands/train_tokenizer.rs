@@ -2,8 +2,10 @@
 
 use clap::Args;
 use mgnt_data::PictureStore;
+use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{TokenizerRecipe, TokenizerTask, parse_with_overrides};
 
+use super::samples::rebuilt;
 use super::training::TrainingArguments;
 
 /// Arguments of `mgnt train-tokenizer`.
@@ -21,5 +23,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
     let device = training.device.open()?;
     let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
-    training.run(&mut task, &recipe.optimization, &recipe, &device)
+    let shown = held_out.as_ref().unwrap_or(&store);
+    let draw = |tokenizer: &ImageTokenizer| rebuilt(tokenizer, shown, &device);
+    training.run(&mut task, &recipe.optimization, &recipe, &device, Some(Box::new(draw)))
 }

@@ -7,7 +7,8 @@ use clap::Args;
 use mgnt_train::{Optimization, Outcome, RunOptions, Task, run as train};
 use serde::Serialize;
 
-use super::watch::{print_event, stop_on_interrupt};
+use super::watch::stop_on_interrupt;
+use super::watcher::{Draw, RunWatcher};
 use crate::device::DeviceWord;
 use crate::failure::bad_use;
 
@@ -43,19 +44,22 @@ impl TrainingArguments {
         self.data.as_deref().ok_or_else(|| bad_use("--data DIR: the store to train on is missing"))
     }
 
-    /// Runs a task in the run's folder, with a line an event and a clean stop on Ctrl-C.
+    /// Runs a task in the run's folder, watched, with samples by `draw` and a clean stop on Ctrl-C.
     pub fn run<T: Task>(
         &self,
         task: &mut T,
         optimization: &Optimization,
         recipe: &impl Serialize,
         device: &Device,
+        draw: Option<Draw<T::Model>>,
     ) -> anyhow::Result<()> {
         let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
         let stop = stop_on_interrupt()?;
         let options =
             RunOptions { device, out, resume: self.resume, side_by_side: self.device.is_cpu(), stop: &stop };
-        let outcome = train(task, optimization, recipe, options, &mut print_event)?;
+        let mut watcher = RunWatcher::new(out, draw);
+        let outcome = train(task, optimization, recipe, options, &mut watcher)?;
+        drop(watcher);
         match outcome {
             Outcome::Finished => eprintln!("{} holds the trained model", out.join("model").display()),
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),

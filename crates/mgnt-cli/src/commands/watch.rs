@@ -1,7 +1,7 @@
 //! Progress on standard error, and a clean stop on Ctrl-C.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use mgnt_train::{Event, Interrupter, Line};
+use mgnt_train::Interrupter;
 
 /// A bar that counts; hidden where standard error is no terminal.
 pub fn bar(total: usize, what: &'static str) -> ProgressBar {
@@ -24,27 +24,4 @@ pub fn stop_on_interrupt() -> anyhow::Result<Interrupter> {
         eprintln!("stopping after this step; again to stop at once");
     })?;
     Ok(stop)
-}
-
-/// One line an event, on standard error.
-pub fn print_event(event: &Event) {
-    match event {
-        Event::Trained(line) | Event::Validated(line) => print_line(line),
-        Event::Warning(warning) => eprintln!("warning: {warning}"),
-        Event::Started { step: 0, .. } | Event::Saved { .. } => (),
-        Event::Started { step, steps, .. } => eprintln!("going on after step {step} of {steps}"),
-        Event::Best { step, score } => eprintln!("step {step}: the best so far, {score:.4}"),
-    }
-}
-
-fn print_line(line: &Line) {
-    let mut text = format!("step {}/{}", line.step, line.steps);
-    for (name, value) in &line.figures {
-        text += &format!("  {name} {value:.4}");
-    }
-    if let (Some(rate), Some(seconds)) = (line.learning_rate, line.seconds_a_step) {
-        let left = seconds * (line.steps - line.step) as f64;
-        text += &format!("  rate {rate:.2e}  {seconds:.2} s/step  left {:.0} min", left / 60.0);
-    }
-    eprintln!("{text}");
 }

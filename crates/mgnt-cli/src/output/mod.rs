@@ -3,6 +3,7 @@
 pub mod animation;
 pub mod canvas;
 pub mod curves;
+pub mod dashboard;
 pub mod grid;
 pub mod page;
 pub mod plot;
