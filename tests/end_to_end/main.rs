@@ -4,6 +4,8 @@
 mod checkpoints;
 mod data;
 mod decoding;
+#[cfg(feature = "remote")]
+mod devices;
 mod evaluation;
 mod faults;
 mod training;
@@ -50,6 +52,13 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{generate} --out x --device cuda:0"), world, 2, &["--features cuda"]);
     fail(&format!("{generate} --out x --device tpu"), world, 2, &["cuda[:n]"]);
     fail("generate --model tokenizer/model --tokenizer tokenizer/model --out x", world, 1, &["config.ron"]);
+    let shared = "train-imagenet --config transformer.ron --data tokens --out x --devices";
+    fail(&format!("{shared} cpu,cpu"), world, 2, &["named twice"]);
+    fail(&format!("{shared} ws://127.0.0.1:1"), world, 2, &["first device"]);
+    if cfg!(not(feature = "remote")) {
+        fail(&format!("{shared} cpu,ws://127.0.0.1:1"), world, 2, &["--features remote"]);
+        fail("serve-device", world, 2, &["--features remote"]);
+    }
     fail("eval-fid --real store --weights stem.safetensors", world, 2, &["--fake"]);
     fail("no-such-command", world, 2, &["no-such-command"]);
     assert!(!world.join("x").exists(), "nothing is left half-written");

@@ -61,6 +61,8 @@ enum Command {
     Devices(commands::devices::Arguments),
     /// One page of a run's curves, grids and recipe, to open in a browser
     Report(commands::report::Arguments),
+    /// Lend a device of this machine to a training elsewhere
+    ServeDevice(commands::serve_device::Arguments),
     /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
     Demo(commands::demo::Arguments),
     /// Planned compute of a schedule, iteration by iteration; runs no model
@@ -110,6 +112,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Parity(arguments) => commands::parity::run(arguments),
         Command::Devices(arguments) => commands::devices::run(arguments),
         Command::Report(arguments) => commands::report::run(arguments),
+        Command::ServeDevice(arguments) => commands::serve_device::run(arguments),
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Flops(arguments) => commands::flops::run(arguments),
     }

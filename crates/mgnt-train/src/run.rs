@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoints, Progress, State};
 use crate::event::{Event, Watcher};
 use crate::identity::Identity;
 use crate::optimizer::{adamw, clip_global_norm, learning_rate};
-use crate::part::Computed;
+use crate::part::{Computed, Workers};
 use crate::task::{Description, Task};
 use crate::teller::Teller;
 use crate::{Error, Optimization, ema, part};
@@ -22,8 +22,10 @@ use crate::{Error, Optimization, ema, part};
 /// Where and how a task is run.
 #[derive(Clone, Copy)]
 pub struct RunOptions<'a> {
-    /// The device, without a tape.
+    /// The device of the model and its optimiser, without a tape.
     pub device: &'a Device,
+    /// Further devices, which take turns with the first in computing the parts of a step.
+    pub others: &'a [Device],
     /// The run's folder.
     pub out: &'a Path,
     /// Continue the newest checkpoint; without, there must be none.
@@ -55,7 +57,14 @@ pub fn run<T: Task>(
     options: RunOptions,
     watcher: &mut dyn Watcher<T::Model>,
 ) -> Result<Outcome, Error> {
-    let RunOptions { device, out, resume, side_by_side, stop } = options;
+    let RunOptions { device, others, out, resume, side_by_side, stop } = options;
+    if optimization.parts <= others.len() {
+        return Err(Error::Recipe {
+            field: "optimization.parts".into(),
+            expected: format!("{} at least, one a device", others.len() + 1),
+            got: optimization.parts.to_string(),
+        });
+    }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
     let description = task.describe()?;
@@ -86,10 +95,11 @@ pub fn run<T: Task>(
         tokens_a_step,
     });
 
+    let workers = Workers { home: device, others, side_by_side };
     let mut teller = Teller::new(out, state.progress.step, optimization.steps, tokens_a_step, watcher)?;
     while state.progress.step < optimization.steps {
         let step = state.progress.step;
-        let mut computed = part::compute(task, &state.model, optimization, step, device, side_by_side)?;
+        let mut computed = part::compute(task, &state.model, optimization, step, &workers)?;
         let norm = clip_global_norm(&state.model, &mut computed.gradients, optimization.clip_norm);
         let Computed { loss, gradients, mut figures, extras } = computed;
         let rate = learning_rate(optimization, step);

@@ -287,7 +287,8 @@ mod tests {
                 stop.stop(None);
             }
         };
-        let options = RunOptions { device: &device, out, resume, side_by_side: true, stop: &stop };
+        let options =
+            RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
         let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch).unwrap();
         (outcome, events)
     }

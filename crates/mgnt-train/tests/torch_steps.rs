@@ -132,8 +132,14 @@ fn twenty_steps_are_those_of_pytorch() {
     let mut task = Given { file: safetensors::read(&golden).unwrap(), config };
     let folder = tempfile::tempdir().unwrap();
     let (device, stop) = (Device::flex(), Interrupter::new());
-    let options =
-        RunOptions { device: &device, out: folder.path(), resume: false, side_by_side: false, stop: &stop };
+    let options = RunOptions {
+        device: &device,
+        others: &[],
+        out: folder.path(),
+        resume: false,
+        side_by_side: false,
+        stop: &stop,
+    };
     let mut lines: Vec<Line> = Vec::new();
     let mut watch = |event: &Event| {
         if let Event::Trained(line) = event {

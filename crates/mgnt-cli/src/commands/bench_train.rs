@@ -82,7 +82,7 @@ fn timed<T: Task>(
         _ => (),
     };
     let stop = Interrupter::new();
-    let options = RunOptions { device, out, resume: false, side_by_side, stop: &stop };
+    let options = RunOptions { device, others: &[], out, resume: false, side_by_side, stop: &stop };
     train(task, &recipe.optimization, recipe, options, &mut watch)?;
     times.steps.extend(seconds.into_iter().skip(1).map(|seconds| seconds * 1e3));
     Ok(std::fs::remove_dir_all(out)?)

@@ -109,6 +109,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         device: &device,
         out: &tokenizer_run,
         resume: false,
+        others: &[],
         side_by_side: arguments.device.is_cpu(),
         stop: &stop,
     };

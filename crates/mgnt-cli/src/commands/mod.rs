@@ -18,6 +18,7 @@ pub mod prepare;
 pub mod probe;
 pub mod report;
 mod samples;
+pub mod serve_device;
 pub mod strategy;
 pub mod sweep;
 pub mod tokenize;

@@ -47,13 +47,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             None => (recipe.imagenet_model(), IMAGENET_PICTURES),
         };
-        let forecast = Forecast::new(&recipe, &config, training.device.is_cpu())?;
+        let forecast = Forecast::new(&recipe, &config, training.home()?.is_cpu())?;
         print!("{}", told(&recipe, &config, samples, &forecast));
         return Ok(());
     }
     let store = TokenStore::open(training.data()?)?;
     let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?;
-    let device = training.device.open()?;
+    let device = training.home()?.open()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;

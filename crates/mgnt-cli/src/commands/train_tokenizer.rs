@@ -21,7 +21,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let recipe: TokenizerRecipe = parse_with_overrides(&training.config, &training.overrides)?;
     let store = PictureStore::open(training.data()?)?;
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
-    let device = training.device.open()?;
+    let device = training.home()?.open()?;
     let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
     let shown = held_out.as_ref().unwrap_or(&store);
     let draw = |tokenizer: &ImageTokenizer| rebuilt(tokenizer, shown, &device);

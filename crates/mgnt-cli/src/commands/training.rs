@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::watch::stop_on_interrupt;
 use super::watcher::{Draw, RunWatcher};
 use crate::device::DeviceWord;
+use crate::device::remote::Place;
 use crate::failure::bad_use;
 
 /// Options of every training.
@@ -33,6 +34,9 @@ pub struct TrainingArguments {
     /// Device to compute on
     #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
     pub device: DeviceWord,
+    /// Devices that share each step with the first of them: local ones, or ws://HOST:PORT of `mgnt serve-device`
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<Place>,
     /// Single values of the recipe, as optimization.steps=100
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
@@ -42,6 +46,27 @@ impl TrainingArguments {
     /// The store to train on, which all but a forecast needs.
     pub fn data(&self) -> anyhow::Result<&Path> {
         self.data.as_deref().ok_or_else(|| bad_use("--data DIR: the store to train on is missing"))
+    }
+
+    /// The device of the model.
+    pub fn home(&self) -> anyhow::Result<DeviceWord> {
+        match self.devices.first() {
+            None => Ok(self.device),
+            Some(Place::Own(word)) => Ok(*word),
+            Some(Place::Served(address)) => {
+                Err(bad_use(format!("--devices {address}: the first device must be one of this process")))
+            }
+        }
+    }
+
+    /// Opens the devices besides the first.
+    fn others(&self) -> anyhow::Result<Vec<Device>> {
+        for (i, place) in self.devices.iter().enumerate() {
+            if self.devices[..i].contains(place) {
+                return Err(bad_use(format!("--devices: {place} is named twice")));
+            }
+        }
+        self.devices.iter().skip(1).map(Place::open).collect()
     }
 
     /// Runs a task in the run's folder, watched, with samples by `draw` and a clean stop on Ctrl-C.
@@ -55,8 +80,15 @@ impl TrainingArguments {
     ) -> anyhow::Result<()> {
         let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
         let stop = stop_on_interrupt()?;
-        let options =
-            RunOptions { device, out, resume: self.resume, side_by_side: self.device.is_cpu(), stop: &stop };
+        let others = self.others()?;
+        let options = RunOptions {
+            device,
+            others: &others,
+            out,
+            resume: self.resume,
+            side_by_side: self.home()?.is_cpu(),
+            stop: &stop,
+        };
         let mut watcher = RunWatcher::new(out, draw);
         let outcome = train(task, optimization, recipe, options, &mut watcher)?;
         drop(watcher);

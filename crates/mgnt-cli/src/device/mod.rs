@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 mod inventory;
+pub mod remote;
 
 use std::fmt;
 use std::path::Path;

@@ -87,7 +87,7 @@ fn train(
     stop_after: Option<usize>,
 ) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop) = (Device::flex(), Interrupter::new());
-    let options = RunOptions { device: &device, out, resume, side_by_side: false, stop: &stop };
+    let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: false, stop: &stop };
     let mut events = Vec::new();
     let mut watch = |event: &Event| {
         if let Event::Trained(line) = event
@@ -221,7 +221,8 @@ fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
 /// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.
 fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop, recipe) = (Device::flex(), Interrupter::new(), recipe());
-    let options = RunOptions { device: &device, out, resume: true, side_by_side: false, stop: &stop };
+    let options =
+        RunOptions { device: &device, others: &[], out, resume: true, side_by_side: false, stop: &stop };
     let mut events = Vec::new();
     let temporary = out.join(format!("checkpoints/step-00000006.{}.tmp", std::process::id()));
     let mut watch = |event: &Event| {

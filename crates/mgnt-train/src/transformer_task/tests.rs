@@ -69,7 +69,7 @@ fn train(
             stop.stop(None);
         }
     };
-    let options = RunOptions { device: &device, out, resume, side_by_side: true, stop: &stop };
+    let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
     let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch);
     (outcome, events)
 }
@@ -119,7 +119,7 @@ fn trained(store: &TokenStore, parts: usize, side_by_side: bool, out: &Path) -> 
     let device = Device::flex();
     let mut task = TransformerTask::new(&recipe, store, None, &device).unwrap();
     let stop = Interrupter::new();
-    let options = RunOptions { device: &device, out, resume: false, side_by_side, stop: &stop };
+    let options = RunOptions { device: &device, others: &[], out, resume: false, side_by_side, stop: &stop };
     run(&mut task, &recipe.optimization, &recipe, options, &mut |_: &Event| {}).unwrap();
     let weights = mgnt_weights::safetensors::read(&out.join("model/model.safetensors")).unwrap();
     weights.iter().flat_map(|(_, tensor)| tensor.to_f32()).collect()
@@ -145,7 +145,8 @@ fn first_step(store: &TokenStore, recipe: &Recipe) -> (f64, Vec<f32>) {
     let task = TransformerTask::new(recipe, store, None, &device).unwrap();
     let model = task.initial(&device.clone().autodiff()).unwrap();
     let optimization = &recipe.optimization;
-    let computed = part::compute(&task, &model, optimization, 0, &device, false).unwrap();
+    let workers = part::Workers { home: &device, others: &[], side_by_side: false };
+    let computed = part::compute(&task, &model, optimization, 0, &workers).unwrap();
     struct Flat<'a>(&'a GradientsParams, Vec<f32>);
     impl ModuleVisitor for Flat<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
