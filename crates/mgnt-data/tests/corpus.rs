@@ -10,7 +10,9 @@ use std::path::Path;
 use common::{file_of, tar_bytes, write_parquet};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use mgnt_data::{PictureStore, PrepareOptions, PrepareReport, SourceOptions, prepare};
+use parquet::basic::Encoding;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 use tar::{EntryType, Header};
 
 /// What must come of a case.
@@ -586,17 +588,13 @@ fn parquet_files_that_are_not_whole() {
         refuse(&bytes);
         cases += 1;
     }
-    // A page that claims to be of 1 GiB when it is unpacked.
-    let claim = |bytes: &mut Vec<u8>, at: usize| {
-        let end = at + 4 + bytes[at + 3..].iter().position(|byte| byte & 0x80 == 0).unwrap();
-        bytes.splice(at + 3..end, [0x80, 0x80, 0x80, 0x80, 0x08]);
-    };
-    let mut bytes = whole.clone();
-    claim(&mut bytes, 4);
-    fs::write(&path, &bytes).unwrap();
-    if let Ok(report) = prepared(&path, &PrepareOptions { max_rejected: 1.0, ..options() }) {
-        panic!("{report:?}");
-    }
+    let delta = WriterProperties::builder().set_dictionary_enabled(false).set_column_encoding(
+        ColumnPath::from(vec!["image".into(), "bytes".into()]),
+        Encoding::DELTA_BYTE_ARRAY,
+    );
+    write_parquet(&path, &[&[(Some(&picture), Some(0))]], delta.build());
+    let error = prepared(&path, &options()).unwrap_err();
+    assert!(error.contains("class `0` has no usable picture"), "{error}");
     cases += 1;
     count(cases, 39);
 

@@ -22,9 +22,8 @@ use mgnt_data::{
     Error, PictureStore, PrepareOptions, Source, SourceOptions, TokenStore, TokenStoreInfo, TokenWriter,
     prepare, synthetic, verify,
 };
-use parquet::basic::{Compression, Encoding};
+use parquet::basic::Compression;
 use parquet::file::properties::{WriterProperties, WriterVersion};
-use parquet::schema::types::ColumnPath;
 
 /// What a reader may take at once: this many times the file, and a constant.
 const PEAK_FACTOR: usize = 64;
@@ -251,8 +250,20 @@ fn hostile_tars() {
     );
 }
 
+/// The Parquet library panics on some damaged files, which our reader makes an error of; to print each, and to
+/// allocate for its backtrace, would drown what is measured.
+fn hush_the_library() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_none_or(|place| place.file().contains("mgnt-data")) {
+            usual(panic);
+        }
+    }));
+}
+
 #[test]
 fn hostile_parquet() {
+    hush_the_library();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.parquet");
     let pictures: Vec<Vec<u8>> = (0..6u8).map(|i| vec![i; 40 + 13 * usize::from(i)]).collect();
@@ -269,11 +280,6 @@ fn hostile_parquet() {
         .set_write_batch_size(1);
     let second = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_2_0)
-        .set_column_encoding(
-            ColumnPath::from(vec!["image".into(), "bytes".into()]),
-            Encoding::DELTA_BYTE_ARRAY,
-        )
-        .set_dictionary_enabled(false)
         .set_compression(Compression::SNAPPY);
     let seeds =
         [plain.build(), small_pages.build(), second.build(), WriterProperties::default()].map(|properties| {

@@ -1,4 +1,6 @@
-"""Makes the golden cases of this folder with Pillow and numpy: `python make.py`.
+"""Makes the golden cases of this folder with Pillow 11.3.0 and numpy: `python make.py`.
+
+Later versions resize the columns of some tall pictures before the rows, which changes values by one level.
 
 crops.safetensors   what Pillow makes of a picture under each crop convention, named `convention/WIDTHxHEIGHT/SIZE`
                     (u8 `[size, size, 3]`); the picture itself is a formula, `source` below, which the tests repeat

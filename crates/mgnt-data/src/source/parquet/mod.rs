@@ -2,29 +2,26 @@
 //! `bytes` (or bytes itself), `label` a number. Read row by row, so that a row group of any size takes no more memory
 //! than one of its pages.
 
+mod pages;
+
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
-use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::serialized_reader::SerializedPageReader;
 use serde_json::Value;
 
+use self::pages::{CheckedPages, GuardedFile};
 use super::{Classes, Found, MOST_BYTES, MOST_CLASSES, Place, shards};
 use crate::Error;
 
 /// Files of fewer bytes a row than this are made to look large: no picture is so small.
 const LEAST_ROW_BYTES: u64 = 16;
-/// Snappy's copies of 64 bytes take three.
-const SNAPPY_RATIO: u64 = 22;
 /// Rows read at a time, where more than one is.
 const BATCH: usize = 4096;
 
@@ -64,7 +61,7 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
 
 /// An open file, whose columns have been checked.
 struct Table {
-    file: Arc<Guarded>,
+    file: Arc<GuardedFile>,
     metadata: ParquetMetaData,
     image: usize,
     label: usize,
@@ -94,7 +91,7 @@ impl Table {
         if rows.is_none_or(|rows| rows > length / LEAST_ROW_BYTES) {
             return Err(format!("declares more rows than {length} bytes can hold"));
         }
-        let table = Self { file: Arc::new(Guarded { file, length }), metadata, image, label };
+        let table = Self { file: Arc::new(GuardedFile { file, length }), metadata, image, label };
         for group in table.metadata.row_groups() {
             for column in [image, label] {
                 table.check_column(group, column)?;
@@ -133,7 +130,7 @@ impl Table {
     fn column(&self, group: usize, column: usize) -> ParquetResult<ColumnReader> {
         let group = self.metadata.row_group(group);
         let rows = group.num_rows() as usize;
-        let pages = SerializedPageReader::new(self.file.clone(), group.column(column), rows, None)?;
+        let pages = CheckedPages::new(self.file.clone(), group.column(column), rows)?;
         Ok(get_column_reader(group.schema_descr().column(column), Box::new(pages)))
     }
 
@@ -212,7 +209,7 @@ impl<'a> Rows<'a> {
             _ => self.open(container, group)?,
         };
         let bytes = guarded(|| {
-            // `skip_records` would look at a page's header before it asks for the page, which `Guarded` does not expect.
+            // `skip_records` would look at a page's header before it asks for the page, which `GuardedFile` does not expect.
             let mut value = None;
             while column.next <= row {
                 let before = (row - column.next).min(BATCH as u32);
@@ -258,83 +255,5 @@ fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("the Parquet reader gave up".into()),
-    }
-}
-
-/// A file whose pages are held against its length and [`MOST_BYTES`] before memory is taken for them.
-struct Guarded {
-    file: File,
-    length: u64,
-}
-
-impl Length for Guarded {
-    fn len(&self) -> u64 {
-        self.length
-    }
-}
-
-impl ChunkReader for Guarded {
-    type T = BufReader<File>;
-
-    /// Where pages are read, this is asked for each page's header.
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let mut header = [0; 24];
-        let read = self.file.get_read(start)?.take(24).read(&mut header)?;
-        match page_sizes(&header[..read]) {
-            Some((unpacked, packed)) if unpacked <= MOST_BYTES.min(SNAPPY_RATIO * packed + 64) => {
-                self.file.get_read(start)
-            }
-            Some((unpacked, packed)) => Err(ParquetError::General(format!(
-                "a page of {packed} bytes that claims to unpack to {unpacked}"
-            ))),
-            None => Err(ParquetError::General("a damaged page header".into())),
-        }
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        if start.checked_add(length as u64).is_none_or(|end| end > self.length) {
-            return Err(ParquetError::EOF("a page ends behind the file".into()));
-        }
-        self.file.get_bytes(start, length)
-    }
-}
-
-/// The sizes that a page header declares for the unpacked and the packed page: the second and third field of a struct in
-/// Thrift's compact protocol (a byte for number and type of each field, then a zigzag variable-length integer).
-fn page_sizes(header: &[u8]) -> Option<(u64, u64)> {
-    const NEXT_FIELD_I32: u8 = 0x15;
-    let mut bytes = header.iter().copied();
-    let mut field = || -> Option<u64> {
-        if bytes.next()? != NEXT_FIELD_I32 {
-            return None;
-        }
-        let mut value = 0u64;
-        for shift in (0..35).step_by(7) {
-            let byte = bytes.next()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return (value & 1 == 0).then_some(value >> 1);
-            }
-        }
-        None
-    };
-    field()?;
-    Some((field()?, field()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_sizes_of_a_page() {
-        // Type 0, 300 bytes unpacked, 5 packed.
-        assert_eq!(page_sizes(&[0x15, 0, 0x15, 0xd8, 0x04, 0x15, 0x0a]), Some((300, 5)));
-        // A negative size, another field, a cut header.
-        for damaged in
-            [&[0x15, 0, 0x15, 0x01, 0x15, 0x02][..], &[0x15, 0, 0x25, 0x02], &[0x15, 0, 0x15, 0x80], &[]]
-        {
-            assert_eq!(page_sizes(damaged), None, "{damaged:?}");
-        }
     }
 }
