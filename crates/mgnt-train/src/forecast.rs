@@ -103,8 +103,8 @@ impl Forecast {
 /// Numbers of one sample that the forward of sub-model `p` leaves on the tape.
 ///
 /// Counted by operation: a product keeps its factors, a quotient both sides, an exponential its result, LayerNorm the
-/// centred and the normalised rows, dropout its mask; sums keep nothing. With gradient checkpointing the results of
-/// products alone are kept.
+/// centred and the normalised rows, dropout its mask; sums keep nothing. With gradient checkpointing half of what gelu
+/// and softmax keep is computed again. `docs/performance.md` holds it against measured peaks.
 fn kept(recipe: &Recipe, config: &ModelConfig, p: usize) -> Result<u64, Error> {
     let sub_model = config.sub_model(p)?;
     let [positions, width, codes, layers] =
@@ -114,15 +114,12 @@ fn kept(recipe: &Recipe, config: &ModelConfig, p: usize) -> Result<u64, Error> {
     let hidden = sub_model.hidden(config) as u64;
     let rows = mean_hidden(config.tokens).round() as u64;
     let dropped = u64::from(config.dropout > 0.0);
-    let (block, head) = if recipe.optimization.gradient_checkpointing {
-        (4 * attention + weights + hidden + 3 * width, 2 * width + 2 * codes)
-    } else {
-        let mixing = 4 * attention + (2 + 2 * dropped) * weights;
-        let thinking = 6 * hidden;
-        let norms = 2 * (3 + dropped) * width;
-        (mixing + thinking + norms, 9 * width + 3 * codes)
-    };
-    Ok(layers * positions * block + rows * head)
+    let halved = if recipe.optimization.gradient_checkpointing { 2 } else { 1 };
+    let mixing = 4 * attention + (2 + 2 * dropped) * weights / halved;
+    let thinking = 6 * hidden / halved;
+    let norms = 2 * (3 + dropped) * width;
+    let head = 9 * width + 3 * codes;
+    Ok(layers * positions * (mixing + thinking + norms) + rows * head)
 }
 
 #[cfg(test)]
@@ -182,6 +179,7 @@ mod tests {
         assert_eq!(2 * half.memory.activations, all.memory.activations);
         recipe.optimization.gradient_checkpointing = true;
         let checkpointed = Forecast::new(&recipe, &config, false).unwrap();
-        assert!(checkpointed.memory.activations < half.memory.activations / 2);
+        let share = checkpointed.memory.activations as f64 / half.memory.activations as f64;
+        assert!((0.5..0.7).contains(&share), "{share}");
     }
 }
