@@ -1,39 +1,211 @@
-//! Measuring pictures and models.
+//! Measuring pictures and models: `eval-fid` of sets, of references in every form, of runs that are killed and
+//! continued; sweeps; features.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use mgnt_data::Picture;
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
+use serde_json::Value;
 
-use crate::world::{fail, model, succeed, world};
+use crate::world::{fail, mgnt, model, succeed, world};
+
+const COMMON: &str = "--weights stem.safetensors --dims 64 --statistics statistics";
+
+fn report(line: &str, world: &Path) -> Value {
+    serde_json::from_str(&succeed(&format!("eval-fid {line} {COMMON} --json"), world)).unwrap()
+}
+
+fn number(report: &Value, name: &str) -> f64 {
+    report[name].as_f64().unwrap_or_else(|| panic!("{name} of {report}"))
+}
 
 #[test]
-fn eval_fid_measures_a_folder_and_a_model_alike() {
+fn a_folder_an_archive_and_a_model_are_measured_alike() {
     let own = world();
     let world = own.path();
-    let common = "--weights stem.safetensors --dims 64 --statistics statistics --json";
-    let report = |line: &str| -> serde_json::Value {
-        serde_json::from_str(&succeed(&format!("eval-fid {line} {common}"), world)).unwrap()
-    };
-    let same = report("--real store --fake store");
-    assert!(same["fid"].as_f64().unwrap().abs() < 1e-6, "{same}");
+    let same = report("--real store --fake store", world);
+    assert!(number(&same, "fid").abs() < 1e-9, "{same}");
+    assert_eq!((number(&same, "precision"), number(&same, "coverage")), (1.0, 1.0));
     assert_eq!(fs::read_dir(world.join("statistics")).unwrap().count(), 1);
 
-    let of_model = report(&format!("--real store {} --samples 6 --keep kept --report r.json", model()));
-    let of_folder = report("--real store --fake kept");
-    let (a, b) = (of_model["fid"].as_f64().unwrap(), of_folder["fid"].as_f64().unwrap());
-    assert!(a > 1e-3 && (a - b).abs() < 1e-6 * a, "{a} {b}");
-    assert_eq!(of_model["protocol"]["fake_count"], 6);
-    assert!(of_model["warnings"][0].as_str().unwrap().contains("only 6"));
-    let written: serde_json::Value =
-        serde_json::from_slice(&fs::read(world.join("r.json")).unwrap()).unwrap();
-    assert_eq!(written["fid"], of_model["fid"]);
+    let run = format!("--real store {} --samples 7 --shard 3 --batch 2 --out made", model());
+    let of_model = report(&format!("{run} --keep png --report r.md"), world);
+    assert_eq!(of_model["protocol"]["fake"]["pictures"], 7);
+    assert_eq!(of_model["protocol"]["generation"]["dtype"], "f32");
+    assert!(of_model["warnings"][0].as_str().unwrap().contains("ONLY 7"));
+    let line = fs::read_to_string(world.join("r.md")).unwrap();
+    assert!(line.contains("FID-64 **") && line.contains("classes balanced of 8, seed 0"), "{line}");
+    assert_eq!(line.lines().count(), 1);
+    let written: Value = serde_json::from_slice(&fs::read(world.join("made/report.json")).unwrap()).unwrap();
+    assert_eq!(written, of_model);
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(world.join("made/manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["labels"], serde_json::json!([0, 1, 2, 3, 4, 5, 6]));
+    assert_eq!((&manifest["seed"], manifest["shards"].as_array().unwrap().len()), (&serde_json::json!(0), 3));
+    assert!(world.join("made/png/00002/0006-000006.png").exists());
+
+    // Continued where all is there: nothing is made again but the archive that is asked for now.
+    let features = |world: &Path| -> Vec<_> {
+        let folder = fs::read_dir(world.join("made/features")).unwrap().next().unwrap().unwrap().path();
+        let files = fs::read_dir(folder).unwrap();
+        let mut ages: Vec<_> = files
+            .map(|file| file.unwrap())
+            .map(|f| (f.file_name(), f.metadata().unwrap().modified().unwrap()))
+            .collect();
+        ages.sort();
+        ages
+    };
+    let before = features(world);
+    assert_eq!(before.len(), 3);
+    assert_eq!(report(&format!("{run} --keep npz"), world), of_model);
+    assert_eq!(features(world), before);
+    assert!(!world.join("made/npz-parts").exists());
+
+    for fake in ["made/png", "made/samples.npz"] {
+        let given = report(&format!("--real store --fake {fake}"), world);
+        let (a, b) = (number(&of_model, "fid"), number(&given, "fid"));
+        assert!(a > 1e-3 && (a - b).abs() < 1e-6 * a, "{fake}: {a} {b}");
+        assert!((number(&of_model, "density") - number(&given, "density")).abs() < 1e-9);
+    }
+    // Another type or number is another run.
+    let refused = |options: &str, part: &str| {
+        let line = format!("eval-fid --real store {} {options} --batch 2 --out made {COMMON}", model());
+        fail(&line, world, 2, &["--out made", part]);
+    };
+    refused("--samples 7 --shard 3 --dtype bf16", "dtype \"f32\", not \"bf16\"");
+    refused("--samples 8 --shard 3", "samples 7, not 8");
+    refused("--samples 7 --shard 3 --classes drawn", "classes");
+    let foreign = format!("eval-fid --real store {} --out store {COMMON}", model());
+    fail(&foreign, world, 2, &["--out store", "something else"]);
+}
+
+#[test]
+fn references_are_written_and_read_in_every_form() {
+    let own = world();
+    let world = own.path();
+    let expected = report("--real store --fake pictures", world);
+    for (options, whole) in [("reference.npz", false), ("reference.safetensors", true)] {
+        succeed(&format!("eval-fid --real store --save-reference {options} {COMMON}"), world);
+        let got = report(&format!("--real {options} --fake pictures"), world);
+        let (a, b) = (number(&expected, "fid"), number(&got, "fid"));
+        assert!(a > 0.0 && (a - b).abs() < 1e-9 * (1.0 + a), "{options}: {a} {b}");
+        assert_eq!(got["kid"], if whole { expected["kid"].clone() } else { Value::Null }, "{options}");
+    }
+    fail(
+        &format!("eval-fid --real store --save-reference x.npz --form adm {COMMON}"),
+        world,
+        1,
+        &["spatial features"],
+    );
+    assert!(!world.join("x.npz").exists());
+    fail(
+        &format!("eval-fid --real store --save-reference x.bin {COMMON}"),
+        world,
+        2,
+        &[".npz or .safetensors"],
+    );
+    fail(
+        &format!("eval-fid --real reference.npz --real-samples 2 --fake store {COMMON}"),
+        world,
+        1,
+        &["no part"],
+    );
+    fail(
+        &format!("eval-fid --real reference.safetensors --fake store --resize tf1 {COMMON}"),
+        world,
+        1,
+        &["reference.safetensors", "resize: expected tf1, got pytorch-fid"],
+    );
     fail(
         "eval-fid --real store --fake store --weights stem.safetensors --dims 768 --statistics statistics",
         world,
         1,
         &["stem.safetensors", "768", "Conv2d_3b_1x1.conv.weight"],
     );
+    fs::write(world.join("bad.npz"), b"PK\x05\x06 and nothing else").unwrap();
+    fail(&format!("eval-fid --real bad.npz --fake store {COMMON}"), world, 1, &["bad.npz"]);
+}
+
+/// Every file below a folder and its bytes.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![folder.to_path_buf()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).unwrap().flatten() {
+            match entry.path().is_dir() {
+                true => waiting.push(entry.path()),
+                false => {
+                    let name = entry.path().strip_prefix(folder).unwrap().display().to_string();
+                    found.insert(name, fs::read(entry.path()).unwrap());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Files that are whole.
+fn finished(folder: &Path) -> usize {
+    let mut count = 0;
+    let mut waiting = vec![folder.to_path_buf()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match path.extension().is_some_and(|ending| ending == "tmp") {
+                true => {}
+                false if path.is_dir() => waiting.push(path),
+                false => count += 1,
+            }
+        }
+    }
+    count
+}
+
+/// Twenty kills at moments that differ, told by what is finished and not by the clock: some before anything new is
+/// written, most soon after. What comes out in the end is what an undisturbed run leaves, byte for byte.
+#[test]
+fn a_run_that_is_killed_twenty_times_leaves_the_same_bytes() {
+    const KILLS: u64 = 20;
+    let own = world();
+    let world = own.path();
+    let line = |out: &str| {
+        format!(
+            "eval-fid --real store --real-samples 6 {} --samples 14 --shard 1 --batch 1 --classes drawn --seed 5 \
+             --guidance 1.0 --keep npz --out {out} {COMMON}",
+            model()
+        )
+    };
+    succeed(&line("whole"), world);
+    let out = world.join("killed");
+    let start = Instant::now();
+    for kill in 0..KILLS {
+        let mut child =
+            mgnt(&line("killed"), world).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let goal = finished(&out) + usize::from(kill % 4 != 0);
+        while finished(&out) < goal {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself before kill {kill}");
+            assert!(start.elapsed() < Duration::from_secs(600), "no progress before kill {kill}");
+            sleep(Duration::from_millis(2));
+        }
+        sleep(Duration::from_millis(kill * 37 % 60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(!out.join("report.json").exists(), "the last kill came too late to mean anything");
+    succeed(&line("killed"), world);
+    let (whole, killed) = (contents(&world.join("whole")), contents(&out));
+    assert_eq!(whole.keys().collect::<Vec<_>>(), killed.keys().collect::<Vec<_>>());
+    for part in ["report.json", "report.md", "manifest.json", "samples.npz", "tokens/00013.safetensors"] {
+        assert!(whole.contains_key(part), "{part}");
+    }
+    for (name, bytes) in &whole {
+        assert!(&killed[name] == bytes, "{name} differs");
+    }
 }
 
 #[test]
@@ -45,7 +217,7 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
          --steps 4 --json",
         model()
     );
-    let rows = |line: &str| -> Vec<serde_json::Value> {
+    let rows = |line: &str| -> Vec<Value> {
         serde_json::from_str(&succeed(&format!("{sweep} {line}"), world)).unwrap()
     };
     let first = rows("--also growing --also 1x4 --seeds 0,1 --out sweep");
@@ -55,9 +227,7 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
     let text = fs::read_to_string(&log).unwrap();
     fs::write(&log, &text[..text.len() - 20]).unwrap();
     let again = rows("--also growing --also 1x4 --seeds 0,1 --out sweep");
-    let numbers = |rows: &[serde_json::Value]| -> Vec<f64> {
-        rows.iter().map(|r| r["fid"].as_f64().unwrap()).collect()
-    };
+    let numbers = |rows: &[Value]| -> Vec<f64> { rows.iter().map(|r| r["fid"].as_f64().unwrap()).collect() };
     assert_eq!(numbers(&first), numbers(&again));
     assert_eq!(first[..3], again[..3], "what was measured is not measured again");
     let csv = fs::read_to_string(world.join("sweep/results.csv")).unwrap();

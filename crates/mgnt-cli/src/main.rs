@@ -47,6 +47,8 @@ enum Command {
     Bench(commands::bench::Arguments),
     /// Decodes beside a plain PyTorch one with the same weights
     BenchAgainstTorch(commands::bench_against_torch::Arguments),
+    /// Time Inception features beside PyTorch's, and the Frechet distance beside SciPy's
+    BenchEvaluation(commands::bench_evaluation::Arguments),
     /// Write a model of random weights
     Init(commands::init::Arguments),
     /// Turn a published checkpoint into a model directory
@@ -105,6 +107,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Sweep(arguments) => commands::sweep::run(arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::BenchAgainstTorch(arguments) => commands::bench_against_torch::run(arguments),
+        Command::BenchEvaluation(arguments) => commands::bench_evaluation::run(arguments),
         Command::Init(arguments) => commands::init::run(arguments),
         Command::Import(arguments) => commands::import::run(arguments),
         Command::Export(arguments) => commands::export::run(arguments),

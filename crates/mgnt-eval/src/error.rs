@@ -23,6 +23,14 @@ pub enum Error {
         /// What it was.
         got: String,
     },
+    /// A file that is not what it should be.
+    #[error("{path}: {reason}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// An eigen-decomposition that did not converge.
     #[error("the eigen-decomposition of the {0} did not converge")]
     Eigen(&'static str),

@@ -1,70 +1,106 @@
-use mgnt_data::Picture;
-
-use crate::{Dims, Error, Inception, InceptionScore, Statistics, inception_score};
+use crate::features::{FeatureSample, Features};
+use crate::inception_score::Scorer;
+use crate::{Activations, Dims, Error, InceptionScore, Moments, Statistics};
 
 /// Chunks of the Inception Score.
 const SPLITS: usize = 10;
+/// Pictures whose features are kept for the measures that compare pictures with pictures.
+pub(crate) const SAMPLE: usize = 10_000;
+/// Seed of the draw of those, and of the subsets of the kernel distance.
+pub(crate) const SEED: u64 = 0;
 
-/// Pictures on their way into statistics: memory does not grow with their number, but for the Inception Score's
-/// logits (1008 numbers a picture, where the weights reach them).
+/// Features on their way into statistics: memory does not grow with the number of pictures.
 #[derive(Debug)]
-pub struct Meter<'a> {
-    network: &'a Inception,
-    dims: Dims,
+pub struct Meter {
+    pictures: usize,
     statistics: Statistics,
-    logits: Option<Vec<f32>>,
+    spatial: Option<Statistics>,
+    sample: FeatureSample,
+    scorer: Option<Scorer>,
 }
 
-/// What a [`Meter`] leaves.
-#[derive(Debug)]
+/// What is known of a set of pictures.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// Statistics of the features.
-    pub statistics: Statistics,
-    /// Inception Score, where it was asked for and the weights reach the logits.
+    /// Mean and covariance of the features.
+    pub moments: Moments,
+    /// Mean and covariance of the spatial features, where there are any.
+    pub spatial: Option<Moments>,
+    /// Features of the pictures, or of 10,000 that were drawn where there are more; none of published statistics.
+    pub sample: Option<Features>,
+    /// Inception Score, where the weights reach the logits.
     pub inception_score: Option<InceptionScore>,
 }
 
-impl<'a> Meter<'a> {
-    /// No picture yet.
-    pub fn new(network: &'a Inception, dims: Dims) -> Self {
-        Self { network, dims, statistics: Statistics::new(dims.count()), logits: None }
+impl Meter {
+    /// No picture yet, of so many that will come.
+    pub fn new(dims: Dims, pictures: usize) -> Self {
+        Self {
+            pictures,
+            statistics: Statistics::new(dims.count()),
+            spatial: None,
+            sample: FeatureSample::new(dims.count(), SAMPLE, SEED),
+            scorer: None,
+        }
     }
 
-    /// With the Inception Score, which needs the features of 2048 dimensions; with fewer nothing is scored.
-    pub fn scoring(mut self) -> Self {
-        self.logits = (self.dims == Dims::D2048).then(Vec::new);
-        self
-    }
-
-    /// Adds pictures, of any sizes.
-    pub fn add(&mut self, pictures: &[Picture]) -> Result<(), Error> {
-        let views: Vec<_> = pictures.iter().map(|p| (p.rgb(), p.width(), p.height())).collect();
-        let features = self.network.features(&views, self.dims)?;
-        self.statistics.add(&features);
-        if let Some(logits) = &mut self.logits
-            && let Some(new) = self.network.logits(&features)?
-        {
-            logits.extend(new);
+    /// Adds what the network said of some pictures.
+    pub fn add(&mut self, said: &Activations) -> Result<(), Error> {
+        let new = said.features.len() / self.statistics.dims();
+        self.statistics.add(&said.features);
+        self.sample.add(&said.features);
+        if let Some(spatial) = &said.spatial {
+            let dims = spatial.len() / new.max(1);
+            self.spatial.get_or_insert_with(|| Statistics::new(dims)).add(spatial);
+        }
+        if let Some(logits) = &said.logits {
+            let scorer = match &mut self.scorer {
+                Some(scorer) => scorer,
+                None => {
+                    let splits = SPLITS.min(self.pictures);
+                    self.scorer.insert(Scorer::new(logits.len() / new.max(1), self.pictures, splits)?)
+                }
+            };
+            scorer.add(logits.iter().map(|&logit| f64::from(logit)));
         }
         Ok(())
     }
 
-    /// Pictures seen.
-    pub fn count(&self) -> u64 {
-        self.statistics.count()
-    }
-
-    /// The statistics, and the score.
+    /// What was measured; an error where the pictures are not as many as were announced.
     pub fn finish(self) -> Result<Measured, Error> {
-        let pictures = self.statistics.count() as usize;
-        let score = match self.logits {
-            Some(logits) if !logits.is_empty() => {
-                let logits: Vec<f64> = logits.into_iter().map(f64::from).collect();
-                let splits = SPLITS.min(pictures);
-                Some(inception_score(&logits, logits.len() / pictures, splits)?)
-            }
-            _ => None,
+        if self.statistics.count() != self.pictures as u64 {
+            return Err(Error::input("pictures", self.pictures, self.statistics.count()));
+        }
+        Ok(Measured {
+            moments: self.statistics.moments(),
+            spatial: self.spatial.map(|spatial| spatial.moments()),
+            sample: Some(self.sample.finish()),
+            inception_score: self.scorer.map(Scorer::finish).transpose()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_parts_are_measured_and_the_number_is_held() {
+        let said = |first: usize, count: usize| Activations {
+            features: (0..count * 64).map(|i| ((first * 64 + i) as f32 * 0.1).sin()).collect(),
+            spatial: Some((0..count * 5).map(|i| (first * 5 + i) as f32).collect()),
+            logits: Some((0..count * 3).map(|i| ((first * 3 + i) as f32).cos()).collect()),
         };
-        Ok(Measured { statistics: self.statistics, inception_score: score })
+        let mut meter = Meter::new(Dims::D64, 12);
+        meter.add(&said(0, 7)).unwrap();
+        meter.add(&said(7, 5)).unwrap();
+        let measured = meter.finish().unwrap();
+        assert_eq!((measured.moments.dims(), measured.moments.count()), (64, Some(12)));
+        assert_eq!(measured.spatial.unwrap().mean()[0], 27.5);
+        assert_eq!(measured.sample.unwrap().values(), &said(0, 12).features[..]);
+        assert_eq!(measured.inception_score.unwrap().splits, 10);
+        let mut short = Meter::new(Dims::D64, 3);
+        short.add(&Activations { logits: None, ..said(0, 2) }).unwrap();
+        assert!(short.finish().is_err());
     }
 }

@@ -1,19 +1,85 @@
 use std::path::{Path, PathBuf};
 
-use mgnt_data::PictureSet;
 use mgnt_data::manifest::sha256;
+use mgnt_weights::{TensorMap, safetensors};
 
-use crate::{Dims, Error, Inception, Meter, Statistics};
+use crate::meter::{SAMPLE, SEED};
+use crate::pictures::is_npz;
+use crate::published::has_statistics;
+use crate::{
+    Dims, Error, Features, Inception, InceptionScore, Measured, Moments, Pictures, Published, measure,
+};
+
+/// What a reference is given as.
+#[derive(Debug)]
+pub enum Source {
+    /// Pictures: a store, a folder, or an `.npz` archive of `arr_0` alone.
+    Pictures(Pictures),
+    /// Statistics of an `.npz` archive.
+    Statistics(PathBuf),
+    /// A file that [`ReferenceCache`] or [`save`] wrote.
+    Saved(PathBuf),
+}
+
+impl Source {
+    /// Tells by the file's name, and for an archive by what it holds.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if is_npz(path) && has_statistics(path)? {
+            return Ok(Self::Statistics(path.into()));
+        }
+        match path.extension().is_some_and(|ending| ending == "safetensors") {
+            true => Ok(Self::Saved(path.into())),
+            false => Ok(Self::Pictures(Pictures::open(path)?)),
+        }
+    }
+
+    /// At most `count` of the pictures, evenly over them. Statistics cannot be thinned.
+    pub fn thinned(self, count: usize) -> Result<Self, Error> {
+        match self {
+            Self::Pictures(pictures) => Ok(Self::Pictures(pictures.thinned(count))),
+            Self::Statistics(path) | Self::Saved(path) => {
+                let reason = "these are statistics, of which no part can be taken".into();
+                Err(Error::File { path, reason })
+            }
+        }
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Pictures(pictures) => pictures.path(),
+            Self::Statistics(path) | Self::Saved(path) => path,
+        }
+    }
+
+    /// What it is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pictures(Pictures::Set(_)) => "pictures",
+            Self::Pictures(Pictures::Array(_)) => "pictures of an npz archive",
+            Self::Statistics(_) => "published statistics",
+            Self::Saved(_) => "statistics that mgnt saved",
+        }
+    }
+
+    /// SHA-256 that changes with what is measured.
+    pub fn sha256(&self) -> Result<String, Error> {
+        match self {
+            Self::Pictures(pictures) => pictures.sha256(),
+            Self::Statistics(path) | Self::Saved(path) => Ok(mgnt_data::manifest::sha256_of_file(path)?),
+        }
+    }
+}
 
 /// A folder that keeps the statistics of references, each under a name that changes with all that they depend on:
-/// the pictures, the weights and the features.
+/// the pictures, the weights, the resize and the features.
 #[derive(Debug, Clone)]
 pub struct ReferenceCache {
     folder: PathBuf,
 }
 
-/// Changes whenever the features of the same pictures by the same weights would.
-const VERSION: u32 = 1;
+/// Changes whenever the features of the same pictures by the same weights would, or the form of the files.
+const VERSION: u32 = 2;
 
 impl ReferenceCache {
     /// Keeps statistics in this folder, which is made when there is something to keep.
@@ -21,34 +87,58 @@ impl ReferenceCache {
         Self { folder: folder.into() }
     }
 
-    /// Statistics of a set, from the cache where it has them; `progress` hears of pictures done.
+    /// What is known of a reference: read, taken from the cache, or measured; `progress` hears of pictures done.
     ///
-    /// A file of the cache that cannot be read is made anew.
-    pub fn statistics(
+    /// Of an archive with statistics and pictures, as ADM's, the moments are the archive's and the features those of
+    /// its pictures.
+    pub fn reference(
         &self,
-        set: &PictureSet,
+        source: &Source,
         network: &Inception,
         dims: Dims,
         batch: usize,
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Statistics, Error> {
-        let path = self.path(set, network, dims)?;
-        if path.exists()
-            && let Ok(known) = Statistics::load(&path)
-            && (known.dims(), known.count()) == (dims.count(), set.len() as u64)
-        {
-            progress(set.len());
-            return Ok(known);
+    ) -> Result<Measured, Error> {
+        match source {
+            Source::Pictures(pictures) => self.measured(pictures, network, dims, batch, progress),
+            Source::Saved(path) => load(path, &Identity::of_network(network, dims)),
+            Source::Statistics(path) => {
+                let published = Published::read(path, dims)?;
+                let sample = match published.has_pictures && network.reaches(dims) {
+                    true => {
+                        let pictures = Pictures::open(path)?;
+                        self.measured(&pictures, network, dims, batch, progress)?.sample
+                    }
+                    false => None,
+                };
+                let (moments, spatial) = (published.moments, published.spatial);
+                Ok(Measured { moments, spatial, sample, inception_score: None })
+            }
         }
-        let statistics = measure(set, Meter::new(network, dims), batch, progress)?.finish()?.statistics;
-        statistics.save(&path)?;
-        Ok(statistics)
     }
 
-    fn path(&self, set: &PictureSet, network: &Inception, dims: Dims) -> Result<PathBuf, Error> {
-        let parts = format!("{VERSION} {} {} {}", set.sha256()?, network.sha256(), dims.count());
-        let name = format!("{}-{}.safetensors", dims.count(), &sha256(parts.as_bytes())[..24]);
-        Ok(self.folder.join(name))
+    /// What is known of pictures, from the cache where it has them.
+    ///
+    /// A file of the cache that cannot be read is made anew.
+    pub fn measured(
+        &self,
+        pictures: &Pictures,
+        network: &Inception,
+        dims: Dims,
+        batch: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Measured, Error> {
+        let identity = Identity { pictures: Some(pictures.sha256()?), ..Identity::of_network(network, dims) };
+        let path = self.folder.join(identity.file_name());
+        if path.exists()
+            && let Ok(known) = load(&path, &identity)
+        {
+            progress(pictures.len());
+            return Ok(known);
+        }
+        let measured = measure(pictures, network, dims, batch, progress)?;
+        write(&path, &measured, &identity)?;
+        Ok(measured)
     }
 
     /// The folder.
@@ -57,29 +147,121 @@ impl ReferenceCache {
     }
 }
 
-/// Runs a whole set through a meter, `batch` pictures at a time; `progress` hears of pictures done.
-pub fn measure<'a>(
-    set: &PictureSet,
-    mut meter: Meter<'a>,
-    batch: usize,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Meter<'a>, Error> {
-    for start in (0..set.len()).step_by(batch.max(1)) {
-        let end = (start + batch.max(1)).min(set.len());
-        let pictures = (start..end).map(|i| set.get(i)).collect::<Result<Vec<_>, _>>()?;
-        meter.add(&pictures)?;
-        progress(end);
+/// Writes what is known of pictures, to be a reference later, with all that it depends on.
+pub fn save(
+    path: &Path,
+    measured: &Measured,
+    pictures: &Pictures,
+    network: &Inception,
+    dims: Dims,
+) -> Result<(), Error> {
+    let identity = Identity { pictures: Some(pictures.sha256()?), ..Identity::of_network(network, dims) };
+    write(path, measured, &identity)
+}
+
+/// What measured numbers depend on.
+struct Identity {
+    /// SHA-256 of the pictures; of any where there is none.
+    pictures: Option<String>,
+    weights: String,
+    resize: String,
+    dims: usize,
+}
+
+impl Identity {
+    fn of_network(network: &Inception, dims: Dims) -> Self {
+        Self {
+            pictures: None,
+            weights: network.sha256().into(),
+            resize: network.resize().to_string(),
+            dims: dims.count(),
+        }
     }
-    Ok(meter)
+
+    fn fields(&self) -> [(&'static str, String); 6] {
+        [
+            ("version", VERSION.to_string()),
+            ("weights", self.weights.clone()),
+            ("resize", self.resize.clone()),
+            ("dims", self.dims.to_string()),
+            ("features", format!("{SAMPLE} drawn by {SEED}")),
+            ("pictures", self.pictures.clone().unwrap_or_default()),
+        ]
+    }
+
+    fn file_name(&self) -> String {
+        let text: String = self.fields().iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+        format!("{}-{}.safetensors", self.dims, &sha256(text.as_bytes())[..24])
+    }
+}
+
+fn write(path: &Path, measured: &Measured, identity: &Identity) -> Result<(), Error> {
+    let mut map = TensorMap::new();
+    identity.fields().into_iter().for_each(|(name, value)| map.set_metadata(name, value));
+    insert_moments(&mut map, "", &measured.moments)?;
+    if let Some(spatial) = &measured.spatial {
+        insert_moments(&mut map, "spatial_", spatial)?;
+    }
+    if let Some(sample) = &measured.sample {
+        map.insert_f32("features", &[sample.count(), sample.dims()], sample.values())?;
+    }
+    if let Some(score) = &measured.inception_score {
+        map.insert_f64("inception_score", &[3], &[score.mean, score.deviation, score.splits as f64])?;
+    }
+    Ok(safetensors::write(path, &map)?)
+}
+
+fn insert_moments(map: &mut TensorMap, prefix: &str, moments: &Moments) -> Result<(), Error> {
+    let dims = moments.dims();
+    map.insert_f64(&format!("{prefix}mean"), &[dims], moments.mean())?;
+    map.insert_f64(&format!("{prefix}covariance"), &[dims, dims], &moments.covariance_values())?;
+    Ok(map.insert_f64(&format!("{prefix}count"), &[1], &[moments.count().unwrap_or(0) as f64])?)
+}
+
+/// Reads what [`write`] wrote, if it is what is asked for.
+fn load(path: &Path, identity: &Identity) -> Result<Measured, Error> {
+    let map = safetensors::read(path)?;
+    let fail = |reason: String| Error::File { path: path.into(), reason };
+    for (name, expected) in identity.fields() {
+        let got = map.metadata().get(name).map_or("", String::as_str);
+        if got != expected && !(name == "pictures" && identity.pictures.is_none()) {
+            return Err(fail(format!("{name}: expected {expected}, got {got}")));
+        }
+    }
+    let moments = |prefix: &str, dims: usize| -> Result<Moments, Error> {
+        let get = |part: &str| map.get(&format!("{prefix}{part}"));
+        let (mean, covariance) = (get("mean")?.to_f64(), get("covariance")?.to_f64());
+        if mean.len() != dims {
+            return Err(fail(format!("`{prefix}mean`: expected {dims} values, got {}", mean.len())));
+        }
+        let count = get("count")?.to_f64().first().map_or(0.0, |&count| count.max(0.0)) as u64;
+        Moments::new(mean, &covariance, (count > 0).then_some(count))
+    };
+    let spatial = match map.get("spatial_mean") {
+        Ok(mean) => Some(moments("spatial_", mean.to_f64().len())?),
+        Err(_) => None,
+    };
+    let sample = match map.get("features") {
+        Ok(features) => Some(Features::new(identity.dims, features.to_f32())?),
+        Err(_) => None,
+    };
+    let inception_score = match map.get("inception_score") {
+        Ok(score) => match score.to_f64()[..] {
+            [mean, deviation, splits] => Some(InceptionScore { mean, deviation, splits: splits as usize }),
+            _ => return Err(fail("`inception_score`: expected three values".into())),
+        },
+        Err(_) => None,
+    };
+    Ok(Measured { moments: moments("", identity.dims)?, spatial, sample, inception_score })
 }
 
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
     use mgnt_data::synthetic;
-    use mgnt_weights::{TensorMap, safetensors};
 
     use super::*;
+    use crate::Resize;
 
     /// The layers up to the first pooling, with weights that differ from each other.
     fn stem(path: &Path) -> Inception {
@@ -101,28 +283,58 @@ mod tests {
         Inception::load(path, &Device::flex()).unwrap()
     }
 
+    fn draw(folder: &Path, file: u64, drawing: u64) {
+        synthetic::draw(1, drawing, 16, 7).unwrap().save_png(&folder.join(format!("{file}.png"))).unwrap();
+    }
+
     #[test]
     fn a_reference_is_measured_once_and_again_when_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let network = stem(&folder.path().join("w.safetensors"));
         let source = folder.path().join("pictures");
-        let draw = |number: u64| synthetic::draw(1, number, 16, 7).unwrap();
-        (0..3).for_each(|i| draw(i).save_png(&source.join(format!("{i}.png"))).unwrap());
+        (0..3).for_each(|i| draw(&source, i, i));
         let cache = ReferenceCache::new(folder.path().join("cache"));
         let files = || std::fs::read_dir(cache.folder()).unwrap().count();
-        let statistics = |seen: &mut Vec<usize>| {
-            let set = PictureSet::open(&source).unwrap();
-            cache.statistics(&set, &network, Dims::D64, 2, &mut |done| seen.push(done)).unwrap()
+        let measured = |network: &Inception, seen: &mut Vec<usize>| {
+            let source = Source::open(&source).unwrap();
+            cache.reference(&source, network, Dims::D64, 2, &mut |done| seen.push(done)).unwrap()
         };
         let mut seen = Vec::new();
-        let first = statistics(&mut seen);
-        assert_eq!((first.count(), files(), seen), (3, 1, vec![2, 3]));
+        let first = measured(&network, &mut seen);
+        assert_eq!((first.moments.count(), files(), seen), (Some(3), 1, vec![2, 3]));
+        assert_eq!(first.sample.as_ref().unwrap().count(), 3);
         let mut seen = Vec::new();
-        let again = statistics(&mut seen);
-        assert_eq!((again.mean(), files(), seen), (first.mean(), 1, vec![3]));
+        assert_eq!(measured(&network, &mut seen), first);
+        assert_eq!((files(), seen), (1, vec![3]));
 
-        draw(9).save_png(&source.join("0.png")).unwrap();
-        assert_ne!(statistics(&mut Vec::new()).mean(), first.mean());
+        draw(&source, 0, 9);
+        assert_ne!(measured(&network, &mut Vec::new()).moments.mean(), first.moments.mean());
         assert_eq!(files(), 2);
+        let network = network.with_resize(Resize::Tf1);
+        measured(&network, &mut Vec::new());
+        assert_eq!(files(), 3);
+    }
+
+    #[test]
+    fn a_saved_file_is_held_against_the_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = stem(&folder.path().join("w.safetensors"));
+        let source = folder.path().join("pictures");
+        (0..3).for_each(|i| draw(&source, i, i));
+        let pictures = Pictures::open(&source).unwrap();
+        let measured = measure(&pictures, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        let path = folder.path().join("reference.safetensors");
+        save(&path, &measured, &pictures, &network, Dims::D64).unwrap();
+        let cache = ReferenceCache::new(folder.path().join("cache"));
+        let again = |network: &Inception, dims: Dims| {
+            let source = Source::open(&path).unwrap();
+            assert!(source.kind().contains("saved"));
+            cache.reference(&source, network, dims, 2, &mut |_| {}).map_err(|e| e.to_string())
+        };
+        assert_eq!(again(&network, Dims::D64).unwrap(), measured);
+        assert!(again(&network, Dims::D192).unwrap_err().contains("dims: expected 192, got 64"));
+        let network = network.with_resize(Resize::Tf1);
+        assert!(again(&network, Dims::D64).unwrap_err().contains("resize: expected tf1, got pytorch-fid"));
+        assert!(Source::open(&path).unwrap().thinned(2).is_err());
     }
 }

@@ -1,10 +1,15 @@
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-/// Every choice that a number depends on.
+use crate::meter::{SAMPLE, SEED};
+use crate::{Dims, Error, Inception, Measured, Resize, frechet_distance, kernel_distance, neighbours};
+
+/// Every choice that the numbers depend on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Protocol {
+    /// Version of mgnt.
+    pub mgnt: String,
     /// Dimensions of the features.
     pub dims: usize,
     /// File name of the network's weights.
@@ -12,103 +17,359 @@ pub struct Protocol {
     /// SHA-256 of that file.
     pub weights_sha256: String,
     /// How pictures become the network's input.
-    pub resize: String,
+    pub resize: Resize,
     /// What the reference is.
-    pub real: String,
-    /// Pictures in it.
-    pub real_count: u64,
+    pub real: Side,
     /// What is measured.
-    pub fake: String,
-    /// Pictures in it.
-    pub fake_count: u64,
-    /// How classes were chosen, where pictures were generated.
-    pub classes: Option<String>,
-    /// Seed, where pictures were generated.
-    pub seed: Option<u64>,
-    /// Model schedule and cache, where pictures were generated.
-    pub strategy: Option<String>,
+    pub fake: Side,
+    /// How the pictures were generated, where they were.
+    pub generation: Option<Generation>,
+    /// What the kernel distance is, where there is one.
+    pub kernel: Option<String>,
+    /// What precision, recall, density and coverage are, where there are any.
+    pub neighbours: Option<String>,
+    /// Of which pictures those two are.
+    pub compared: Option<String>,
 }
 
-/// A measured distance.
+/// One of the two sets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Side {
+    /// The file or folder.
+    pub path: String,
+    /// What it is, in words.
+    pub kind: String,
+    /// SHA-256 that changes with any picture.
+    pub sha256: String,
+    /// Pictures in it, where that is known.
+    pub pictures: Option<u64>,
+}
+
+/// How pictures were generated.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Generation {
+    /// SHA-256 of the transformer's weights.
+    pub model_sha256: String,
+    /// SHA-256 of the tokenizer's weights.
+    pub tokenizer_sha256: String,
+    /// Seed; sample i draws from the seed and i alone.
+    pub seed: u64,
+    /// `balanced`: all in turn; `drawn`: each with the same chance.
+    pub classes: String,
+    /// Number of classes.
+    pub class_count: usize,
+    /// Sub-model of each iteration, for people.
+    pub schedule: String,
+    /// The whole strategy, as RON.
+    pub strategy: String,
+    /// Type of the transformer's matrices, keys and values.
+    pub dtype: String,
+    /// Kind of device.
+    pub device: String,
+    /// Pictures decoded together, which changes nothing beyond rounding.
+    pub batch: usize,
+}
+
+/// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Frechet distance.
     pub fid: f64,
     /// The part of it that the means alone make.
     pub fid_of_means: f64,
-    /// Inception Score of what is measured: mean and deviation over 10 splits, where the weights reach the logits.
-    pub inception_score: Option<[f64; 2]>,
-    /// What it depends on.
+    /// Frechet distance of the spatial features, as ADM's evaluator has it, where both sides have them.
+    pub sfid: Option<f64>,
+    /// Inception Score of what is measured, where the weights reach the logits.
+    pub inception_score: Option<Spread>,
+    /// Kernel distance, where features of both sides are known.
+    pub kid: Option<Spread>,
+    /// Improved precision, k = 3.
+    pub precision: Option<f64>,
+    /// Improved recall, k = 3.
+    pub recall: Option<f64>,
+    /// Density, k = 5.
+    pub density: Option<f64>,
+    /// Coverage, k = 5.
+    pub coverage: Option<f64>,
+    /// What they depend on.
     pub protocol: Protocol,
     /// What a reader must know before comparing.
     pub warnings: Vec<String>,
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let p = &self.protocol;
-        writeln!(f, "FID-{}  {:.4}  ({:.4} of it from the means)", p.dims, self.fid, self.fid_of_means)?;
-        if let Some([mean, deviation]) = self.inception_score {
-            writeln!(f, "IS      {mean:.3} +- {deviation:.3}")?;
-        }
-        writeln!(f, "real    {} pictures of {}", p.real_count, p.real)?;
-        writeln!(f, "fake    {} pictures of {}", p.fake_count, p.fake)?;
-        if let (Some(classes), Some(seed), Some(strategy)) = (&p.classes, p.seed, &p.strategy) {
-            writeln!(f, "        classes {classes}, seed {seed}, {strategy}")?;
-        }
-        writeln!(f, "weights {} (sha256 {:.12})", p.weights, p.weights_sha256)?;
-        writeln!(f, "resize  {}", p.resize)
-    }
+/// A mean and the population deviation of what it is the mean of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The deviation.
+    pub deviation: f64,
 }
 
 /// Below this many samples the distance is strongly biased upward.
 const FEW: u64 = 10_000;
 
 impl Protocol {
+    /// The protocol of two sets under a network.
+    pub fn new(network: &Inception, dims: Dims, real: Side, fake: Side) -> Self {
+        let name = network.path().file_name().unwrap_or_default();
+        Self {
+            mgnt: env!("CARGO_PKG_VERSION").into(),
+            dims: dims.count(),
+            weights: name.to_string_lossy().into_owned(),
+            weights_sha256: network.sha256().into(),
+            resize: network.resize(),
+            real,
+            fake,
+            generation: None,
+            kernel: None,
+            neighbours: None,
+            compared: None,
+        }
+    }
+
     /// What a reader must know before comparing.
     pub fn warnings(&self) -> Vec<String> {
-        Self::warnings_for(self.dims, self.real_count, self.fake_count)
+        Self::warnings_for(self.dims, self.real.pictures, self.fake.pictures)
     }
 
     /// The same for any numbers of pictures.
-    pub fn warnings_for(dims: usize, real: u64, fake: u64) -> Vec<String> {
+    pub fn warnings_for(dims: usize, real: Option<u64>, fake: Option<u64>) -> Vec<String> {
         let mut warnings = Vec::new();
-        let fewest = real.min(fake);
-        if fewest < FEW {
-            warnings
-                .push(format!("only {fewest} pictures: FID is biased upward; published numbers use 50,000"));
+        if let Some(fewest) = real.into_iter().chain(fake).min().filter(|&fewest| fewest < FEW) {
+            warnings.push(format!(
+                "ONLY {fewest} PICTURES: below {FEW} FID is strongly biased upward; published numbers use 50,000"
+            ));
         }
         if dims < 2048 {
             warnings.push(format!(
-                "{dims} dimensions: this number compares only with others of the same weights and dimensions, \
-                 and with no published one"
+                "{dims} dimensions: these numbers compare only with others of the same weights, dimensions and \
+                 numbers of pictures, and with none that is published"
             ));
         }
         warnings
     }
 }
 
+impl Report {
+    /// Measures two sets against each other.
+    pub fn new(real: &Measured, fake: &Measured, mut protocol: Protocol) -> Result<Self, Error> {
+        let distance = frechet_distance(&real.moments, &fake.moments)?;
+        let sfid = match (&real.spatial, &fake.spatial) {
+            (Some(real), Some(fake)) => Some(frechet_distance(real, fake)?.distance),
+            _ => None,
+        };
+        let (mut kid, mut near) = (None, None);
+        if let (Some(real), Some(fake)) = (&real.sample, &fake.sample) {
+            // Both need more pictures than the largest k; fewer leave the fields empty.
+            if real.count().min(fake.count()) > 5 {
+                let distance = kernel_distance(real, fake, SEED)?;
+                protocol.kernel = Some(format!(
+                    "unbiased, (x.y / d + 1)^3, mean and deviation of {} subsets of {} pictures of each side, drawn \
+                     without replacement (seed {SEED})",
+                    distance.subsets, distance.size
+                ));
+                protocol.neighbours = Some(
+                    "precision and recall: k = 3 (Kynkaanniemi et al. 2019); density and coverage: k = 5 (Naeem et \
+                     al. 2020)"
+                        .into(),
+                );
+                protocol.compared = Some(format!(
+                    "{} real and {} fake; of more than {SAMPLE}, as many are drawn (seed {SEED})",
+                    real.count(),
+                    fake.count()
+                ));
+                kid = Some(Spread { mean: distance.mean, deviation: distance.deviation });
+                near = Some(neighbours(real, fake)?);
+            }
+        }
+        let score = fake.inception_score.map(|s| Spread { mean: s.mean, deviation: s.deviation });
+        let warnings = protocol.warnings();
+        Ok(Self {
+            fid: distance.distance,
+            fid_of_means: distance.means,
+            sfid,
+            inception_score: score,
+            kid,
+            precision: near.map(|n| n.precision),
+            recall: near.map(|n| n.recall),
+            density: near.map(|n| n.density),
+            coverage: near.map(|n| n.coverage),
+            protocol,
+            warnings,
+        })
+    }
+
+    /// The numbers that there are, for people.
+    fn numbers(&self) -> Vec<(String, String)> {
+        let dims = self.protocol.dims;
+        let mut numbers = vec![(format!("FID-{dims}"), format!("{:.4}", self.fid))];
+        let mut add = |name: &str, value: Option<String>| {
+            numbers.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        let spread = |s: Spread, digits: usize| format!("{:.digits$} +- {:.digits$}", s.mean, s.deviation);
+        add("sFID", self.sfid.map(|v| format!("{v:.4}")));
+        add("IS", self.inception_score.map(|s| spread(s, 3)));
+        add("KID", self.kid.map(|s| spread(s, 6)));
+        add("precision", self.precision.map(|v| format!("{v:.4}")));
+        add("recall", self.recall.map(|v| format!("{v:.4}")));
+        add("density", self.density.map(|v| format!("{v:.4}")));
+        add("coverage", self.coverage.map(|v| format!("{v:.4}")));
+        numbers
+    }
+
+    /// One line of Markdown with every choice, for a page of results.
+    pub fn markdown(&self) -> String {
+        let p = &self.protocol;
+        let numbers: Vec<String> =
+            self.numbers().iter().map(|(name, value)| format!("{name} **{value}**")).collect();
+        let mut line = format!("- {}: {} against {}; ", numbers.join(", "), p.fake, p.real);
+        if let Some(g) = &p.generation {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                line,
+                "classes {} of {}, seed {}, schedule {}, strategy `{}`, {} on {}, batch {}, model {:.12}, tokenizer \
+                 {:.12}; ",
+                g.classes,
+                g.class_count,
+                g.seed,
+                g.schedule,
+                g.strategy,
+                g.dtype,
+                g.device,
+                g.batch,
+                g.model_sha256,
+                g.tokenizer_sha256
+            );
+        }
+        let _ = write!(line, "{} (sha256 {:.12}), resize {}", p.weights, p.weights_sha256, p.resize);
+        for (name, choice) in
+            [("KID", &p.kernel), ("neighbours", &p.neighbours), ("KID and neighbours of", &p.compared)]
+        {
+            if let Some(choice) = choice {
+                let _ = write!(line, "; {name}: {choice}");
+            }
+        }
+        let _ = write!(line, "; mgnt {}", p.mgnt);
+        for warning in &self.warnings {
+            let _ = write!(line, "; **{warning}**");
+        }
+        line
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pictures {
+            Some(count) => write!(f, "{count} pictures of {}", self.path)?,
+            None => write!(f, "{}", self.path)?,
+        }
+        write!(f, " ({}, sha256 {:.12})", self.kind, self.sha256)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let p = &self.protocol;
+        for (name, value) in self.numbers() {
+            write!(f, "{name:<10} {value}")?;
+            if name.starts_with("FID") {
+                write!(f, "  ({:.4} of it from the means)", self.fid_of_means)?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "real       {}", p.real)?;
+        writeln!(f, "fake       {}", p.fake)?;
+        if let Some(g) = &p.generation {
+            writeln!(
+                f,
+                "           classes {} of {}, seed {}, schedule {}, {} on {}",
+                g.classes, g.class_count, g.seed, g.schedule, g.dtype, g.device
+            )?;
+            writeln!(f, "           {}", g.strategy)?;
+        }
+        writeln!(f, "weights    {} (sha256 {:.12})", p.weights, p.weights_sha256)?;
+        writeln!(f, "resize     {}", p.resize)?;
+        for (name, choice) in [("KID", &p.kernel), ("neighbours", &p.neighbours), ("compared", &p.compared)] {
+            if let Some(choice) = choice {
+                writeln!(f, "{name:<10} {choice}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use mgnt_weights::{TensorMap, safetensors};
+
     use super::*;
+    use crate::{Activations, Meter};
+
+    fn side(path: &str, pictures: Option<u64>) -> Side {
+        Side { path: path.into(), kind: "pictures".into(), sha256: "0123456789abcdef".into(), pictures }
+    }
 
     #[test]
     fn few_pictures_and_partial_features_are_named() {
-        let protocol = |dims, count| Protocol {
-            dims,
-            weights: "w".into(),
-            weights_sha256: String::new(),
-            resize: String::new(),
-            real: "a".into(),
-            real_count: count,
-            fake: "b".into(),
-            fake_count: 50_000,
-            classes: None,
-            seed: None,
-            strategy: None,
+        let of = |dims, count| Protocol::warnings_for(dims, count, Some(50_000));
+        assert!(of(2048, Some(50_000)).is_empty() && of(2048, None).is_empty());
+        let both = of(768, Some(400));
+        assert!(both[0].contains("ONLY 400") && both[1].contains("compare only with"), "{both:?}");
+    }
+
+    fn network(folder: &Path) -> Inception {
+        let path = folder.join("none.safetensors");
+        safetensors::write(&path, &TensorMap::new()).unwrap();
+        Inception::load(&path, &burn::tensor::Device::flex()).unwrap()
+    }
+
+    fn measured(count: usize, shift: f32, spatial: bool) -> Measured {
+        let mut meter = Meter::new(Dims::D64, count);
+        // Of another count, other pictures: the kernel distance of copies would be below zero.
+        let features = (0..count * 64).map(|i| (((i + count) * i % 977) as f32).sin() + shift).collect();
+        let spatial = spatial.then(|| (0..count * 3).map(|i| (i as f32).cos()).collect());
+        meter.add(&Activations { features, spatial, logits: None }).unwrap();
+        meter.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out_and_every_choice_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let protocol = || {
+            Protocol::new(&network(folder.path()), Dims::D64, side("data/val", None), side("made", Some(20)))
         };
-        assert!(protocol(2048, 50_000).warnings().is_empty());
-        let both = protocol(768, 400).warnings();
-        assert!(both[0].contains("only 400") && both[1].contains("compares only with"), "{both:?}");
+        let (real, fake) = (measured(30, 0.0, true), measured(20, 0.2, true));
+        let whole = Report::new(&real, &fake, protocol()).unwrap();
+        assert!(whole.fid > 0.0 && whole.kid.unwrap().mean > 0.0 && whole.sfid.is_some());
+        assert!(whole.inception_score.is_none());
+        let line = whole.markdown();
+        for part in [
+            "FID-64 **",
+            "sFID",
+            "KID",
+            "coverage",
+            "20 pictures of made",
+            "data/val",
+            "none.safetensors",
+            "resize pytorch-fid",
+            "100 subsets of 20",
+            "k = 3",
+            "30 real and 20 fake",
+            "compare only with",
+            "ONLY 20",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+        assert!(!line.contains('\n') && !line.contains("IS **"));
+
+        let statistics = Measured { sample: None, spatial: None, ..real.clone() };
+        let part = Report::new(&statistics, &fake, protocol()).unwrap();
+        assert_eq!((part.fid, part.sfid, part.kid, part.coverage), (whole.fid, None, None, None));
+        assert!(part.protocol.kernel.is_none() && !part.to_string().contains("KID"));
+        let few = Report::new(&real, &measured(4, 0.2, true), protocol()).unwrap();
+        assert!(few.kid.is_none() && few.precision.is_none());
     }
 }

@@ -1,17 +1,65 @@
-use std::path::Path;
-
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
-use mgnt_weights::{TensorMap, safetensors};
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, Par};
 
 use crate::Error;
+
+/// Mean and covariance, as published files have them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    mean: Vec<f64>,
+    covariance: Mat<f64>,
+    count: Option<u64>,
+}
+
+impl Moments {
+    /// Moments from a mean, a covariance `[dims, dims]` and the number of samples, where that is known.
+    pub fn new(mean: Vec<f64>, covariance: &[f64], count: Option<u64>) -> Result<Self, Error> {
+        let dims = mean.len();
+        if dims == 0 || covariance.len() != dims * dims {
+            return Err(Error::input("covariance", format!("{dims} x {dims} values"), covariance.len()));
+        }
+        if mean.iter().chain(covariance).any(|value| !value.is_finite()) {
+            return Err(Error::input("mean and covariance", "numbers", "one that is infinite or none"));
+        }
+        // Symmetric but for the rounding of who made it.
+        let covariance =
+            Mat::from_fn(dims, dims, |i, j| 0.5 * (covariance[i * dims + j] + covariance[j * dims + i]));
+        Ok(Self { mean, covariance, count })
+    }
+
+    /// Number of features.
+    pub fn dims(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// The mean.
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
+    /// The covariance, row by row.
+    pub fn covariance_values(&self) -> Vec<f64> {
+        let dims = self.dims();
+        (0..dims * dims).map(|i| self.covariance[(i / dims, i % dims)]).collect()
+    }
+
+    pub(crate) fn covariance(&self) -> &Mat<f64> {
+        &self.covariance
+    }
+
+    /// Samples that they were taken of, where that is known.
+    pub fn count(&self) -> Option<u64> {
+        self.count
+    }
+}
 
 /// Mean and covariance of features, streamed in f64.
 #[derive(Debug, Clone)]
 pub struct Statistics {
     count: u64,
     mean: Vec<f64>,
-    /// Sum of outer products of differences from the mean, row-major (and symmetric).
+    /// Sum of outer products of differences from the mean; what lies above the diagonal is not kept.
     scatter: Mat<f64>,
 }
 
@@ -31,11 +79,6 @@ impl Statistics {
         self.count
     }
 
-    /// The mean.
-    pub fn mean(&self) -> &[f64] {
-        &self.mean
-    }
-
     /// Adds samples, `features [n, dims]` row by row.
     ///
     /// Chan's pairwise update: the scatter of the batch about its own mean, plus that of the two means.
@@ -52,7 +95,17 @@ impl Statistics {
                 batch[(i, j)] -= mean[j];
             }
         }
-        matmul(self.scatter.as_mut(), Accum::Add, batch.transpose(), batch.as_ref(), 1.0, Par::rayon(0));
+        triangular::matmul(
+            self.scatter.as_mut(),
+            BlockStructure::TriangularLower,
+            Accum::Add,
+            batch.transpose(),
+            BlockStructure::Rectangular,
+            batch.as_ref(),
+            BlockStructure::Rectangular,
+            1.0,
+            Par::rayon(0),
+        );
         let (before, new) = (self.count as f64, rows as f64);
         let shift = Mat::from_fn(dims, 1, |j, _| mean[j] - self.mean[j]);
         let weight = before * new / (before + new);
@@ -63,43 +116,12 @@ impl Statistics {
         self.count += rows as u64;
     }
 
-    /// Sample covariance, with n - 1.
-    pub fn covariance(&self) -> Mat<f64> {
+    /// Mean and sample covariance, with n - 1.
+    pub fn moments(&self) -> Moments {
         let scale = 1.0 / (self.count.max(2) - 1) as f64;
-        Mat::from_fn(self.dims(), self.dims(), |i, j| self.scatter[(i, j)] * scale)
-    }
-
-    /// Statistics from a mean and a covariance, both as published files have them.
-    pub fn from_moments(mean: &[f64], covariance: MatRef<f64>, count: u64) -> Self {
-        let scale = (count.max(2) - 1) as f64;
-        let scatter = Mat::from_fn(mean.len(), mean.len(), |i, j| covariance[(i, j)] * scale);
-        Self { count, mean: mean.to_vec(), scatter }
-    }
-
-    /// Writes count, mean and scatter, exactly.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let dims = self.dims();
-        let scatter: Vec<f64> = (0..dims * dims).map(|i| self.scatter[(i / dims, i % dims)]).collect();
-        let mut map = TensorMap::new();
-        map.insert_f64("count", &[1], &[self.count as f64])?;
-        map.insert_f64("mean", &[dims], &self.mean)?;
-        map.insert_f64("scatter", &[dims, dims], &scatter)?;
-        Ok(safetensors::write(path, &map)?)
-    }
-
-    /// Reads what [`Self::save`] wrote.
-    pub fn load(path: &Path) -> Result<Self, Error> {
-        let map = safetensors::read(path)?;
-        let mean = map.get("mean")?.to_f64();
-        let scatter = map.get("scatter")?;
-        let dims = mean.len();
-        if scatter.shape() != [dims, dims] || map.get("count")?.shape() != [1] {
-            let expected = format!("a scatter of {dims} x {dims}");
-            return Err(Error::input("statistics file", expected, format!("{:?}", scatter.shape())));
-        }
-        let count = map.get("count")?.to_f64()[0] as u64;
-        let scatter = scatter.to_f64();
-        Ok(Self { count, mean, scatter: Mat::from_fn(dims, dims, |i, j| scatter[i * dims + j]) })
+        let covariance =
+            Mat::from_fn(self.dims(), self.dims(), |i, j| self.scatter[(i.max(j), i.min(j))] * scale);
+        Moments { mean: self.mean.clone(), covariance, count: Some(self.count) }
     }
 }
 
@@ -116,7 +138,7 @@ mod tests {
         parts.add(&features[..3]);
         parts.add(&features[3..30]);
         parts.add(&features[30..]);
-        assert_eq!((whole.count(), parts.count()), (20, 20));
+        assert_eq!((whole.count(), parts.moments().count()), (20, Some(20)));
         let direct = |i: usize, j: usize| -> f64 {
             let column = |c: usize| (0..20).map(move |r| r * 3 + c);
             let mean = |c: usize| column(c).map(|at| f64::from(features[at])).sum::<f64>() / 20.0;
@@ -126,16 +148,21 @@ mod tests {
                 .map(|(a, b)| (f64::from(features[a]) - mi) * (f64::from(features[b]) - mj));
             products.sum::<f64>() / 19.0
         };
+        let (whole, parts) = (whole.moments().covariance_values(), parts.moments().covariance_values());
         for i in 0..3 {
             for j in 0..3 {
-                assert!((whole.covariance()[(i, j)] - direct(i, j)).abs() < 1e-12);
-                assert!((parts.covariance()[(i, j)] - direct(i, j)).abs() < 1e-12);
+                assert!((whole[i * 3 + j] - direct(i, j)).abs() < 1e-12);
+                assert!((parts[i * 3 + j] - direct(i, j)).abs() < 1e-12);
             }
         }
-        let file = tempfile::tempdir().unwrap();
-        let path = file.path().join("s.safetensors");
-        parts.save(&path).unwrap();
-        let again = Statistics::load(&path).unwrap();
-        assert_eq!((again.count(), again.mean(), again.covariance()), (20, parts.mean(), parts.covariance()));
+    }
+
+    #[test]
+    fn moments_that_cannot_be_are_refused() {
+        assert!(Moments::new(vec![0.0; 2], &[0.0; 3], None).is_err());
+        assert!(Moments::new(vec![0.0, f64::NAN], &[0.0; 4], None).is_err());
+        assert!(Moments::new(vec![], &[], None).is_err());
+        let made = Moments::new(vec![0.0; 2], &[1.0, 2.0, 4.0, 1.0], None).unwrap();
+        assert_eq!(made.covariance_values(), [1.0, 3.0, 3.0, 1.0]);
     }
 }

@@ -56,6 +56,9 @@ pub enum Error {
     /// The tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] mgnt_tokenizer::Error),
+    /// Measures of pictures.
+    #[error(transparent)]
+    Eval(#[from] mgnt_eval::Error),
     /// Files.
     #[error(transparent)]
     Weights(#[from] mgnt_weights::Error),

@@ -2,10 +2,10 @@
 //!
 //! A [`Recipe`] (or [`TokenizerRecipe`]) is the RON file that describes a run. [`TransformerTask`] and
 //! [`TokenizerTask`] say what one step computes; [`run`](run()) is the step-counted loop around both: learning rate,
-//! clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data, masks and dropout are pure functions of seed
-//! and step, so a run that was stopped and resumed gives the same weights as one that was not.
+//! clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data, masks and dropout are pure
+//! functions of seed and step, so a run that was stopped and resumed gives the same weights as one that was not.
 //!
-//! Start with [`run()`], and with [`objective`] for the mathematics.
+//! Start with [`run()`], and with [`objective`] and [`tokenizer`] for the mathematics.
 
 mod checkpoint;
 mod ema;
@@ -21,7 +21,7 @@ mod recipe;
 mod run;
 mod task;
 mod teller;
-mod tokenizer_task;
+pub mod tokenizer;
 mod transformer_task;
 pub mod watch;
 
@@ -31,8 +31,8 @@ pub use error::Error;
 pub use event::{Event, Line, Warning, Watcher};
 pub use forecast::{Forecast, Memory};
 pub use optimizer::learning_rate;
-pub use recipe::{Optimization, Precision, Recipe, TokenizerRecipe, parse_with_overrides};
+pub use recipe::{Optimization, Precision, Recipe, parse_with_overrides};
 pub use run::{Outcome, RunOptions, run};
 pub use task::{Description, Figures, PartOutput, Task};
-pub use tokenizer_task::TokenizerTask;
+pub use tokenizer::{TokenizerRecipe, TokenizerTask};
 pub use transformer_task::TransformerTask;

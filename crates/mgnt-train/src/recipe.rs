@@ -4,7 +4,6 @@ use std::path::Path;
 
 use mgnt_data::TokenStoreInfo;
 use mgnt_model::{ModelConfig, Nesting, Norm};
-use mgnt_tokenizer::ImageTokenizerConfig;
 use mgnt_weights::directory;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -120,32 +119,8 @@ pub enum Precision {
     Bf16,
 }
 
-/// A run of the image tokenizer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenizerRecipe {
-    /// Sizes of the tokenizer; the picture size must be the store's.
-    pub tokenizer: ImageTokenizerConfig,
-    /// Weight of the absolute error of the pictures.
-    pub l1_weight: f64,
-    /// Weight of the squared error of the pictures.
-    pub l2_weight: f64,
-    /// Weight of the codebook's distance to the latents.
-    pub codebook_weight: f64,
-    /// Weight of the latents' distance to their codes.
-    pub commitment_weight: f64,
-    /// Weight of the entropy loss.
-    pub entropy_weight: f64,
-    /// Steps between revivals of codes unused since the last one; 0 is never.
-    pub revive_every: usize,
-    /// Last step of revivals, so that the codebook settles.
-    pub revive_until: usize,
-    /// Optimisation.
-    pub optimization: Optimization,
-}
-
 impl Optimization {
-    fn validate(&self) -> Result<(), Error> {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
         let counts = [
             ("batch", self.batch),
             ("steps", self.steps),
@@ -213,27 +188,11 @@ impl Recipe {
     }
 }
 
-impl TokenizerRecipe {
-    /// Checks every value.
-    pub fn validate(&self) -> Result<(), Error> {
-        self.tokenizer.validate()?;
-        let weights = [
-            ("l1_weight", self.l1_weight),
-            ("l2_weight", self.l2_weight),
-            ("codebook_weight", self.codebook_weight),
-            ("commitment_weight", self.commitment_weight),
-            ("entropy_weight", self.entropy_weight),
-        ];
-        in_ranges(&weights.map(|(field, value)| (field, value, 0.0, 1e6)))?;
-        self.optimization.validate()
-    }
-}
-
 fn wrong(field: &str, expected: impl ToString, got: impl ToString) -> Error {
     Error::Recipe { field: field.into(), expected: expected.to_string(), got: got.to_string() }
 }
 
-fn in_ranges(ranges: &[(&str, f64, f64, f64)]) -> Result<(), Error> {
+pub(crate) fn in_ranges(ranges: &[(&str, f64, f64, f64)]) -> Result<(), Error> {
     match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
         Some((field, value, low, high)) => Err(wrong(field, format!("{low} to {high}"), value)),
         None => Ok(()),
@@ -273,6 +232,7 @@ where
 mod tests {
     use super::*;
     use crate::Forecast;
+    use crate::TokenizerRecipe;
 
     fn configs() -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image")

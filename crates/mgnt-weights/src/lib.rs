@@ -3,7 +3,8 @@
 //! A [`TensorMap`] is what every file of weights, tokens or statistics becomes: names, types, shapes, bytes.
 //! [`safetensors`] reads and writes the files, [`directory`] the pair `config.ron` + `model.safetensors` that a
 //! trained model is, and [`atomic`] makes sure that nothing is ever left half-written.
-//! [`flax`] and [`torch`] read checkpoints that others published, without trusting them; [`read`] tells which is which.
+//! [`flax`], [`torch`] and [`npz`] read files that others published, without trusting them; [`read`] tells which
+//! checkpoint is which.
 //! With the feature `module`, [`module`] moves tensors between a map and a Burn module.
 //! Nothing here knows the name of any model.
 //!
@@ -17,6 +18,7 @@ mod format;
 mod limits;
 #[cfg(feature = "module")]
 pub mod module;
+pub mod npz;
 pub mod safetensors;
 mod tensor_map;
 pub mod torch;

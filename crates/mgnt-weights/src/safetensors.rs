@@ -1,6 +1,6 @@
 //! The safetensors format, through the `safetensors` crate.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -79,9 +79,30 @@ pub fn to_bytes(map: &TensorMap, path: &Path) -> Result<Vec<u8>, Error> {
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(invalid)?;
-    let metadata: Option<HashMap<String, String>> = (!map.metadata().is_empty())
-        .then(|| map.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect());
-    safetensors::serialize(views, metadata).map_err(invalid)
+    let mut bytes = safetensors::serialize(views, None).map_err(invalid)?;
+    if !map.metadata().is_empty() {
+        let free = serde_json::to_string(map.metadata()).map_err(|e| Error::Format {
+            path: path.into(),
+            format: FORMAT,
+            reason: e.to_string(),
+        })?;
+        add_metadata(&mut bytes, &free);
+    }
+    Ok(bytes)
+}
+
+/// Puts the free text into the header. The `safetensors` crate would write it in the order of a hash map, which is
+/// another one in every process.
+fn add_metadata(bytes: &mut Vec<u8>, free: &str) {
+    let (length, rest) = bytes.split_at(size_of::<u64>());
+    let length = length.iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+    let entries = rest[1..length].trim_ascii_end();
+    let comma = if entries == b"}" { "" } else { "," };
+    let mut header = [format!("{{\"__metadata__\":{free}{comma}").as_bytes(), entries].concat();
+    // Data begins at a multiple of eight.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let start = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    bytes.splice(..size_of::<u64>() + length, start);
 }
 
 fn dtype_of(dtype: Dtype) -> Option<DType> {
@@ -131,6 +152,23 @@ mod tests {
         let path = folder.path().join("x.safetensors");
         write(&path, &sample()).unwrap();
         assert_eq!(read(&path).unwrap(), sample());
+    }
+
+    #[test]
+    fn free_text_is_in_order_and_data_begins_at_a_multiple_of_eight() {
+        let path = Path::new("x");
+        for mut map in [sample(), TensorMap::new()] {
+            for (key, value) in [("z", "last"), ("a", "first \"quoted\""), ("m", "")] {
+                map.set_metadata(key, value);
+            }
+            let bytes = to_bytes(&map, path).unwrap();
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+            assert!(length.is_multiple_of(8));
+            let text = String::from_utf8_lossy(&bytes[8..]);
+            let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
+            assert!(at("a") < at("m") && at("m") < at("z"));
+            assert_eq!(from_bytes(&bytes, path).unwrap(), map);
+        }
     }
 
     #[test]

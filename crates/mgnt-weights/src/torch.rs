@@ -1,6 +1,7 @@
-//! PyTorch's checkpoints (`.bin`, `.pt`, `.pth`): what `torch.save` writes since PyTorch 1.6.
+//! PyTorch's checkpoints (`.bin`, `.pt`, `.pth`): what `torch.save` writes since PyTorch 1.6, and what it wrote
+//! before (`torch/legacy.rs`).
 //!
-//! A file is a zip archive: `<folder>/data.pkl` says, as a Python pickle, which tensors there are, and
+//! A file of today is a zip archive: `<folder>/data.pkl` says, as a Python pickle, which tensors there are, and
 //! `<folder>/data/<key>` holds the values. The pickle is read by a machine that knows dictionaries, lists, numbers,
 //! texts and tensors, and nothing that could run: see `torch/pickle.rs`. Names are the keys joined with `.`; whatever
 //! is no tensor (a step counter, a learning rate) is left out. Of `{"state_dict": {…}}` take what is
@@ -14,6 +15,7 @@
 
 #[cfg(test)]
 mod assembler;
+mod legacy;
 mod pickle;
 mod program;
 mod strided;
@@ -29,6 +31,7 @@ use zip::read::{ArchiveOffset, Config};
 
 use crate::limits::{Budget, Found, Reason, quoted, shown};
 use crate::{Error, TensorMap};
+use program::Program;
 use strided::StridedTensor;
 
 const FORMAT: &str = "PyTorch";
@@ -49,11 +52,16 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
 }
 
 fn tensors(bytes: &[u8]) -> Result<TensorMap, Reason> {
+    if legacy::starts(bytes) {
+        return legacy::tensors(bytes);
+    }
     let mut budget = Budget::of_file(bytes.len());
     let mut archive = Archive::open(bytes)?;
     archive.check_byte_order(&mut budget)?;
     let program = archive.read("data.pkl", &mut budget)?;
-    let mut tensors = pickle::tensors(&program, &mut budget)?;
+    let outcome =
+        pickle::run(&mut Program::new(&program), &mut budget).map_err(|e| format!("`data.pkl`, {e}"))?;
+    let mut tensors = outcome.tensors(&mut budget)?;
     // One storage is in memory at a time: those who share it come after each other.
     tensors.sort_by(|(_, a), (_, b)| a.storage.key.cmp(b.storage.key));
     let mut found = Found::default();
@@ -102,7 +110,7 @@ struct Archive<'a> {
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self, Reason> {
         if !bytes.starts_with(b"PK") {
-            return Err(not_a_zip(bytes).into());
+            return Err("it is neither a zip archive nor in PyTorch's old format".into());
         }
         // PyTorch puts nothing before the archive, so no need to look for its start.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
@@ -159,17 +167,6 @@ impl<'a> Archive<'a> {
             got if got == length => Ok(bytes),
             _ => Err(damaged(format!("it does not have the announced {size} bytes"))),
         }
-    }
-}
-
-/// What a file is that is no zip archive.
-fn not_a_zip(bytes: &[u8]) -> &'static str {
-    /// The number by which PyTorch's old format starts, as a pickle of protocol 2.
-    const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
-    if bytes.starts_with(OLD_MAGIC) {
-        "it is in PyTorch's old format (before 1.6), which is not read: load it in PyTorch and save it again"
-    } else {
-        "it is not a zip archive"
     }
 }
 
@@ -262,10 +259,8 @@ mod tests {
 
     #[test]
     fn archives_that_torch_save_did_not_write() {
-        assert!(refused(b"").contains("not a zip"));
+        assert!(refused(b"").contains("neither a zip"));
         assert!(refused(b"PK\x03\x04").contains("damaged"));
-        let old = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02";
-        assert!(refused(old).contains("old format"));
         let store = |entries: &[(&str, &[u8])]| zipped(CompressionMethod::Stored, entries);
         assert!(refused(&store(&[("x/y/data.pkl", b"}.")])).contains("no `data.pkl`"));
         assert!(refused(&store(&[("x/data.pkl", b"}."), ("y/data.pkl", b"}.")])).contains("more than one"));

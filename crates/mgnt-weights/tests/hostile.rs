@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mgnt_weights::{Error, TensorMap, flax, safetensors, torch};
+use mgnt_weights::{Error, TensorMap, flax, npz, safetensors, torch};
 use zip::write::{SimpleFileOptions, ZipWriter};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -388,8 +388,16 @@ fn hostile_torch() {
         .map(|(_, p)| p.clone())
         .collect();
     let index = |rng: &mut Rng| if rng.below(16) == 0 { 2 } else { rng.below(2) };
+    let old = golden("torch/legacy.pth");
     run("pt", torch::parse, |rng| {
         let which = index(rng);
+        // The old format, which has no archive around; its first pickle, by which it is known, is mostly left whole.
+        if rng.below(4) == 0 {
+            let kept = if rng.below(16) == 0 { 0 } else { 15 };
+            let mut rest = old[kept..].to_vec();
+            damage(&mut rest, &pickles, None, rng);
+            return [&old[..kept], &rest].concat();
+        }
         match rng.below(8) {
             // The archive itself, all of it or its index.
             kind @ 0..3 => {
@@ -476,6 +484,86 @@ fn hostile_safetensors() {
             damage(&mut bytes, &seeds[..1], None, rng);
         }
         bytes
+    });
+}
+
+/// Reads what an evaluation would: statistics of the shapes that it expects, and pictures piece by piece.
+fn statistics(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
+    let mut archive = npz::Archive::new(Cursor::new(bytes), path)?;
+    let mut map = TensorMap::new();
+    let expected = [
+        ("mu", &[3][..]),
+        ("sigma", &[2, 3]),
+        ("sigma_fortran", &[2, 3]),
+        ("single", &[2]),
+        ("labels", &[2]),
+        ("scalar", &[]),
+        ("arr_0", &[2, 1, 2, 3]),
+    ];
+    for (name, shape) in expected {
+        if let Ok(tensor) = archive.array(name).and_then(|array| array.read(shape)) {
+            assert_eq!(tensor.shape(), shape);
+            map.insert(name, tensor);
+        }
+    }
+    let mut pictures = archive.array("arr_0")?;
+    let mut piece = [0; 6];
+    for _ in 0..64 {
+        if pictures.next(&mut piece).is_err() {
+            break;
+        }
+    }
+    Ok(map)
+}
+
+#[test]
+fn hostile_npz() {
+    let archives = [golden("npz/numpy.npz"), golden("npz/numpy_compressed.npz")];
+    let parts: Vec<_> = archives.iter().map(|bytes| entries(bytes)).collect();
+    let arrays: Vec<Vec<u8>> = parts[0].iter().map(|(_, array)| array.clone()).collect();
+    const WORDS: [&[u8]; 12] = [
+        b"'descr'",
+        b"'shape'",
+        b"'fortran_order'",
+        b"True",
+        b"False",
+        b"(",
+        b")",
+        b", ",
+        b"'<f8'",
+        b"'|u1'",
+        b"18446744073709551615",
+        b"4294967296",
+    ];
+    run("npz", statistics, |rng| {
+        let which = rng.below(2);
+        match rng.below(8) {
+            // The archive itself, all of it or its index.
+            kind @ 0..3 => {
+                let mut bytes = archives[which].clone();
+                damage(&mut bytes, &archives, (kind == 2).then_some(700), rng);
+                bytes
+            }
+            // Damaged arrays, or headers of our making, in an archive that is whole.
+            kind => {
+                let mut contents = parts[which].clone();
+                let method =
+                    if rng.below(2) == 0 { CompressionMethod::Stored } else { CompressionMethod::Deflated };
+                for (_, array) in &mut contents {
+                    if kind > 5 {
+                        let mut text = b"{".to_vec();
+                        (0..rng.small(6)).for_each(|_| text.extend(rng.pick(&WORDS)));
+                        text.push(b'}');
+                        let end = array.len().min(128);
+                        let length = (text.len() as u16).to_le_bytes();
+                        array.splice(..end, [&b"\x93NUMPY\x01\0"[..], &length, &text].concat());
+                    } else if rng.below(2) == 0 {
+                        damage(array, &arrays, None, rng);
+                    }
+                }
+                archive(&contents, method)
+            }
+        }
     });
 }
 

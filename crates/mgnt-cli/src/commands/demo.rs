@@ -10,6 +10,7 @@ use mgnt_data::{Picture, PictureStore, PrepareOptions, TokenStore, prepare, synt
 use mgnt_decode::{Ledger, Strategy};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
+use mgnt_train::tokenizer::Networks;
 use mgnt_train::{
     Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
     has_checkpoint, run as train,
@@ -103,7 +104,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     eprintln!("2/5 training the tokenizer");
     let tokenizer_run = out.join("tokenizer");
-    let mut task = TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), &device)?;
+    let mut task =
+        TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), Networks::default(), &device)?;
     let optimization = &tokenizer_recipe.optimization;
     let options = RunOptions {
         device: &device,

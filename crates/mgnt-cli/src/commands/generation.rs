@@ -1,8 +1,9 @@
 //! From classes to pictures: what `generate`, `eval-fid` and `demo` share.
 
 use burn::tensor::Device;
+use clap::ValueEnum;
 use mgnt_data::Picture;
-use mgnt_decode::{Decoder, Ledger, Plan, Snapshot};
+use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 
@@ -50,6 +51,11 @@ impl<'a> Generator<'a> {
         self.decode(self.decoder(classes, first))
     }
 
+    /// As [`Self::batch`], without the pictures.
+    pub fn tokens(&self, classes: &[usize], first: usize) -> anyhow::Result<Decoded> {
+        Ok(self.decoder(classes, first).run()?)
+    }
+
     /// As [`Self::batch`], with a canvas an iteration: the first samples side by side, masked cells veiled.
     pub fn watched(&self, classes: &[usize], first: usize) -> anyhow::Result<(Batch, Vec<Canvas>)> {
         let mut seen = Vec::new();
@@ -87,7 +93,8 @@ impl<'a> Generator<'a> {
         Ok(Batch { tokens: decoded.tokens, pictures, ledger: decoded.ledger })
     }
 
-    fn pictures(&self, tokens: &[Vec<u16>]) -> anyhow::Result<Vec<Picture>> {
+    /// Pictures of tokens.
+    pub fn pictures(&self, tokens: &[Vec<u16>]) -> anyhow::Result<Vec<Picture>> {
         let size = self.tokenizer.config().size;
         let pictures = self.tokenizer.pictures(tokens, self.device)?;
         pictures.into_iter().map(|rgb| Ok(Picture::new(size, size, rgb)?)).collect()
@@ -131,4 +138,61 @@ pub fn check_class(all: usize, class: Option<usize>) -> anyhow::Result<()> {
 pub fn classes(all: usize, class: Option<usize>, count: usize) -> anyhow::Result<Vec<usize>> {
     check_class(all, class)?;
     Ok((0..count).map(|i| class.unwrap_or(i % all)).collect())
+}
+
+/// How the classes of many samples are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClassChoice {
+    /// All in turn, so that each is there as often
+    Balanced,
+    /// Each sample's by itself, all with the same chance
+    Drawn,
+}
+
+impl std::fmt::Display for ClassChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Balanced => "balanced",
+            Self::Drawn => "drawn",
+        })
+    }
+}
+
+/// Stream of a sample's random numbers that its class is drawn from; its iterations have the lower ones.
+const CLASS_STREAM: usize = u32::MAX as usize;
+
+impl ClassChoice {
+    /// Class of each of `count` samples of a model with `all` classes.
+    pub fn of(self, all: usize, seed: u64, count: usize) -> Vec<usize> {
+        (0..count)
+            .map(|i| match self {
+                Self::Balanced => i % all,
+                Self::Drawn => {
+                    let uniform = Noise::new(seed).stream(i as u64, CLASS_STREAM).at(&[0])[0].token;
+                    ((uniform * all as f64) as usize).min(all - 1)
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balanced_classes_are_as_many_and_drawn_ones_nearly() {
+        let counts = |choice: ClassChoice, seed: u64| {
+            let mut counts = [0u32; 5];
+            choice.of(5, seed, 5000).into_iter().for_each(|class| counts[class] += 1);
+            counts
+        };
+        assert_eq!(counts(ClassChoice::Balanced, 1), [1000; 5]);
+        let drawn = counts(ClassChoice::Drawn, 1);
+        // A deviation of 28.
+        assert!(drawn.iter().all(|&n| (860..1140).contains(&n)) && drawn != [1000; 5], "{drawn:?}");
+        // A sample's class does not depend on how many there are.
+        assert_eq!(ClassChoice::Drawn.of(5, 1, 40)[..10], ClassChoice::Drawn.of(5, 1, 10));
+        assert_ne!(ClassChoice::Drawn.of(5, 1, 40), ClassChoice::Drawn.of(5, 2, 40));
+    }
 }

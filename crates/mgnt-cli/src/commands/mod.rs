@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_against_torch;
+pub mod bench_evaluation;
 mod bench_train;
 pub mod demo;
 pub mod devices;

@@ -9,14 +9,14 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use mgnt_decode::{Strategy, search};
-use mgnt_eval::{Dims, Inception, Meter, Protocol, ReferenceCache, Statistics, frechet_distance};
+use mgnt_eval::{Dims, Inception, Moments, Protocol, ReferenceCache, Resize, Statistics, frechet_distance};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use mgnt_weights::directory::{read_ron, write_ron};
 use serde::{Deserialize, Serialize};
 
-use super::eval_fid::{parse_dims, real_pictures, statistics_folder};
+use super::eval_fid::{network, parse_dims, real_source, statistics_folder};
 use super::generation::{Generator, classes};
 use super::print_json;
 use super::strategy::StrategyArguments;
@@ -34,7 +34,7 @@ pub struct Arguments {
     /// The tokenizer's model directory
     #[arg(long, value_name = "DIR")]
     tokenizer: PathBuf,
-    /// Real pictures: a packed store, or a folder of pictures
+    /// The reference: a packed store, a folder of pictures, or statistics, as `eval-fid --real` takes them
     #[arg(long, value_name = "DIR")]
     real: PathBuf,
     /// Take at most this many real pictures, evenly over them [default: all]
@@ -105,12 +105,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
-    let network = Inception::load(&arguments.weights, &device)?;
-    let real = real_pictures(&arguments.real, arguments.real_samples)?;
+    let network = network(&arguments.weights, Resize::default(), arguments.compute.device, &device)?;
+    let real = real_source(&arguments.real, arguments.real_samples)?;
     let named = named(&arguments, &model)?;
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
     let batch = usize::from(arguments.batch);
-    let reference = cache.statistics(&real, &network, arguments.dims, batch, &mut |_| {})?;
+    let reference = cache.reference(&real, &network, arguments.dims, batch, &mut |_| {})?.moments;
     let world = {
         let file = |folder: &PathBuf| {
             mgnt_data::manifest::sha256_of_file(&folder.join(mgnt_weights::directory::WEIGHTS))
@@ -189,7 +189,7 @@ struct Sweep<'a> {
     model: &'a NestedTransformer,
     tokenizer: &'a ImageTokenizer,
     network: &'a Inception,
-    reference: &'a Statistics,
+    reference: &'a Moments,
     world: String,
     rows: Vec<Row>,
 }
@@ -251,7 +251,7 @@ impl Sweep<'_> {
             (plan.flops() as f64 / 1e9, plan.baseline_flops() as f64 / plan.flops() as f64);
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
-        let mut meter = Meter::new(self.network, arguments.dims);
+        let mut statistics = Statistics::new(arguments.dims.count());
         let progress = bar(classes.len(), "pictures");
         let size = usize::from(arguments.batch);
         let mut seconds = 0.0;
@@ -259,11 +259,10 @@ impl Sweep<'_> {
             let clock = Instant::now();
             let batch = generator.batch(chunk, first)?;
             seconds += clock.elapsed().as_secs_f64();
-            meter.add(&batch.pictures)?;
+            statistics.add(&self.network.activations(&batch.pictures, arguments.dims)?.features);
             progress.inc(chunk.len() as u64);
         }
         progress.finish_and_clear();
-        let measured = meter.finish()?.statistics;
         Ok(Row {
             name: name.into(),
             schedule: strategy.models.to_string(),
@@ -272,7 +271,7 @@ impl Sweep<'_> {
             dims: arguments.dims.count(),
             gflops,
             less_compute,
-            fid: frechet_distance(self.reference, &measured)?.distance,
+            fid: frechet_distance(self.reference, &statistics.moments())?.distance,
             images_per_second: classes.len() as f64 / seconds,
             strategy: text,
             world: self.world.clone(),
@@ -319,7 +318,7 @@ impl Sweep<'_> {
             .collect();
         atomic::write_bytes(&out.join("front.svg"), front(&points, &format!("FID-{dims}"))?.as_bytes())?;
         let (real, fake) = (self.reference.count(), u64::from(samples));
-        for warning in Protocol::warnings_for(dims, real, fake) {
+        for warning in Protocol::warnings_for(dims, real, Some(fake)) {
             tracing::warn!("{warning}");
         }
         if self.arguments.json {

@@ -1,18 +1,47 @@
 //! `mgnt train-tokenizer`: a packed store becomes an image tokenizer.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
-use mgnt_tokenizer::ImageTokenizer;
-use mgnt_train::{TokenizerRecipe, TokenizerTask, parse_with_overrides};
+use mgnt_eval::{Dims, Inception};
+use mgnt_train::parse_with_overrides;
+use mgnt_train::tokenizer::{Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask};
 
+use super::eval_fid::parse_dims;
 use super::samples::rebuilt;
 use super::training::TrainingArguments;
+use crate::failure::bad_use;
 
 /// Arguments of `mgnt train-tokenizer`.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
     training: TrainingArguments,
+    #[command(flatten)]
+    networks: NetworkArguments,
+}
+
+/// Weights of other networks, which look at the pictures.
+#[derive(Args)]
+#[command(next_help_heading = "Networks that look at the pictures")]
+struct NetworkArguments {
+    /// Weights of the perceptual loss: VGG-16 (torchvision's names) and LPIPS' linear layers, in one file or one after
+    /// the other [default: the features of --inception]
+    #[arg(long, value_name = "FILE")]
+    perceptual: Vec<PathBuf>,
+    /// Weights of the Inception network, as eval-fid takes them: for rFID at validations, and for the perceptual loss
+    /// where --perceptual is not given
+    #[arg(long, value_name = "FILE")]
+    inception: Option<PathBuf>,
+    /// Dimensions of the features for rFID: 64, 192, 768 or 2048
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims)]
+    dims: Dims,
+    /// Validation pictures for rFID, at most; 0 takes none
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    rfid_pictures: usize,
 }
 
 /// Trains the tokenizer.
@@ -22,8 +51,42 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let store = PictureStore::open(training.data()?)?;
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
     let device = training.home()?.open()?;
-    let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
+    let networks = arguments.networks.open(&recipe, &device)?;
+    if networks.perceptual.is_some() && training.devices.len() > 1 {
+        return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
+    }
+    let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
     let shown = held_out.as_ref().unwrap_or(&store);
-    let draw = |tokenizer: &ImageTokenizer| rebuilt(tokenizer, shown, &device);
+    let draw = |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, shown, &device);
     training.run(&mut task, &recipe.optimization, &recipe, &device, Some(Box::new(draw)))
+}
+
+impl NetworkArguments {
+    fn open(&self, recipe: &TokenizerRecipe, device: &Device) -> anyhow::Result<Networks> {
+        let inception = self.inception.as_ref().map(|path| Inception::load(path, device)).transpose()?;
+        if let Some(network) = &inception
+            && self.rfid_pictures > 0
+            && !network.reaches(self.dims)
+        {
+            let (file, dims) = (network.path().display(), self.dims.count());
+            return Err(bad_use(format!(
+                "{file} does not reach features of {dims} dimensions; --dims says which"
+            )));
+        }
+        let inception = inception.map(Arc::new);
+        let perceptual = if recipe.perceptual_weight == 0.0 {
+            None
+        } else if !self.perceptual.is_empty() {
+            Some(Perceptual::lpips(&self.perceptual, device)?)
+        } else if let Some(network) = &inception {
+            Some(Perceptual::inception(network.clone()))
+        } else {
+            return Err(bad_use(
+                "the recipe's perceptual_weight needs --perceptual or --inception; perceptual_weight=0 goes without",
+            ));
+        };
+        let rfid = inception.filter(|_| self.rfid_pictures > 0);
+        let rfid = rfid.map(|network| Rfid { network, dims: self.dims, pictures: self.rfid_pictures });
+        Ok(Networks { perceptual, rfid })
+    }
 }

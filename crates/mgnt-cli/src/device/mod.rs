@@ -85,6 +85,11 @@ impl DeviceWord {
         matches!(self, Self::Cpu | Self::Ndarray)
     }
 
+    /// The word without a number.
+    pub fn kind(self) -> &'static str {
+        if self == Self::Cpu { "cpu" } else { self.feature() }
+    }
+
     fn feature(self) -> &'static str {
         match self {
             Self::Cpu => "flex",
@@ -134,6 +139,16 @@ impl Dtype {
     fn of(device: &Device) -> Vec<Self> {
         let all = [Self::F32, Self::Bf16, Self::F16].into_iter();
         all.filter(|&dtype| device.supports_dtype(FloatDType::from(dtype))).collect()
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        })
     }
 }
 

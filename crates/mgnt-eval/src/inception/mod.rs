@@ -1,5 +1,5 @@
 mod network;
 mod resize;
 
-pub use network::{Dims, Inception};
-pub use resize::resize;
+pub use network::{Activations, Dims, Inception};
+pub use resize::Resize;

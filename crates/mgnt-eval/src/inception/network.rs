@@ -1,14 +1,16 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::activation::relu;
 use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
+use mgnt_data::Picture;
 use mgnt_data::manifest::sha256_of_file;
-use mgnt_weights::{TensorMap, safetensors};
+use mgnt_weights::TensorMap;
 use rayon::prelude::*;
 
-use super::resize::{SIDE, resize};
+use super::resize::{Resize, SIDE};
 use crate::Error;
 
 /// Which features are taken: spatial means after a layer.
@@ -44,6 +46,35 @@ impl Dims {
     }
 }
 
+/// Channels of `Mixed_6d` that make the spatial features of ADM's evaluator, 17 x 17 of each.
+const SPATIAL_CHANNELS: usize = 7;
+
+/// What the network says of some pictures.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Activations {
+    /// Features `[n, dims]`.
+    pub features: Vec<f32>,
+    /// Spatial features `[n, 2023]`: the first seven channels after `Mixed_6d`, 17 x 17 x 7, as ADM's evaluator
+    /// takes them for sFID; where the network comes past that layer.
+    pub spatial: Option<Vec<f32>>,
+    /// Logits `[n, 1008]` without the last layer's bias, as torch-fidelity's Inception Score takes them; of the
+    /// features of 2048 dimensions, where the weights have that layer.
+    pub logits: Option<Vec<f32>>,
+}
+
+impl Activations {
+    /// Adds what it says of further pictures.
+    pub fn extend(&mut self, more: Self) {
+        let join = |a: &mut Option<Vec<f32>>, b: Option<Vec<f32>>| match (a, b) {
+            (Some(a), Some(b)) => a.extend(b),
+            (a, b) => *a = b,
+        };
+        self.features.extend(more.features);
+        join(&mut self.spatial, more.spatial);
+        join(&mut self.logits, more.logits);
+    }
+}
+
 /// Batch norm's epsilon of this network.
 const NORM_EPSILON: f64 = 1e-3;
 
@@ -51,9 +82,12 @@ const NORM_EPSILON: f64 = 1e-3;
 /// as the weights reach.
 #[derive(Debug)]
 pub struct Inception {
-    tensors: TensorMap,
-    layers: std::collections::BTreeMap<String, Folded>,
+    layers: BTreeMap<String, Folded>,
+    /// `[classes, 2048]`.
+    classifier: Option<Tensor<2>>,
     device: Device,
+    resize: Resize,
+    side_by_side: bool,
     path: PathBuf,
     sha256: String,
 }
@@ -66,11 +100,24 @@ struct Folded {
 }
 
 impl Inception {
-    /// Reads a safetensors file with the names of the PyTorch port; it may end at any layer. Asking for features
-    /// that lie behind that is an error then.
+    /// Reads weights with the names of the PyTorch port, as a PyTorch checkpoint (of either format) or safetensors;
+    /// they may end at any layer. Asking for features that lie behind that is an error then.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
         let sha256 = sha256_of_file(path)?;
-        Self::from_tensors(safetensors::read(path)?, path, sha256, device)
+        Self::from_tensors(mgnt_weights::read(path)?, path, sha256, device)
+    }
+
+    /// The same network with another way from pictures to its input.
+    pub fn with_resize(mut self, resize: Resize) -> Self {
+        self.resize = resize;
+        self
+    }
+
+    /// The same network, that gives each thread a part of a batch: for processors, where one operation alone leaves
+    /// threads idle.
+    pub fn side_by_side(mut self) -> Self {
+        self.side_by_side = true;
+        self
     }
 
     fn from_tensors(tensors: TensorMap, path: &Path, sha256: String, device: &Device) -> Result<Self, Error> {
@@ -78,12 +125,32 @@ impl Inception {
             .iter()
             .filter_map(|(name, _)| Some(name.strip_suffix(".conv.weight")?.to_owned()))
             .collect();
-        let mut layers = std::collections::BTreeMap::new();
+        let mut layers = BTreeMap::new();
         for name in names {
             let folded = fold(&tensors, &name, device)?;
             layers.insert(name, folded);
         }
-        Ok(Self { tensors, layers, device: device.clone(), path: path.into(), sha256 })
+        let classifier = match tensors.get("fc.weight") {
+            Ok(weight) => match *weight.shape() {
+                [classes, 2048] => {
+                    Some(Tensor::<2>::from_data(TensorData::new(weight.to_f32(), [classes, 2048]), device))
+                }
+                _ => {
+                    let got = format!("{:?}", weight.shape());
+                    return Err(Error::input("fc.weight", "[classes, 2048]", got));
+                }
+            },
+            Err(_) => None,
+        };
+        Ok(Self {
+            layers,
+            classifier,
+            device: device.clone(),
+            resize: Resize::default(),
+            side_by_side: false,
+            path: path.into(),
+            sha256,
+        })
     }
 
     /// The file of the weights.
@@ -94,6 +161,11 @@ impl Inception {
     /// SHA-256 of that file.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// How pictures become the input.
+    pub fn resize(&self) -> Resize {
+        self.resize
     }
 
     /// Whether the weights reach these features.
@@ -107,35 +179,47 @@ impl Inception {
         self.layers.contains_key(last)
     }
 
-    /// Features `[n, dims]` of pictures given as bytes `[height, width, 3]`, row by row.
-    pub fn features(&self, pictures: &[(&[u8], usize, usize)], dims: Dims) -> Result<Vec<f32>, Error> {
-        if let Some((rgb, width, height)) =
-            pictures.iter().find(|(rgb, w, h)| rgb.len() != w * h * 3 || rgb.is_empty())
-        {
-            return Err(Error::input("picture", format!("{width} x {height} x 3 bytes"), rgb.len()));
+    /// An error that names the first tensor that is missing, where the weights do not reach these features.
+    pub fn require(&self, dims: Dims) -> Result<(), Error> {
+        if self.reaches(dims) {
+            return Ok(());
         }
-        let input: Vec<f32> = pictures
-            .par_iter()
-            .flat_map_iter(|&(rgb, width, height)| {
-                resize(rgb, width, height).into_iter().map(|v| 2.0 * v - 1.0)
-            })
-            .collect();
-        let input = TensorData::new(input, [pictures.len(), 3, SIDE, SIDE]);
-        values(self.forward(Tensor::from_data(input, &self.device), dims)?)
+        let dot = Picture::new(1, 1, vec![0; 3])?;
+        self.together(&[dot], dims).map(drop)
     }
 
-    /// Logits `[n, 1008]` of features `[n, 2048]`, without the last layer's bias, as torch-fidelity's Inception
-    /// Score takes them; `None` where the weights lack that layer.
-    pub fn logits(&self, features: &[f32]) -> Result<Option<Vec<f32>>, Error> {
-        let Ok(weight) = self.tensors.get("fc.weight") else { return Ok(None) };
-        let [classes, width] = *weight.shape() else {
-            return Err(Error::input("fc.weight", "two dimensions", format!("{:?}", weight.shape())));
+    /// What the network says of pictures, of any sizes.
+    pub fn activations(&self, pictures: &[Picture], dims: Dims) -> Result<Activations, Error> {
+        let threads = rayon::current_num_threads();
+        if !self.side_by_side || threads == 1 || pictures.len() < 2 {
+            return self.together(pictures, dims);
+        }
+        let parts: Vec<Activations> = pictures
+            .par_chunks(pictures.len().div_ceil(threads))
+            .map(|part| self.together(part, dims))
+            .collect::<Result<_, _>>()?;
+        Ok(parts.into_iter().fold(Activations::default(), |mut all, part| {
+            all.extend(part);
+            all
+        }))
+    }
+
+    fn together(&self, pictures: &[Picture], dims: Dims) -> Result<Activations, Error> {
+        let input: Vec<f32> = pictures
+            .par_iter()
+            .flat_map_iter(|picture| self.resize.apply(picture.rgb(), picture.width(), picture.height()))
+            .collect();
+        let input = TensorData::new(input, [pictures.len(), 3, SIDE, SIDE]);
+        let said = self.forward(Tensor::from_data(input, &self.device), dims)?;
+        let logits = match (&self.classifier, dims) {
+            (Some(weight), Dims::D2048) => Some(said.features.clone().matmul(weight.clone().transpose())),
+            _ => None,
         };
-        let weight: Tensor<2> =
-            Tensor::from_data(TensorData::new(weight.to_f32(), [classes, width]), &self.device);
-        let features = TensorData::new(features.to_vec(), [features.len() / width.max(1), width]);
-        let logits = Tensor::<2>::from_data(features, &self.device).matmul(weight.transpose());
-        Ok(Some(values(logits)?))
+        Ok(Activations {
+            features: values(said.features)?,
+            spatial: said.spatial.map(values).transpose()?,
+            logits: logits.map(values).transpose()?,
+        })
     }
 
     /// Maps `[n, channels, h, w]` after the layers that features are taken from, in the order of [`Dims`] and as far as
@@ -144,19 +228,28 @@ impl Inception {
         let mut maps: Vec<Tensor<4>> = Vec::new();
         for stage in Dims::ALL.into_iter().filter(|&stage| self.reaches(stage)) {
             let input = maps.last().unwrap_or(&x).clone();
-            maps.push(self.stage(stage, input, stage)?);
+            maps.push(self.stage(stage, input, stage, &mut None)?);
         }
         Ok(maps)
     }
 
-    /// Spatial means `[n, dims]` for an input `[n, 3, 299, 299]` in -1 to 1.
-    fn forward(&self, x: Tensor<4>, dims: Dims) -> Result<Tensor<2>, Error> {
-        let stages = Dims::ALL.into_iter().filter(|&stage| stage <= dims);
-        Ok(mean(stages.into_iter().try_fold(x, |x, stage| self.stage(stage, x, dims))?))
+    /// What the network says of an input `[n, 3, 299, 299]` in -1 to 1.
+    fn forward(&self, x: Tensor<4>, dims: Dims) -> Result<Said, Error> {
+        let mut spatial = None;
+        let mut stages = Dims::ALL.into_iter().filter(|&stage| stage <= dims);
+        let last = stages.try_fold(x, |x, stage| self.stage(stage, x, dims, &mut spatial))?;
+        Ok(Said { features: mean(last), spatial: spatial.map(first_channels) })
     }
 
     /// The layers behind the stage before, up to those that give the features of `stage`; `dims` is for errors.
-    fn stage(&self, stage: Dims, mut x: Tensor<4>, dims: Dims) -> Result<Tensor<4>, Error> {
+    /// On the way past `Mixed_6d` its map goes to `spatial`.
+    fn stage(
+        &self,
+        stage: Dims,
+        mut x: Tensor<4>,
+        dims: Dims,
+        spatial: &mut Option<Tensor<4>>,
+    ) -> Result<Tensor<4>, Error> {
         let run =
             |name: &str, x: Tensor<4>, stride: usize, same: bool| self.conv(name, x, stride, same, dims);
         match stage {
@@ -193,6 +286,9 @@ impl Inception {
                         ],
                     ];
                     x = self.mixed(block, x, &branches, average_pool, dims)?;
+                    if block == "Mixed_6d" {
+                        *spatial = Some(x.clone());
+                    }
                 }
                 Ok(x)
             }
@@ -286,10 +382,30 @@ impl Inception {
         if inputs != channels {
             return Err(Error::input("Inception weights", format!("{name} with {channels} inputs"), inputs));
         }
+        // Any other kernel would make maps of sizes that do not go together.
+        let kernel_fits = if same { height % 2 + width % 2 == 2 } else { (height, width) == (3, 3) };
+        if !kernel_fits || height.max(width) > 7 {
+            let expected = format!("{name} with a kernel of this network");
+            return Err(Error::input("Inception weights", expected, format!("{height} x {width}")));
+        }
         let padding = if same { [height / 2, width / 2] } else { [0, 0] };
         let options = ConvOptions::new([stride, stride], padding, [1, 1], 1);
         Ok(relu(conv2d(x, layer.weight.clone(), Some(layer.bias.clone()), options)))
     }
+}
+
+/// Tensors of the layers that are asked for.
+struct Said {
+    /// `[n, dims]`.
+    features: Tensor<2>,
+    /// `[n, 2023]`.
+    spatial: Option<Tensor<2>>,
+}
+
+/// The spatial features `[n, rows x columns x 7]`: the channels of each place side by side, as TensorFlow has them.
+fn first_channels(x: Tensor<4>) -> Tensor<2> {
+    let [batch, _, height, width] = x.dims();
+    x.narrow(1, 0, SPATIAL_CHANNELS).permute([0, 2, 3, 1]).reshape([batch, height * width * SPATIAL_CHANNELS])
 }
 
 /// `bn(conv(x)) = conv'(x) + b'`, in f64.
@@ -349,7 +465,7 @@ fn values(tensor: Tensor<2>) -> Result<Vec<f32>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use mgnt_weights::{DType, NamedTensor};
+    use mgnt_weights::{DType, NamedTensor, safetensors};
 
     use super::*;
 
@@ -406,7 +522,8 @@ mod tests {
         let network =
             Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
         let image = case.get("small_32x48/image_u8").unwrap();
-        let pictures = [(image.bytes(), image.shape()[1], image.shape()[0])];
+        let picture = Picture::new(image.shape()[1], image.shape()[0], image.bytes().to_vec()).unwrap();
+        let pictures = [picture];
         let close = |got: &[f32], name: &str| {
             let expected = case.get(&format!("small_32x48/{name}")).unwrap().to_f32();
             let worst =
@@ -414,11 +531,24 @@ mod tests {
             assert!(got.len() == expected.len() && worst < 1e-4, "{name}: {worst}");
         };
         for dims in [Dims::D64, Dims::D192, Dims::D768] {
-            close(&network.features(&pictures, dims).unwrap(), &format!("features_{}", dims.count()));
+            let said = network.activations(&pictures, dims).unwrap();
+            assert_eq!((said.spatial.is_some(), said.logits), (dims == Dims::D768, None));
+            close(&said.features, &format!("features_{}", dims.count()));
         }
-        let pool = network.features(&pictures, Dims::D2048).unwrap();
-        close(&pool, "pool_2048");
-        close(&network.logits(&pool).unwrap().unwrap(), "logits_unbiased");
+        let said = network.activations(&pictures, Dims::D2048).unwrap();
+        close(&said.features, "pool_2048");
+        close(&said.logits.unwrap(), "logits_unbiased");
+        assert_eq!(said.spatial.unwrap().len(), 2023);
+    }
+
+    #[test]
+    fn spatial_features_have_the_channels_of_a_place_side_by_side() {
+        let values: Vec<f32> = (0..2 * 9 * 4).map(|i| i as f32).collect();
+        let x = Tensor::<4>::from_data(TensorData::new(values, [2, 9, 2, 2]), &Device::flex());
+        let got = super::values(first_channels(x)).unwrap();
+        assert_eq!(got.len(), 2 * 28);
+        assert_eq!(got[..8], [0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 1.0]);
+        assert_eq!(got[28], 36.0);
     }
 
     /// The maps of a file that ends after `Mixed_6e` are three, with the means that are its features.
@@ -431,13 +561,14 @@ mod tests {
         let network =
             Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
         let rgb: Vec<u8> = (0..SIDE * SIDE * 3).map(|i| (i * 7 % 251) as u8).collect();
-        let input: Vec<f32> = resize(&rgb, SIDE, SIDE).into_iter().map(|v| 2.0 * v - 1.0).collect();
+        let input = Resize::PytorchFid.apply(&rgb, SIDE, SIDE);
         let input = Tensor::from_data(TensorData::new(input, [1, 3, SIDE, SIDE]), &Device::flex());
         let maps = network.maps(input).unwrap();
         assert_eq!(maps.len(), 3);
+        let picture = [Picture::new(SIDE, SIDE, rgb).unwrap()];
         for (map, dims) in maps.into_iter().zip(Dims::ALL) {
             let means = values(mean(map)).unwrap();
-            assert_eq!(means, network.features(&[(&rgb, SIDE, SIDE)], dims).unwrap());
+            assert_eq!(means, network.activations(&picture, dims).unwrap().features);
         }
     }
 
@@ -452,14 +583,17 @@ mod tests {
         let network = Inception::load(&weights, &Device::flex()).unwrap();
         let golden = safetensors::read(&shared.join("golden.safetensors")).unwrap();
         let images = golden.get("val_images").unwrap();
-        let each = 128 * 128 * 3;
-        let got = network.features(&[(&images.bytes()[..each], 128, 128)], Dims::D768).unwrap();
+        let pictures: Vec<Picture> = (images.bytes().chunks_exact(128 * 128 * 3).take(2))
+            .map(|rgb| Picture::new(128, 128, rgb.to_vec()).unwrap())
+            .collect();
+        let together = network.activations(&pictures, Dims::D768).unwrap();
         let expected = golden.get("val_features").unwrap().to_f32();
-        let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = together.features.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-5, "{worst}");
         assert!(network.reaches(Dims::D768) && !network.reaches(Dims::D2048));
-        let error =
-            network.features(&[(&images.bytes()[..each], 128, 128)], Dims::D2048).unwrap_err().to_string();
+        let network = network.side_by_side();
+        assert_eq!(network.activations(&pictures, Dims::D768).unwrap(), together);
+        let error = network.activations(&pictures[..1], Dims::D2048).unwrap_err().to_string();
         assert!(error.contains("2048 dimensions") && error.contains("Mixed_7a"), "{error}");
     }
 

@@ -17,27 +17,38 @@ const MEMO_COST: usize = 64;
 const ITEM_COST: usize = 24;
 const KEPT_COST: usize = 72;
 
-/// The tensors of a pickle and their names.
-pub(super) fn tensors<'a>(
-    bytes: &'a [u8],
-    budget: &mut Budget,
-) -> Result<Vec<(String, StridedTensor<'a>)>, Reason> {
+/// What a pickle leaves: all that it made, and the value at its end.
+#[derive(Debug)]
+pub(super) struct Outcome<'a> {
+    pub(super) tree: Tree<'a>,
+    pub(super) root: Value<'a>,
+}
+
+impl<'a> Outcome<'a> {
+    /// The tensors and their names.
+    pub(super) fn tensors(&self, budget: &mut Budget) -> Result<Vec<(String, StridedTensor<'a>)>, Reason> {
+        let mut found = Vec::new();
+        self.tree.collect(self.root, &mut Name::new('.'), budget, &mut found)?;
+        Ok(found)
+    }
+}
+
+/// Runs a pickle up to its end; what follows it is left.
+pub(super) fn run<'a>(program: &mut Program<'a>, budget: &mut Budget) -> Result<Outcome<'a>, Reason> {
     let mut machine = Machine {
-        program: Program::new(bytes),
+        program,
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
         tree: Tree::default(),
         budget,
     };
-    let root = machine.run().map_err(|e| format!("`data.pkl`, byte {}: {e}", machine.program.at()))?;
-    let mut found = Vec::new();
-    machine.tree.collect(root, &mut Name::new('.'), machine.budget, &mut found)?;
-    Ok(found)
+    let root = machine.run().map_err(|e| format!("byte {}: {e}", machine.program.at()))?;
+    Ok(Outcome { tree: machine.tree, root })
 }
 
 struct Machine<'a, 'b> {
-    program: Program<'a>,
+    program: &'b mut Program<'a>,
     stack: Vec<Value<'a>>,
     marks: Vec<usize>,
     memo: Vec<Option<Value<'a>>>,
@@ -62,7 +73,8 @@ impl<'a> Machine<'a, '_> {
             0x80 => self.program.take(1).map(drop),
             0x95 => self.program.take(8).map(drop),
             // NONE, NEWTRUE, NEWFALSE, BINFLOAT, BINBYTES, SHORT_BINBYTES.
-            b'N' | 0x88 | 0x89 => self.push(Value::Plain),
+            b'N' => self.push(Value::Plain),
+            0x88 | 0x89 => self.push(Value::Truth(opcode == 0x88)),
             b'G' => self.plain(8),
             b'B' => self.program.u32().and_then(|length| self.plain(length)),
             b'C' => self.program.byte().and_then(|length| self.plain(length.into())),
@@ -207,11 +219,20 @@ impl<'a> Machine<'a, '_> {
         })
     }
 
-    /// `("storage", type, key, place, count)` becomes the storage that it names.
+    /// `("storage", type, key, place, count)` becomes the storage that it names. The old format has a sixth value,
+    /// none unless the storage is a part of another, which no version of PyTorch since 0.4 writes.
     fn storage(&mut self) -> Result<(), Reason> {
         let value = self.pop()?;
         match self.items(value)? {
-            &[Value::Text("storage"), Value::Global(Global::Storage(dtype)), Value::Text(key), _, count] => {
+            &[Value::Text("storage"), Value::Global(Global::Storage(dtype)), Value::Text(key), _, count]
+            | &[
+                Value::Text("storage"),
+                Value::Global(Global::Storage(dtype)),
+                Value::Text(key),
+                _,
+                count,
+                Value::Plain,
+            ] => {
                 let count = count.length()?;
                 self.push_node(Node::Storage(Storage { key, dtype, count }))
             }
@@ -341,7 +362,8 @@ mod tests {
     use crate::DType;
 
     fn run(program: &[u8]) -> Result<Vec<(String, StridedTensor<'_>)>, Reason> {
-        tensors(program, &mut Budget::of_file(program.len()))
+        let budget = &mut Budget::of_file(program.len());
+        super::run(&mut Program::new(program), budget)?.tensors(budget)
     }
 
     fn refused(program: &[u8]) -> String {

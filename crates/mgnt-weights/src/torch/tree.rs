@@ -18,8 +18,9 @@ const STEP_COST: usize = 8;
 /// What lies on the stack and in containers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Value<'a> {
-    /// Something that is never part of a tensor: none, a truth value, a float, bytes.
+    /// Something that is never part of a tensor: none, a float, bytes.
     Plain,
+    Truth(bool),
     Integer(i64),
     Text(&'a str),
     Global(Global),
@@ -112,6 +113,14 @@ impl<'a> Tree<'a> {
             Value::Node(at) => self.nodes.get_mut(at),
             _ => None,
         }
+    }
+
+    /// Every storage that is named, whether a tensor uses it or not.
+    pub(super) fn storages(&self) -> impl Iterator<Item = Storage<'a>> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Storage(storage) => Some(*storage),
+            _ => None,
+        })
     }
 
     /// Walks through everything below `value` and keeps the tensors.

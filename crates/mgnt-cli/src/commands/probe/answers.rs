@@ -2,6 +2,7 @@
 
 use anyhow::{Context, anyhow};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use mgnt_data::Picture;
 use mgnt_decode::replay::{Given, replay};
 use mgnt_decode::{CachePolicy, MaskSchedule, ModelSchedule, Strategy};
 use mgnt_eval::{Dims, Inception};
@@ -214,8 +215,9 @@ pub fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<Tenso
     if images.dtype() != mgnt_weights::DType::U8 {
         return Err(anyhow!("`images`: expected U8, got {:?}", images.dtype()));
     }
-    let views: Vec<_> =
-        images.bytes().chunks_exact((height * width * 3).max(1)).map(|rgb| (rgb, width, height)).collect();
+    let pictures = (images.bytes().chunks_exact((height * width * 3).max(1)))
+        .map(|rgb| Ok(Picture::new(width, height, rgb.to_vec())?))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let names = [
         (Dims::D64, "features_64"),
         (Dims::D192, "features_192"),
@@ -223,13 +225,15 @@ pub fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<Tenso
         (Dims::D2048, "pool_2048"),
     ];
     for (dims, name) in names.into_iter().filter(|(dims, _)| network.reaches(*dims)) {
-        let mut features = Vec::new();
-        for view in &views {
-            features.extend(network.features(std::slice::from_ref(view), dims)?);
+        let (mut features, mut logits) = (Vec::new(), Vec::new());
+        for picture in &pictures {
+            let said = network.activations(std::slice::from_ref(picture), dims)?;
+            features.extend(said.features);
+            logits.extend(said.logits.unwrap_or_default());
         }
         output.insert_f32(name, &[count, dims.count()], &features)?;
-        if let (Dims::D2048, Some(logits)) = (dims, network.logits(&features)?) {
-            output.insert_f32("logits_unbiased", &[count, logits.len() / count.max(1)], &logits)?;
+        if !logits.is_empty() {
+            output.insert_f32("logits_unbiased", &[count, logits.len() / count], &logits)?;
         }
     }
     Ok(output)

@@ -85,7 +85,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// What is probed.
 enum Probed {
-    Inception(Inception),
+    Inception(Box<Inception>),
     Transformer(Box<NestedTransformer>),
     Image(Box<ImageTokenizer>),
     Video(Box<VideoTokenizer>),
@@ -95,7 +95,7 @@ impl Probed {
     /// What a directory holds is told by which configuration parses: their fields have different names.
     fn load(arguments: &Arguments, device: &Device) -> anyhow::Result<Self> {
         if let Some(weights) = &arguments.inception {
-            return Ok(Self::Inception(Inception::load(weights, device)?));
+            return Ok(Self::Inception(Box::new(Inception::load(weights, device)?)));
         }
         let folder =
             arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;

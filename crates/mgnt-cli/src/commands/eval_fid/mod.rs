@@ -1,0 +1,256 @@
+//! `mgnt eval-fid`: generated pictures, or given ones, measured against real ones.
+
+mod run_folder;
+mod samples;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{ArgGroup, Args, ValueEnum};
+use mgnt_eval::{
+    Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, measure,
+};
+use mgnt_tokenizer::ImageTokenizer;
+use mgnt_weights::atomic;
+
+use super::generation::ClassChoice;
+use super::print_json;
+use super::strategy::StrategyArguments;
+use super::watch::bar;
+use crate::device::{Compute, DeviceWord};
+use crate::failure::bad_use;
+use samples::Keep;
+
+/// Arguments of `mgnt eval-fid`.
+#[derive(Args)]
+#[command(group = ArgGroup::new("task").required(true).multiple(true).args(["fake", "model", "save_reference"]))]
+pub struct Arguments {
+    /// The reference: a packed store, a folder of pictures, an .npz (mu and sigma of pytorch-fid or ADM, or pictures
+    /// arr_0), or a .safetensors that --save-reference wrote
+    #[arg(long, value_name = "PATH")]
+    real: PathBuf,
+    /// Take at most this many real pictures, evenly over them [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    real_samples: Option<u32>,
+    /// Pictures to measure: a packed store, a folder of pictures, or an .npz of arr_0
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["model", "tokenizer", "out", "keep"])]
+    fake: Option<PathBuf>,
+    /// In place of --fake: generate with this transformer
+    #[arg(long, value_name = "DIR", requires_all = ["tokenizer", "out"])]
+    model: Option<PathBuf>,
+    /// The tokenizer of --model
+    #[arg(long, value_name = "DIR", requires = "model")]
+    tokenizer: Option<PathBuf>,
+    /// Folder of the samples of --model and of the report; the same command continues one that was stopped or killed
+    #[arg(long, short, value_name = "DIR", requires = "model")]
+    out: Option<PathBuf>,
+    /// Pictures to generate
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(2..))]
+    samples: u32,
+    /// Classes of the samples: all in turn, or each drawn by itself
+    #[arg(long, value_enum, default_value_t = ClassChoice::Balanced)]
+    classes: ClassChoice,
+    /// Seed of the generated pictures
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Also keep the generated pictures: as PNG files, a folder a shard, or as samples.npz (arr_0, as ADM's evaluator
+    /// takes them)
+    #[arg(long, value_enum, value_name = "FORM", requires = "model")]
+    keep: Option<Keep>,
+    /// Samples that are written together, so that a kill costs fewer than these
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8_192))]
+    shard: u32,
+    #[command(flatten)]
+    strategy: StrategyArguments,
+    /// Weights of the Inception network: pt_inception-2015-12-05-6726825d.pth, or safetensors of the same names
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// Dimensions of the features: 64, 192, 768 or 2048
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims)]
+    dims: Dims,
+    /// How pictures become the network's input: pytorch-fid or tf1 (as ADM's evaluator and torch-fidelity)
+    #[arg(long, value_name = "WAY", default_value = "pytorch-fid")]
+    resize: Resize,
+    /// Pictures at a time, generated and measured; changes no number beyond rounding
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Folder that keeps the statistics of real pictures (default: the user's cache folder)
+    #[arg(long, value_name = "DIR")]
+    statistics: Option<PathBuf>,
+    /// Also write the reference to this file: .npz for others, or .safetensors for mgnt, which keeps the features too
+    #[arg(long, value_name = "FILE")]
+    save_reference: Option<PathBuf>,
+    /// Form of an .npz of --save-reference
+    #[arg(long, value_enum, default_value_t = Form::PytorchFid, requires = "save_reference")]
+    form: Form,
+    /// Also write the report to this file: JSON, or one line of Markdown where the name ends in .md
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
+    /// One JSON object on standard output instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Forms of published statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// mu and sigma
+    PytorchFid,
+    /// mu, sigma, mu_s, sigma_s, and up to 10,000 of the pictures as arr_0
+    Adm,
+}
+
+/// Dimensions as an option.
+pub fn parse_dims(word: &str) -> Result<Dims, String> {
+    let dims = word.parse().ok().and_then(Dims::from_count);
+    dims.ok_or_else(|| "expected 64, 192, 768 or 2048".into())
+}
+
+/// Measures.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let device = arguments.compute.open()?;
+    let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
+    network.require(arguments.dims)?;
+    let real = real_source(&arguments.real, arguments.real_samples)?;
+    let fake = arguments.fake.as_deref().map(Pictures::open).transpose()?;
+    let generated = match (&arguments.model, &arguments.tokenizer, &arguments.out) {
+        (Some(model), Some(tokenizer), Some(out)) => {
+            let transformer = arguments.compute.load(model, &device)?;
+            let tokenizer = (ImageTokenizer::load(tokenizer, &device)?, tokenizer.as_path());
+            Some((samples::Request::new(&arguments, (transformer, model), tokenizer, out)?, out))
+        }
+        _ => None,
+    };
+
+    let reference = reference(&arguments, &real, &network)?;
+    if let Some(path) = &arguments.save_reference {
+        save_reference(path, arguments.form, &reference, &real, &network, arguments.dims)?;
+        eprintln!("{}: the reference", path.display());
+    }
+    let real = side(&real, &reference)?;
+    if let Some(pictures) = fake {
+        let progress = bar(pictures.len(), "pictures");
+        let measured = measure(&pictures, &network, arguments.dims, arguments.batch.into(), &mut |done| {
+            progress.set_position(done as u64);
+        })?;
+        progress.finish_and_clear();
+        let fake = side(&Source::Pictures(pictures), &measured)?;
+        let report = Report::new(&reference, &measured, Protocol::new(&network, arguments.dims, real, fake))?;
+        return show(&arguments, &report);
+    }
+    if let Some((request, out)) = generated {
+        let (measured, fake, generation) = request.run(&network, arguments.dims, &device)?;
+        let mut protocol = Protocol::new(&network, arguments.dims, real, fake);
+        protocol.generation = Some(generation);
+        let report = Report::new(&reference, &measured, protocol)?;
+        atomic::write_bytes(&out.join("report.json"), &json(&report)?)?;
+        atomic::write_bytes(&out.join("report.md"), markdown(&report).as_bytes())?;
+        return show(&arguments, &report);
+    }
+    Ok(())
+}
+
+/// The network on a device: on a processor, parts of a batch side by side.
+pub fn network(
+    weights: &Path,
+    resize: Resize,
+    word: DeviceWord,
+    device: &burn::tensor::Device,
+) -> anyhow::Result<Inception> {
+    let network = Inception::load(weights, device)?.with_resize(resize);
+    Ok(if word.is_cpu() { network.side_by_side() } else { network })
+}
+
+/// The reference: all pictures of a set, or some; or statistics.
+pub fn real_source(path: &Path, samples: Option<u32>) -> anyhow::Result<Source> {
+    let source = Source::open(path)?;
+    Ok(match samples {
+        Some(samples) => source.thinned(samples as usize)?,
+        None => source,
+    })
+}
+
+/// Where statistics of real pictures are kept: the folder that is named, or the user's cache folder.
+pub fn statistics_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(folder) => Ok(folder.into()),
+        None => {
+            let cache = dirs::cache_dir().context("no cache folder is known; --statistics names one")?;
+            Ok(cache.join("mgnt/statistics"))
+        }
+    }
+}
+
+fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyhow::Result<Measured> {
+    let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
+    let length = if let Source::Pictures(pictures) = real { pictures.len() } else { 0 };
+    let progress = bar(length, "real pictures");
+    let batch = arguments.batch.into();
+    let measured = cache
+        .reference(real, network, arguments.dims, batch, &mut |done| progress.set_position(done as u64))?;
+    progress.finish_and_clear();
+    Ok(measured)
+}
+
+fn save_reference(
+    path: &Path,
+    form: Form,
+    reference: &Measured,
+    real: &Source,
+    network: &Inception,
+    dims: Dims,
+) -> anyhow::Result<()> {
+    let npz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
+    if !npz && path.extension().is_none_or(|ending| ending != "safetensors") {
+        return Err(bad_use(format!("--save-reference {}: expected .npz or .safetensors", path.display())));
+    }
+    if npz && form == Form::PytorchFid {
+        return Ok(mgnt_eval::write_pytorch_fid(path, &reference.moments)?);
+    }
+    let Source::Pictures(pictures) = real else {
+        let what = if npz { "--form adm" } else { "a .safetensors" };
+        return Err(bad_use(format!("--save-reference: {what} needs pictures, and --real has statistics")));
+    };
+    if npz {
+        mgnt_eval::write_adm(path, reference, pictures)?;
+    } else {
+        mgnt_eval::save(path, reference, pictures, network, dims)?;
+    }
+    Ok(())
+}
+
+fn side(source: &Source, measured: &Measured) -> anyhow::Result<Side> {
+    Ok(Side {
+        path: source.path().display().to_string(),
+        kind: source.kind().into(),
+        sha256: source.sha256()?,
+        pictures: measured.moments.count(),
+    })
+}
+
+fn json(report: &Report) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(report)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn markdown(report: &Report) -> String {
+    report.markdown() + "\n"
+}
+
+fn show(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
+    if let Some(path) = &arguments.report {
+        match path.extension().is_some_and(|ending| ending == "md") {
+            true => atomic::write_bytes(path, markdown(report).as_bytes())?,
+            false => atomic::write_bytes(path, &json(report)?)?,
+        }
+    }
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if arguments.json {
+        return print_json(report);
+    }
+    print!("{report}");
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! The samples of a run, shard by shard: tokens, pictures, features. What is finished is not made again.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use burn::tensor::Device;
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+use mgnt_data::Picture;
+use mgnt_data::manifest::{sha256, sha256_of_file};
+use mgnt_decode::Plan;
+use mgnt_eval::{Activations, Dims, Generation, Inception, Measured, Meter, Side};
+use mgnt_model::NestedTransformer;
+use mgnt_tokenizer::ImageTokenizer;
+use mgnt_weights::npz::Writer;
+use mgnt_weights::{DType, Error, NamedTensor, TensorMap, atomic, directory, safetensors};
+use serde::Serialize;
+
+use super::Arguments;
+use super::run_folder::{Identity, RunFolder, VERSION, read_activations, write_activations};
+use crate::commands::generation::{ClassChoice, Generator};
+use crate::commands::watch::bar;
+
+/// How generated pictures are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Keep {
+    /// png/SHARD/CLASS-SAMPLE.png
+    Png,
+    /// samples.npz with arr_0 u8 [N, H, W, 3]
+    Npz,
+}
+
+/// What is to be generated.
+pub(super) struct Request {
+    model: NestedTransformer,
+    tokenizer: ImageTokenizer,
+    plan: Plan,
+    identity: Identity,
+    choice: ClassChoice,
+    keep: Option<Keep>,
+    out: PathBuf,
+    model_path: PathBuf,
+}
+
+/// What `manifest.json` holds.
+#[derive(Serialize)]
+struct Manifest<'a> {
+    #[serde(flatten)]
+    identity: &'a Identity,
+    /// Sample i draws from `seed` and i alone.
+    samples_are: &'static str,
+    shards: &'a [ShardEntry],
+    /// Class of each sample.
+    labels: &'a [usize],
+}
+
+#[derive(Serialize)]
+struct ShardEntry {
+    tokens: String,
+    first: usize,
+    samples: usize,
+    sha256: String,
+}
+
+/// Samples of one shard.
+struct Shard<'a> {
+    number: usize,
+    first: usize,
+    classes: &'a [usize],
+}
+
+impl Request {
+    /// Checks what can be checked before anything is computed.
+    pub(super) fn new(
+        arguments: &Arguments,
+        (model, model_path): (NestedTransformer, &Path),
+        (tokenizer, tokenizer_path): (ImageTokenizer, &Path),
+        out: &Path,
+    ) -> anyhow::Result<Self> {
+        let plan = arguments.strategy.plan(model.config())?;
+        crate::commands::generation::check_pair(model.config(), &tokenizer)?;
+        let files = |folder: &Path| -> anyhow::Result<String> {
+            let parts =
+                [directory::CONFIG, directory::WEIGHTS].map(|file| sha256_of_file(&folder.join(file)));
+            let [config, weights] = parts;
+            Ok(sha256((config? + &weights?).as_bytes()))
+        };
+        let identity = Identity {
+            version: VERSION,
+            model_sha256: files(model_path)?,
+            tokenizer_sha256: files(tokenizer_path)?,
+            samples: arguments.samples as usize,
+            seed: arguments.seed,
+            classes: arguments.classes.to_string(),
+            class_count: model.config().classes,
+            strategy: ron::to_string(plan.strategy())?,
+            dtype: arguments.compute.dtype.to_string(),
+            device: arguments.compute.device.kind().into(),
+            batch: arguments.batch.into(),
+            shard: arguments.shard as usize,
+        };
+        let (choice, keep) = (arguments.classes, arguments.keep);
+        Ok(Self {
+            model,
+            tokenizer,
+            plan,
+            identity,
+            choice,
+            keep,
+            out: out.into(),
+            model_path: model_path.into(),
+        })
+    }
+
+    /// Generates and measures what is not there yet.
+    pub(super) fn run(
+        self,
+        network: &Inception,
+        dims: Dims,
+        device: &Device,
+    ) -> anyhow::Result<(Measured, Side, Generation)> {
+        let folder = RunFolder::open(&self.out, &self.identity, network, dims)?;
+        let identity = &self.identity;
+        let schedule = self.plan.strategy().models.to_string();
+        let generator =
+            Generator::new(&self.model, &self.tokenizer, self.plan.clone(), identity.seed, device)?;
+        let classes = self.choice.of(identity.class_count, identity.seed, identity.samples);
+        let shards: Vec<Shard> = (classes.chunks(identity.shard).enumerate())
+            .map(|(number, classes)| Shard { number, first: number * identity.shard, classes })
+            .collect();
+
+        let progress = Progress::new(identity.samples, shards.len());
+        for shard in &shards {
+            self.decode(shard, &generator, &folder, &progress)?;
+            self.measure(shard, &generator, &folder, network, dims, &progress)?;
+            progress.finished(shard);
+        }
+        progress.bar.finish_and_clear();
+        if self.keep == Some(Keep::Npz) {
+            assemble(&shards, &folder, self.tokenizer.config().size)?;
+        }
+
+        let mut meter = Meter::new(dims, identity.samples);
+        for shard in &shards {
+            meter.add(&read_activations(&folder.features(shard.number), shard.classes.len())?)?;
+        }
+        let entries = shards.iter().map(|shard| entry(shard, &folder)).collect::<anyhow::Result<Vec<_>>>()?;
+        let all: String = entries.iter().map(|entry| entry.sha256.as_str()).collect();
+        let manifest = Manifest {
+            identity,
+            samples_are: "functions of seed, number and class",
+            shards: &entries,
+            labels: &classes,
+        };
+        atomic::write_bytes(&folder.manifest(), &serde_json::to_vec(&manifest)?)?;
+        let fake = Side {
+            path: self.model_path.display().to_string(),
+            kind: "generated".into(),
+            sha256: sha256(all.as_bytes()),
+            pictures: Some(identity.samples as u64),
+        };
+        let generation = Generation {
+            model_sha256: identity.model_sha256.clone(),
+            tokenizer_sha256: identity.tokenizer_sha256.clone(),
+            seed: identity.seed,
+            classes: identity.classes.clone(),
+            class_count: identity.class_count,
+            schedule,
+            strategy: identity.strategy.clone(),
+            dtype: identity.dtype.clone(),
+            device: identity.device.clone(),
+            batch: identity.batch,
+        };
+        Ok((meter.finish()?, fake, generation))
+    }
+
+    /// Writes the shard's tokens, unless they are there.
+    fn decode(
+        &self,
+        shard: &Shard,
+        generator: &Generator,
+        folder: &RunFolder,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let path = folder.tokens(shard.number);
+        if path.exists() {
+            progress.bar.inc(shard.classes.len() as u64);
+            return Ok(());
+        }
+        let mut tokens = Vec::new();
+        let size = self.identity.batch;
+        for (first, classes) in (shard.first..).step_by(size).zip(shard.classes.chunks(size)) {
+            tokens.extend(generator.tokens(classes, first)?.tokens.into_iter().flatten());
+            progress.bar.inc(classes.len() as u64);
+        }
+        let count = shard.classes.len();
+        let mut map = TensorMap::new();
+        map.insert_u16("tokens", &[count, tokens.len() / count], &tokens)?;
+        let labels: Vec<i32> = shard.classes.iter().map(|&class| class as i32).collect();
+        map.insert_i32("labels", &[count], &labels)?;
+        map.set_metadata("first", shard.first.to_string());
+        map.set_metadata("seed", self.identity.seed.to_string());
+        Ok(safetensors::write(&path, &map)?)
+    }
+
+    /// Turns the shard's tokens into pictures, and those into features; unless all that is asked for is there.
+    fn measure(
+        &self,
+        shard: &Shard,
+        generator: &Generator,
+        folder: &RunFolder,
+        network: &Inception,
+        dims: Dims,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let path = folder.features(shard.number);
+        let kept = match self.keep {
+            None => true,
+            Some(Keep::Png) => folder.png(shard.number).exists(),
+            Some(Keep::Npz) => folder.archive().exists() || folder.part(shard.number).exists(),
+        };
+        if kept && path.exists() {
+            progress.bar.inc(shard.classes.len() as u64);
+            return Ok(());
+        }
+        let tokens = read_tokens(&folder.tokens(shard.number), shard, self.model.config().tokens)?;
+        let (mut said, mut pictures) = (Activations::default(), Vec::new());
+        for tokens in tokens.chunks(self.identity.batch) {
+            let batch = generator.pictures(tokens)?;
+            if !path.exists() {
+                said.extend(network.activations(&batch, dims)?);
+            }
+            progress.bar.inc(batch.len() as u64);
+            if !kept {
+                pictures.extend(batch);
+            }
+        }
+        if !kept {
+            self.keep_pictures(shard, &pictures, folder)?;
+        }
+        if !path.exists() {
+            write_activations(&path, &said, shard.classes.len())?;
+        }
+        Ok(())
+    }
+
+    fn keep_pictures(&self, shard: &Shard, pictures: &[Picture], folder: &RunFolder) -> anyhow::Result<()> {
+        match self.keep {
+            None => Ok(()),
+            Some(Keep::Png) => atomic::write_folder(&folder.png(shard.number), |target| {
+                for (i, (picture, class)) in pictures.iter().zip(shard.classes).enumerate() {
+                    picture.save_png(&target.join(format!("{class:04}-{:06}.png", shard.first + i)))?;
+                }
+                Ok(())
+            }),
+            Some(Keep::Npz) => {
+                let size = self.tokenizer.config().size;
+                let bytes = pictures.iter().flat_map(Picture::rgb).copied().collect();
+                let mut map = TensorMap::new();
+                let shape = vec![pictures.len(), size, size, 3];
+                map.insert("pictures", NamedTensor::new("pictures", DType::U8, shape, bytes)?);
+                Ok(safetensors::write(&folder.part(shard.number), &map)?)
+            }
+        }
+    }
+}
+
+fn read_tokens(path: &Path, shard: &Shard, positions: usize) -> anyhow::Result<Vec<Vec<u16>>> {
+    let damaged = || format!("{}: damaged; without it, its samples are made again", path.display());
+    let map = safetensors::read(path).with_context(damaged)?;
+    let count = shard.classes.len();
+    if map.get("tokens").with_context(damaged)?.shape() != [count, positions] {
+        return Err(anyhow!(damaged()));
+    }
+    let tokens = map.integers("tokens").with_context(damaged)?;
+    Ok(tokens.chunks(positions).map(|row| row.iter().map(|&token| token as u16).collect()).collect())
+}
+
+fn entry(shard: &Shard, folder: &RunFolder) -> anyhow::Result<ShardEntry> {
+    let path = folder.tokens(shard.number);
+    let tokens = path.strip_prefix(folder.path()).unwrap_or(&path).display().to_string();
+    let (first, samples) = (shard.first, shard.classes.len());
+    Ok(ShardEntry { tokens, first, samples, sha256: sha256_of_file(&path)? })
+}
+
+/// Joins the shards' pictures into one archive, which then takes their place.
+fn assemble(shards: &[Shard], folder: &RunFolder, size: usize) -> anyhow::Result<()> {
+    let path = folder.archive();
+    if !path.exists() {
+        let samples: usize = shards.iter().map(|shard| shard.classes.len()).sum();
+        atomic::write_file(&path, |file| {
+            let mut writer = Writer::new(file, &path);
+            writer.start("arr_0", DType::U8, &[samples, size, size, 3])?;
+            for shard in shards {
+                let map = safetensors::read(&folder.part(shard.number))?;
+                writer.write(map.get("pictures")?.bytes())?;
+            }
+            writer.finish()
+        })?;
+    }
+    let parts = folder.parts();
+    match std::fs::remove_dir_all(&parts) {
+        Err(error) if parts.exists() => Err(Error::io(&parts)(error).into()),
+        _ => Ok(()),
+    }
+}
+
+/// A bar, or where nobody would see it a line a shard.
+struct Progress {
+    bar: ProgressBar,
+    shards: usize,
+    samples: usize,
+    start: Instant,
+}
+
+impl Progress {
+    fn new(samples: usize, shards: usize) -> Self {
+        let bar = bar(2 * samples, "pictures, generated and measured");
+        Self { bar, shards, samples, start: Instant::now() }
+    }
+
+    fn finished(&self, shard: &Shard) {
+        if self.bar.is_hidden() {
+            let done = shard.first + shard.classes.len();
+            let seconds = self.start.elapsed().as_secs_f64();
+            eprintln!(
+                "shard {}/{}: {done} of {} pictures generated and measured, {seconds:.0} s",
+                shard.number + 1,
+                self.shards,
+                self.samples
+            );
+        }
+    }
+}

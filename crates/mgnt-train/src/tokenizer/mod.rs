@@ -1,0 +1,18 @@
+//! Training of the image tokenizer: what it minimises, and the discriminator that it plays against.
+//!
+//! Start with [`TokenizerRecipe`] and [`TokenizerTask`].
+
+mod adversarial;
+mod discriminator;
+mod game;
+mod model;
+mod perceptual;
+mod recipe;
+mod task;
+
+pub use adversarial::{AdversarialLoss, Lecam};
+pub use discriminator::{Discriminator, DiscriminatorConfig, Judges};
+pub use model::TokenizerAndJudge;
+pub use perceptual::Perceptual;
+pub use recipe::{AdversarialWeight, Adversary, TokenizerRecipe};
+pub use task::{Networks, Rfid, Seen, TokenizerTask};

@@ -1,0 +1,359 @@
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use mgnt_data::loader::{Order, flipped};
+use mgnt_data::{Picture, PictureStore};
+use mgnt_eval::{Dims, Inception, Moments, Statistics, frechet_distance, psnr, ssim};
+use mgnt_tokenizer::quantizer::CodeUsage;
+use mgnt_tokenizer::{ImageTokenizer, TrainOutput};
+
+use super::game::{Played, Terms, play};
+use super::{Lecam, Perceptual, TokenizerAndJudge, TokenizerRecipe};
+use crate::Error;
+use crate::task::{Description, Figures, PartOutput, Task};
+
+/// Training of the image tokenizer on a picture store.
+#[derive(Debug)]
+pub struct TokenizerTask<'a> {
+    recipe: &'a TokenizerRecipe,
+    store: &'a PictureStore,
+    held_out: Option<&'a PictureStore>,
+    networks: Networks,
+    order: Order,
+    device: Device,
+    usage: CodeUsage,
+    lecam: Lecam,
+    reference: OnceLock<Moments>,
+}
+
+/// Networks of others that a training looks at its pictures with.
+#[derive(Debug, Default)]
+pub struct Networks {
+    /// For the perceptual term of the loss.
+    pub perceptual: Option<Perceptual>,
+    /// For the Frechet distance of rebuilt pictures at validations.
+    pub rfid: Option<Rfid>,
+}
+
+/// How the Frechet distance of rebuilt pictures from their originals is taken.
+#[derive(Debug)]
+pub struct Rfid {
+    /// The network.
+    pub network: Arc<Inception>,
+    /// Its features.
+    pub dims: Dims,
+    /// Pictures, at most.
+    pub pictures: usize,
+}
+
+/// What a part of a step saw.
+#[derive(Debug)]
+pub struct Seen {
+    codes: Vec<usize>,
+    /// Latents, from which unused codes are made anew, where that comes next.
+    latents: Vec<f32>,
+    /// Its share of the discriminator's mean logits of real and of rebuilt pictures.
+    logits: Option<[f64; 2]>,
+}
+
+/// Pictures of a validation, at most; the Frechet distance has a number of its own.
+const VALIDATED: usize = 128;
+
+impl<'a> TokenizerTask<'a> {
+    /// A task on `store`, validated on `held_out`; both must have the recipe's picture size.
+    pub fn new(
+        recipe: &'a TokenizerRecipe,
+        store: &'a PictureStore,
+        held_out: Option<&'a PictureStore>,
+        networks: Networks,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        recipe.validate()?;
+        for store in std::iter::once(store).chain(held_out) {
+            if store.size() != recipe.tokenizer.size || store.is_empty() {
+                let got = format!("{} pictures of {} px", store.len(), store.size());
+                let expected = format!("pictures of {} px, as in the recipe", recipe.tokenizer.size);
+                return Err(Error::Recipe { field: "tokenizer.size".into(), expected, got });
+            }
+        }
+        if recipe.perceptual_weight > 0.0 && networks.perceptual.is_none() {
+            let expected = "weights of a perceptual network for it, or 0".into();
+            let got = recipe.perceptual_weight.to_string();
+            return Err(Error::Recipe { field: "perceptual_weight".into(), expected, got });
+        }
+        let order = Order::new(store.len(), recipe.optimization.batch, recipe.optimization.seed);
+        let usage = CodeUsage::new(recipe.tokenizer.codes);
+        Ok(Self {
+            recipe,
+            store,
+            held_out,
+            networks,
+            order,
+            device: device.clone(),
+            usage,
+            lecam: Lecam::default(),
+            reference: OnceLock::new(),
+        })
+    }
+
+    fn revives_at(&self, step: usize) -> bool {
+        let every = self.recipe.revive_every;
+        // The first batch replaces the random codebook, which lies nowhere near the latents.
+        every > 0 && step < self.recipe.revive_until && (step == 0 || step.is_multiple_of(every))
+    }
+
+    /// The pictures at places of a step's batch, half of them mirrored.
+    fn pictures(&self, step: usize, places: Range<usize>) -> Vec<Vec<u8>> {
+        let items = self.order.batch(step);
+        let seed = self.recipe.optimization.seed;
+        places
+            .map(|place| {
+                let picture = self.store.picture(items[place]);
+                if flipped(seed, step, place) {
+                    mirrored(picture, self.store.size())
+                } else {
+                    picture.to_vec()
+                }
+            })
+            .collect()
+    }
+
+    /// The error of rebuilt pictures: of pixels, and as the perceptual network sees them.
+    fn error(&self, rebuilt: Tensor<4>, input: &Tensor<4>) -> Result<Terms, Error> {
+        let recipe = self.recipe;
+        let difference = rebuilt.clone() - input.clone();
+        let l1 = difference.clone().abs().mean();
+        let l2 = (difference.clone() * difference).mean();
+        let mut loss = l1.clone() * recipe.l1_weight + l2.clone() * recipe.l2_weight;
+        let mut figures = vec![("l1", l1), ("l2", l2)];
+        if let Some(perceptual) = &self.networks.perceptual
+            && recipe.perceptual_weight > 0.0
+        {
+            let distance = perceptual.distance(rebuilt, input.clone())?;
+            loss = loss + distance.clone() * recipe.perceptual_weight;
+            figures.push(("perceptual", distance));
+        }
+        Ok(Terms { loss, figures })
+    }
+
+    /// The loss over pictures, with the game where it is on at this step.
+    fn over_pictures(
+        &self,
+        model: &TokenizerAndJudge,
+        step: usize,
+        out: &TrainOutput,
+        input: Tensor<4>,
+    ) -> Result<(Terms, Option<[f64; 2]>), Error> {
+        match (&self.recipe.adversary, &model.discriminator) {
+            (Some(adversary), Some(discriminator)) if step >= adversary.from_step => {
+                let error = |rebuilt| self.error(rebuilt, &input);
+                let Played { terms, logits } =
+                    play(adversary, &model.tokenizer, discriminator, &self.lecam, out, input.clone(), error)?;
+                Ok((terms, Some(logits)))
+            }
+            _ => Ok((self.error(out.reconstruction.clone(), &input)?, None)),
+        }
+    }
+
+    /// Frechet distance of rebuilt held-out pictures from their originals.
+    fn rfid(&self, tokenizer: &ImageTokenizer, store: &PictureStore, rfid: &Rfid) -> Result<f64, Error> {
+        let items = spread(store.len(), rfid.pictures);
+        let size = store.size();
+        let mut originals = Statistics::new(rfid.dims.count());
+        let mut rebuilt = Statistics::new(rfid.dims.count());
+        let features = |pictures: Vec<Vec<u8>>| -> Result<Vec<f32>, Error> {
+            Ok(rfid.network.activations(&whole(pictures, size)?, rfid.dims)?.features)
+        };
+        for chunk in items.chunks(self.recipe.optimization.batch) {
+            let pictures: Vec<&[u8]> = chunk.iter().map(|&i| store.picture(i)).collect();
+            let made = tokenizer.pictures(&tokenizer.tokens(&pictures, &self.device)?, &self.device)?;
+            rebuilt.add(&features(made)?);
+            if self.reference.get().is_none() {
+                originals.add(&features(pictures.into_iter().map(<[u8]>::to_vec).collect())?);
+            }
+        }
+        let reference = self.reference.get_or_init(|| originals.moments());
+        Ok(frechet_distance(reference, &rebuilt.moments())?.distance)
+    }
+}
+
+impl Task for TokenizerTask<'_> {
+    type Model = TokenizerAndJudge;
+    type Extra = Seen;
+
+    fn describe(&self) -> Result<Description, Error> {
+        let mut data = BTreeMap::from([("train".into(), self.store.sha256()?)]);
+        if let Some(store) = self.held_out {
+            data.insert("validation".into(), store.sha256()?);
+        }
+        if let Some(perceptual) = &self.networks.perceptual {
+            data.insert("perceptual".into(), perceptual.sha256().into());
+        }
+        let config = &self.recipe.tokenizer;
+        let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
+        Ok(Description { task: "tokenizer", model, data, tokens_a_sample: config.grid().pow(2) })
+    }
+
+    fn initial(&self, device: &Device) -> Result<TokenizerAndJudge, Error> {
+        TokenizerAndJudge::init(self.recipe, device)
+    }
+
+    fn draws_on_device(&self) -> bool {
+        false
+    }
+
+    fn items(&self, step: usize) -> Vec<usize> {
+        self.order.batch(step)
+    }
+
+    /// The entropy loss is that of each part by itself: codes are to be spread within a part. So is the adaptive
+    /// weight of the game.
+    fn part(
+        &self,
+        model: &TokenizerAndJudge,
+        step: usize,
+        places: Range<usize>,
+    ) -> Result<PartOutput<Seen>, Error> {
+        let recipe = self.recipe;
+        let share = places.len() as f64 / recipe.optimization.batch as f64;
+        let pictures = self.pictures(step, places);
+        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        // A part may be computed on another device than the first.
+        let device = model.devices().into_iter().next().unwrap_or_else(|| self.device.clone());
+        let input = model.tokenizer.to_tensor(&pictures, &device)?;
+        let out = model.tokenizer.forward_train(input.clone());
+        let (Terms { loss, mut figures }, logits) = self.over_pictures(model, step, &out, input)?;
+        let quantized = out.quantized;
+        let loss = loss
+            + quantized.codebook_loss.clone() * recipe.codebook_weight
+            + quantized.commitment_loss * recipe.commitment_weight
+            + quantized.entropy_loss.clone() * recipe.entropy_weight;
+        figures.extend([("codebook", quantized.codebook_loss), ("entropy", quantized.entropy_loss)]);
+
+        let device_error = |e| Error::Device(format!("{e:?}"));
+        let codes =
+            quantized.indices.into_data().convert::<i64>().try_into_vec::<i64>().map_err(device_error)?;
+        let latents = if self.revives_at(step) {
+            out.latents.detach().into_data().convert::<f32>().try_into_vec::<f32>().map_err(device_error)?
+        } else {
+            Vec::new()
+        };
+        Ok(PartOutput {
+            loss: loss * share,
+            figures: figures.into_iter().map(|(name, value)| (name.to_owned(), value * share)).collect(),
+            extra: Seen {
+                codes: codes.into_iter().map(|code| code as usize).collect(),
+                latents,
+                logits: logits.map(|logits| logits.map(|mean| mean * share)),
+            },
+        })
+    }
+
+    fn between(
+        &mut self,
+        mut model: TokenizerAndJudge,
+        step: usize,
+        seen: Vec<Seen>,
+    ) -> Result<(TokenizerAndJudge, Figures), Error> {
+        let sum = |which: usize| seen.iter().filter_map(|seen| seen.logits).map(|logits| logits[which]).sum();
+        if seen.iter().any(|seen| seen.logits.is_some()) {
+            self.lecam.update(sum(0), sum(1));
+        }
+        let codes = self.recipe.tokenizer.codes;
+        let mut batch_usage = CodeUsage::new(codes);
+        for seen in &seen {
+            batch_usage.add(seen.codes.iter().copied());
+            self.usage.add(seen.codes.iter().copied());
+        }
+        let figures =
+            vec![("codes_used".into(), batch_usage.used()), ("perplexity".into(), batch_usage.perplexity())];
+        if !self.revives_at(step) {
+            return Ok((model, figures));
+        }
+        let dead = if step == 0 { (0..codes).collect() } else { self.usage.dead() };
+        self.usage = CodeUsage::new(codes);
+        let seed = self.recipe.optimization.seed ^ step as u64;
+        let latents: Vec<f32> = seen.into_iter().flat_map(|seen| seen.latents).collect();
+        model.tokenizer = model.tokenizer.with_quantizer(|quantizer| quantizer.revive(&dead, &latents, seed));
+        Ok((model, figures))
+    }
+
+    /// LeCAM's means, then the use of each code.
+    fn memory(&self) -> Vec<u64> {
+        self.lecam.memory().iter().chain(self.usage.counts()).copied().collect()
+    }
+
+    fn recall(&mut self, memory: &[u64]) {
+        if let Some((&lecam, counts)) = memory.split_first_chunk() {
+            self.lecam = Lecam::from_memory(lecam);
+            self.usage = CodeUsage::from_counts(counts.to_vec());
+        }
+    }
+
+    fn validate(&self, average: &TokenizerAndJudge) -> Result<Figures, Error> {
+        let Some(store) = self.held_out else { return Ok(Vec::new()) };
+        let tokenizer = &average.tokenizer;
+        let size = store.size();
+        let items = spread(store.len(), VALIDATED);
+        let mut usage = CodeUsage::new(self.recipe.tokenizer.codes);
+        let (mut l1, mut decibels, mut alike) = (0.0, 0.0, Vec::new());
+        for chunk in items.chunks(self.recipe.optimization.batch) {
+            let pictures: Vec<&[u8]> = chunk.iter().map(|&i| store.picture(i)).collect();
+            let tokens = tokenizer.tokens(&pictures, &self.device)?;
+            usage.add(tokens.iter().flatten().map(|&t| usize::from(t)));
+            for (ours, theirs) in tokenizer.pictures(&tokens, &self.device)?.iter().zip(pictures) {
+                let sum: u64 = ours.iter().zip(theirs).map(|(&a, &b)| u64::from(a.abs_diff(b))).sum();
+                l1 += sum as f64 / (255 * ours.len()) as f64;
+                decibels += psnr(ours, theirs);
+                // Pictures smaller than a window have no structure to compare.
+                alike.extend(ssim(ours, theirs, size, size).ok());
+            }
+        }
+        let count = items.len() as f64;
+        let mut figures = vec![
+            ("l1".into(), l1 / count),
+            ("psnr".into(), decibels / count),
+            ("codes_used".into(), usage.used()),
+            ("perplexity".into(), usage.perplexity()),
+        ];
+        if !alike.is_empty() {
+            figures.push(("ssim".into(), alike.iter().sum::<f64>() / count));
+        }
+        if let Some(rfid) = &self.networks.rfid {
+            figures.push(("rfid".into(), self.rfid(tokenizer, store, rfid)?));
+        }
+        Ok(figures)
+    }
+
+    /// The Frechet distance where it is taken, else the error of pixels.
+    fn score(&self, validation: &Figures) -> Option<f64> {
+        let figure = |name| validation.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
+        figure("rfid").or_else(|| figure("l1"))
+    }
+
+    fn export(&self, average: &TokenizerAndJudge, folder: &Path) -> Result<(), Error> {
+        Ok(average.tokenizer.valid().save(folder)?)
+    }
+}
+
+/// At most `most` places, evenly over `length`: stores are sorted by class.
+fn spread(length: usize, most: usize) -> Vec<usize> {
+    let count = length.min(most);
+    (0..count).map(|i| i * length / count).collect()
+}
+
+fn whole(pictures: Vec<Vec<u8>>, size: usize) -> Result<Vec<Picture>, Error> {
+    pictures.into_iter().map(|rgb| Ok(Picture::new(size, size, rgb)?)).collect()
+}
+
+/// A picture `[size, size, 3]` with left and right exchanged.
+fn mirrored(picture: &[u8], size: usize) -> Vec<u8> {
+    picture.chunks(size * 3).flat_map(|row| row.chunks(3).rev().flatten().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+use burn::train::Interrupter;
+use mgnt_data::{PrepareOptions, prepare, synthetic};
+use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
+
+use super::*;
+use crate::optimizer::tests::optimization;
+use crate::tokenizer::{AdversarialLoss, AdversarialWeight, Adversary, DiscriminatorConfig, Judges};
+use crate::{Event, Line, Optimization, Outcome, RunOptions, run};
+
+#[test]
+fn rows_are_mirrored() {
+    assert_eq!(
+        mirrored(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 2),
+        [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]
+    );
+}
+
+fn drawn_store(folder: &Path, size: usize) -> PictureStore {
+    synthetic::write_folder(&folder.join("pictures"), 3, 16, 1).unwrap();
+    let options = PrepareOptions { size, ..PrepareOptions::default() };
+    let path = folder.join("store");
+    prepare(&folder.join("pictures"), &options, &path, &mut |_, _| {}).unwrap();
+    PictureStore::open(&path).unwrap()
+}
+
+fn recipe(steps: usize) -> TokenizerRecipe {
+    TokenizerRecipe {
+        tokenizer: ImageTokenizerConfig {
+            size: 16,
+            filters: 8,
+            multipliers: vec![1, 1],
+            residual_blocks: 1,
+            embedding: 8,
+            codes: 16,
+            groups: 4,
+            shortcut: Shortcut::Input,
+        },
+        l1_weight: 1.0,
+        l2_weight: 1.0,
+        perceptual_weight: 0.0,
+        adversary: None,
+        codebook_weight: 1.0,
+        commitment_weight: 0.25,
+        entropy_weight: 0.01,
+        revive_every: 10,
+        revive_until: 40,
+        optimization: Optimization {
+            steps,
+            parts: 2,
+            warm_up_steps: 5,
+            log_every: 5,
+            validate_every: 60,
+            ..optimization()
+        },
+    }
+}
+
+/// Trains until the end, or until the first event at or after `stop_after` steps.
+fn train(
+    store: &PictureStore,
+    recipe: &TokenizerRecipe,
+    out: &Path,
+    resume: bool,
+    stop_after: Option<usize>,
+) -> (Outcome, Vec<Line>) {
+    let device = Device::flex();
+    let mut task = TokenizerTask::new(recipe, store, Some(store), Networks::default(), &device).unwrap();
+    let mut events: Vec<Line> = Vec::new();
+    let stop = Interrupter::new();
+    let mut watch = |event: &Event| {
+        let (Event::Trained(line) | Event::Validated(line)) = event else { return };
+        events.push(line.clone());
+        if stop_after.is_some_and(|n| line.step >= n) {
+            stop.stop(None);
+        }
+    };
+    let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
+    let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch).unwrap();
+    (outcome, events)
+}
+
+#[test]
+fn reconstruction_improves_and_codes_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let out = folder.path().join("run");
+    let (outcome, events) = train(&store, &recipe(60), &out, false, None);
+    assert_eq!(outcome, Outcome::Finished);
+    let (first, last) = (&events[0].figures, &events[events.len() - 2].figures);
+    assert!(last["l1"] < 0.6 * first["l1"], "{} {}", first["l1"], last["l1"]);
+    let validation = &events[events.len() - 1].figures;
+    assert!(validation["validation_codes_used"] > 0.4, "{validation:?}");
+    assert!(validation["validation_psnr"] > 12.0, "{validation:?}");
+    ImageTokenizer::load(out.join("model"), &Device::flex()).unwrap();
+}
+
+/// The use of the codes since the last revival goes into the checkpoint.
+#[test]
+fn a_resumed_run_revives_the_same_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let recipe = recipe(22);
+    let run = |name: &str| folder.path().join(name);
+    train(&store, &recipe, &run("whole"), false, None);
+    let (outcome, _) = train(&store, &recipe, &run("parts"), false, Some(15));
+    assert_eq!(outcome, Outcome::Interrupted(15));
+    train(&store, &recipe, &run("parts"), true, None);
+    let weights = |name: &str| std::fs::read(run(name).join("model/model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("parts"));
+}
+
+#[test]
+fn another_picture_size_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 24);
+    let recipe: TokenizerRecipe = crate::parse_with_overrides(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image/debug-tokenizer.ron"),
+        &[],
+    )
+    .unwrap();
+    let error = TokenizerTask::new(&recipe, &store, None, Networks::default(), &Device::flex())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("24 px"), "{error}");
+}
+
+fn with_adversary(steps: usize) -> TokenizerRecipe {
+    let adversary = Adversary {
+        discriminator: DiscriminatorConfig { filters: 4, multipliers: vec![2, 2], judges: Judges::Patches },
+        loss: AdversarialLoss::NonSaturating,
+        weight: AdversarialWeight::Adaptive(0.5),
+        from_step: 6,
+        lecam_weight: 0.1,
+    };
+    TokenizerRecipe { adversary: Some(adversary), ..recipe(steps) }
+}
+
+/// The discriminator, its optimiser's moments and LeCAM's means go into the checkpoint as well.
+#[test]
+fn a_resumed_game_goes_on_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let recipe = with_adversary(22);
+    let run = |name: &str| folder.path().join(name);
+    let (_, events) = train(&store, &recipe, &run("whole"), false, None);
+    // Stopped before the game begins, and within it.
+    assert_eq!(train(&store, &recipe, &run("parts"), false, Some(5)).0, Outcome::Interrupted(5));
+    assert_eq!(train(&store, &recipe, &run("parts"), true, Some(15)).0, Outcome::Interrupted(15));
+    let (_, resumed) = train(&store, &recipe, &run("parts"), true, None);
+    let weights = |name: &str| std::fs::read(run(name).join("model/model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("parts"));
+    // Losses of the game, which come from the discriminator and the means, to the bit.
+    let game = |events: &[Line]| -> Vec<_> {
+        let later = events.iter().filter(|line| line.step > 15).map(|line| {
+            let named = |name: &str| line.figures.get(name).map(|value| value.to_bits());
+            (line.step, ["discriminator", "generator", "logits_real", "lecam"].map(named))
+        });
+        later.collect()
+    };
+    assert!(!game(&resumed).is_empty());
+    assert_eq!(game(&events), game(&resumed));
+
+    let figure = |step: usize, name: &str| {
+        let line = events.iter().find(|line| line.step == step).unwrap();
+        line.figures.get(name).copied()
+    };
+    assert_eq!(figure(5, "discriminator"), None);
+    for name in ["discriminator", "generator", "logits_real", "logits_rebuilt", "lecam"] {
+        assert!(figure(20, name).is_some_and(f64::is_finite), "{name}");
+    }
+    assert!(figure(20, "adversarial_weight").unwrap() > 0.0);
+}
+
+#[test]
+fn rebuilt_pictures_are_measured_by_every_network_that_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let weights = folder.path().join("stem.safetensors");
+    stem(&weights);
+    let device = Device::flex();
+    let network = Arc::new(Inception::load(&weights, &device).unwrap());
+    let networks = Networks {
+        perceptual: Some(Perceptual::inception(network.clone())),
+        rfid: Some(Rfid { network, dims: Dims::D64, pictures: 6 }),
+    };
+    let recipe = TokenizerRecipe { perceptual_weight: 2.0, ..recipe(1) };
+    let without = TokenizerTask::new(&recipe, &store, None, Networks::default(), &device).unwrap_err();
+    assert!(without.to_string().contains("`perceptual_weight`"), "{without}");
+    let task = TokenizerTask::new(&recipe, &store, Some(&store), networks, &device).unwrap();
+    assert!(task.describe().unwrap().data.contains_key("perceptual"));
+
+    let model = task.initial(&device.clone().autodiff()).unwrap();
+    let part = task.part(&model, 0, 0..4).unwrap();
+    let figure = |name: &str| {
+        let (_, value) = part.figures.iter().find(|(n, _)| n == name).unwrap();
+        f64::from(value.clone().into_scalar::<f32>())
+    };
+    assert!(figure("perceptual") > 0.0);
+    let sum = figure("l1")
+        + figure("l2")
+        + 2.0 * figure("perceptual")
+        + 1.25 * figure("codebook")
+        + 0.01 * figure("entropy");
+    assert!((f64::from(part.loss.into_scalar::<f32>()) - sum).abs() < 1e-4 * sum.abs());
+
+    let average = model.valid();
+    let (first, again) = (task.validate(&average).unwrap(), task.validate(&average).unwrap());
+    assert_eq!(first, again, "the statistics of the originals are taken once");
+    let figure = |name: &str| first.iter().find(|(n, _)| n == name).map(|(_, value)| *value).unwrap();
+    assert!(figure("rfid") > 0.0);
+    assert!((-1.0..1.0).contains(&figure("ssim")));
+    assert_eq!(task.score(&first), Some(figure("rfid")));
+}
+
+/// The layers of the Inception network up to its first pooling, with made-up weights.
+fn stem(path: &Path) {
+    let mut map = mgnt_weights::TensorMap::new();
+    for (name, shape) in [
+        ("Conv2d_1a_3x3", [32, 3, 3, 3]),
+        ("Conv2d_2a_3x3", [32, 32, 3, 3]),
+        ("Conv2d_2b_3x3", [64, 32, 3, 3]),
+    ] {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
+        map.insert_f32(&format!("{name}.conv.weight"), &shape, &values).unwrap();
+        for (part, value) in [("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)] {
+            map.insert_f32(&format!("{name}.bn.{part}"), &[shape[0]], &vec![value; shape[0]]).unwrap();
+        }
+    }
+    mgnt_weights::safetensors::write(path, &map).unwrap();
+}
