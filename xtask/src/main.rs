@@ -46,13 +46,13 @@ fn test(arguments: &[String]) -> Result<u8, String> {
 }
 
 fn build_and_run(arguments: &[String]) -> Result<u8, String> {
-    let backend = Backend::of(arguments)?;
-    let target = root().join(backend.target_folder());
+    let features = features(arguments)?;
+    let target = root().join(target_folder(&features));
     let mut build = Command::new(cargo());
     build.current_dir(root()).args(["build", "--quiet", "--release", "--package", "mgnt-cli"]);
     build.arg("--target-dir").arg(&target);
-    if let Some(feature) = backend.feature() {
-        build.args(["--features", feature]);
+    if !features.is_empty() {
+        build.args(["--features", &features.join(",")]);
     }
     let binary = target.join("release").join(format!("mgnt{}", env::consts::EXE_SUFFIX));
     if !binary.exists() {
@@ -64,52 +64,48 @@ fn build_and_run(arguments: &[String]) -> Result<u8, String> {
     }
 }
 
-/// What `--device` asks to be built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Backend {
-    Cpu,
-    Ndarray,
-    Wgpu,
-    Cuda,
+/// What the devices on the command line ask to be built.
+fn features(arguments: &[String]) -> Result<Vec<&'static str>, String> {
+    let mut features = Vec::new();
+    if arguments.first().is_some_and(|command| command == "serve-device") {
+        features.push("remote");
+    }
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let (option, value) = match word.split_once('=') {
+            Some((option, value)) => (option, Some(value)),
+            None => (word.as_str(), None),
+        };
+        if option != "--device" && option != "--devices" {
+            continue;
+        }
+        let Some(list) = value.or_else(|| words.next().map(String::as_str)) else { break };
+        for device in list.split(',') {
+            features.extend(feature(device)?);
+        }
+    }
+    features.sort_unstable();
+    features.dedup();
+    Ok(features)
 }
 
-impl Backend {
-    fn of(arguments: &[String]) -> Result<Self, String> {
-        let mut words = arguments.iter();
-        let mut device = None;
-        while let Some(word) = words.next() {
-            if word == "--device" {
-                device = words.next().map(String::as_str);
-            } else if let Some(value) = word.strip_prefix("--device=") {
-                device = Some(value);
-            }
-        }
-        let Some(device) = device else { return Ok(Self::Cpu) };
-        match device.split(':').next().unwrap_or(device) {
-            "cpu" => Ok(Self::Cpu),
-            "ndarray" => Ok(Self::Ndarray),
-            "wgpu" => Ok(Self::Wgpu),
-            "cuda" => Ok(Self::Cuda),
-            _ => Err(format!("--device {device}: expected cpu, ndarray, wgpu or cuda[:n]")),
-        }
+/// The feature that builds a device in; none for the CPU, which always is.
+fn feature(device: &str) -> Result<Option<&'static str>, String> {
+    match device.split(':').next().unwrap_or(device) {
+        "cpu" => Ok(None),
+        "ndarray" => Ok(Some("ndarray")),
+        "wgpu" => Ok(Some("wgpu")),
+        "cuda" => Ok(Some("cuda")),
+        "ws" => Ok(Some("remote")),
+        _ => Err(format!("--device {device}: expected cpu, ndarray, wgpu or cuda[:n]")),
     }
+}
 
-    fn feature(self) -> Option<&'static str> {
-        match self {
-            Self::Cpu => None,
-            Self::Ndarray => Some("ndarray"),
-            Self::Wgpu => Some("wgpu"),
-            Self::Cuda => Some("cuda"),
-        }
-    }
-
-    /// A folder for each, since another set of features would rebuild the tensor crates.
-    fn target_folder(self) -> PathBuf {
-        match self.feature() {
-            None => PathBuf::from("target"),
-            Some(feature) => PathBuf::from(format!("target-{feature}")),
-        }
-    }
+/// A folder for each set, since another set of features would rebuild the tensor crates.
+fn target_folder(features: &[&str]) -> PathBuf {
+    let mut name = vec!["target"];
+    name.extend(features);
+    PathBuf::from(name.join("-"))
 }
 
 fn run(command: &mut Command) -> Result<u8, String> {
@@ -131,15 +127,19 @@ fn root() -> &'static Path {
 mod tests {
     use super::*;
 
-    fn backend(line: &str) -> Result<Backend, String> {
-        Backend::of(&line.split(' ').map(String::from).collect::<Vec<_>>())
+    fn of(line: &str) -> Result<Vec<&'static str>, String> {
+        features(&line.split(' ').map(String::from).collect::<Vec<_>>())
     }
 
     #[test]
-    fn the_device_chooses_what_is_built() {
-        assert_eq!(backend("generate --count 3"), Ok(Backend::Cpu));
-        assert_eq!(backend("generate --device cuda:1 --count 3"), Ok(Backend::Cuda));
-        assert_eq!(backend("generate --device=wgpu"), Ok(Backend::Wgpu));
-        assert!(backend("generate --device tpu").is_err());
+    fn the_devices_choose_what_is_built() {
+        assert_eq!(of("generate --count 3"), Ok(vec![]));
+        assert_eq!(of("generate --device cuda:1 --count 3"), Ok(vec!["cuda"]));
+        assert_eq!(of("generate --device=wgpu"), Ok(vec!["wgpu"]));
+        assert_eq!(of("train-imagenet --devices cuda:0,cuda:1,ws://host:3000"), Ok(vec!["cuda", "remote"]));
+        assert_eq!(of("serve-device"), Ok(vec!["remote"]));
+        assert!(of("generate --device tpu").is_err());
+        assert_eq!(target_folder(&[]), Path::new("target"));
+        assert_eq!(target_folder(&["cuda", "remote"]), Path::new("target-cuda-remote"));
     }
 }
