@@ -1,0 +1,137 @@
+use mgnt_weights::{DType, NamedTensor, safetensors};
+
+use super::*;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Weights by the formula of the golden case, rounded from f64.
+fn formula(name: &str, shape: &[usize]) -> Vec<f32> {
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let fan_in: usize = shape.iter().skip(1).product();
+    (0..shape.iter().product::<usize>() as u64)
+        .map(|i| {
+            let mut z = hash.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            let s = 2.0 * ((z >> 40) as f64 / f64::from(1u32 << 24)) - 1.0;
+            let value = if name.ends_with("conv.weight") || name == "fc.weight" {
+                s * (6.0 / fan_in as f64).sqrt()
+            } else if name.ends_with("bn.weight") || name.ends_with("running_var") {
+                1.0 + 0.25 * s
+            } else {
+                0.1 * s
+            };
+            value as f32
+        })
+        .collect()
+}
+
+fn formula_weights() -> TensorMap {
+    let text = std::fs::read_to_string(root().join("tests/golden/inception/tensor_shapes.txt")).unwrap();
+    let mut map = TensorMap::new();
+    for line in text.lines() {
+        let (name, shape) = line.split_once(char::is_whitespace).unwrap();
+        let numbers = shape.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+        let shape: Vec<usize> = numbers.map(|n| n.parse().unwrap()).collect();
+        map.insert_f32(name, &shape, &formula(name, &shape)).unwrap();
+    }
+    map
+}
+
+#[test]
+fn formula_network_against_the_published_one() {
+    let weights = formula_weights();
+    let case = safetensors::read(&root().join("tests/golden/inception/case.safetensors")).unwrap();
+    for (name, probe) in case.iter() {
+        if let Some(name) = name.strip_prefix("probe/") {
+            assert_eq!(weights.get(name).unwrap().to_f32()[..probe.shape()[0]], probe.to_f32(), "{name}");
+        }
+    }
+    let network =
+        Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
+    let image = case.get("small_32x48/image_u8").unwrap();
+    let picture = Picture::new(image.shape()[1], image.shape()[0], image.bytes().to_vec()).unwrap();
+    let pictures = [picture];
+    let close = |got: &[f32], name: &str| {
+        let expected = case.get(&format!("small_32x48/{name}")).unwrap().to_f32();
+        let worst =
+            got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
+        assert!(got.len() == expected.len() && worst < 1e-4, "{name}: {worst}");
+    };
+    for dims in [Dims::D64, Dims::D192, Dims::D768] {
+        let said = network.activations(&pictures, dims).unwrap();
+        assert_eq!((said.spatial.is_some(), said.logits), (dims == Dims::D768, None));
+        close(&said.features, &format!("features_{}", dims.count()));
+    }
+    let said = network.activations(&pictures, Dims::D2048).unwrap();
+    close(&said.features, "pool_2048");
+    close(&said.logits.unwrap(), "logits_unbiased");
+    assert_eq!(said.spatial.unwrap().len(), 2023);
+}
+
+#[test]
+fn spatial_features_have_the_channels_of_a_place_side_by_side() {
+    let values: Vec<f32> = (0..2 * 9 * 4).map(|i| i as f32).collect();
+    let x = Tensor::<4>::from_data(TensorData::new(values, [2, 9, 2, 2]), &Device::flex());
+    let got = super::values(first_channels(x)).unwrap();
+    assert_eq!(got.len(), 2 * 28);
+    assert_eq!(got[..8], [0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 1.0]);
+    assert_eq!(got[28], 36.0);
+}
+
+/// The maps of a file that ends after `Mixed_6e` are three, with the means that are its features.
+#[test]
+fn maps_have_the_features_as_their_means() {
+    let mut weights = TensorMap::new();
+    for (name, tensor) in formula_weights().iter().filter(|(name, _)| !name.starts_with("Mixed_7")) {
+        weights.insert(name, tensor.clone());
+    }
+    let network =
+        Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
+    let rgb: Vec<u8> = (0..SIDE * SIDE * 3).map(|i| (i * 7 % 251) as u8).collect();
+    let input = Resize::PytorchFid.apply(&rgb, SIDE, SIDE);
+    let input = Tensor::from_data(TensorData::new(input, [1, 3, SIDE, SIDE]), &Device::flex());
+    let maps = network.maps(input).unwrap();
+    assert_eq!(maps.len(), 3);
+    let picture = [Picture::new(SIDE, SIDE, rgb).unwrap()];
+    for (map, dims) in maps.into_iter().zip(Dims::ALL) {
+        let means = values(mean(map)).unwrap();
+        assert_eq!(means, network.activations(&picture, dims).unwrap().features);
+    }
+}
+
+#[test]
+fn photos_with_partial_weights() {
+    let shared = root().join("../shared/data/inception");
+    let weights = shared.join("inception_v3_nsfwjs_to_mixed_6e.f32.safetensors");
+    if !weights.exists() {
+        println!("skipped: the shared weights are not here");
+        return;
+    }
+    let network = Inception::load(&weights, &Device::flex()).unwrap();
+    let golden = safetensors::read(&shared.join("golden.safetensors")).unwrap();
+    let images = golden.get("val_images").unwrap();
+    let pictures: Vec<Picture> = (images.bytes().chunks_exact(128 * 128 * 3).take(2))
+        .map(|rgb| Picture::new(128, 128, rgb.to_vec()).unwrap())
+        .collect();
+    let together = network.activations(&pictures, Dims::D768).unwrap();
+    let expected = golden.get("val_features").unwrap().to_f32();
+    let worst = together.features.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-5, "{worst}");
+    assert!(network.reaches(Dims::D768) && !network.reaches(Dims::D2048));
+    let network = network.side_by_side();
+    assert_eq!(network.activations(&pictures, Dims::D768).unwrap(), together);
+    let error = network.activations(&pictures[..1], Dims::D2048).unwrap_err().to_string();
+    assert!(error.contains("2048 dimensions") && error.contains("Mixed_7a"), "{error}");
+}
+
+#[test]
+fn misshapen_weights_are_refused() {
+    let mut map = TensorMap::new();
+    map.insert("Conv2d_1a_3x3.conv.weight", NamedTensor::new("x", DType::F32, vec![1], vec![0; 4]).unwrap());
+    assert!(Inception::from_tensors(map, Path::new("x"), String::new(), &Device::flex()).is_err());
+}
