@@ -157,6 +157,14 @@ fn resize(
     [width, height]: [usize; 2],
     rgb: &mut [u8],
 ) -> Result<(), Error> {
+    if part.left == 0.0
+        && part.top == 0.0
+        && [part.width, part.height] == [width as f64, height as f64]
+        && [picture.width(), picture.height()] == [width, height]
+    {
+        rgb.copy_from_slice(picture.rgb());
+        return Ok(());
+    }
     // The rows of the picture that the columns' filter reaches, and one more.
     let reach = filter.radius() * (part.height / height as f64).max(1.0) + 1.0;
     let first = (part.top - reach).floor().max(0.0);
