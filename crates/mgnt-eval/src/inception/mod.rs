@@ -1,4 +1,6 @@
+mod convolution;
 mod network;
+mod pool;
 mod resize;
 
 pub use network::{Activations, Dims, Inception};

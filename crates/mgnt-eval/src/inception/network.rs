@@ -2,14 +2,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::activation::relu;
-use burn::tensor::module::{avg_pool2d, conv2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, ConvOptions, MaxPoolOptions};
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use mgnt_data::Picture;
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_weights::TensorMap;
 use rayon::prelude::*;
 
+use super::convolution::{Kernel, Size, Walk};
+use super::pool::Pool;
 use super::resize::{Resize, SIDE};
 use crate::Error;
 
@@ -97,6 +99,8 @@ pub struct Inception {
 struct Folded {
     weight: Tensor<4>,
     bias: Tensor<1>,
+    /// The same on the host, where processors compute.
+    kernel: Option<Kernel>,
 }
 
 impl Inception {
@@ -113,11 +117,19 @@ impl Inception {
         self
     }
 
-    /// The same network, that gives each thread a part of a batch: for processors, where one operation alone leaves
-    /// threads idle.
-    pub fn side_by_side(mut self) -> Self {
+    /// The same network, that gives each thread a part of a batch and computes convolutions on the host: for
+    /// processors, where one operation alone leaves threads idle.
+    pub fn side_by_side(mut self) -> Result<Self, Error> {
         self.side_by_side = true;
-        self
+        for layer in self.layers.values_mut() {
+            let [_, _, height, width] = layer.weight.dims();
+            layer.kernel = Some(Kernel {
+                weight: values(layer.weight.clone())?,
+                bias: values(layer.bias.clone())?,
+                size: Size { height, width },
+            });
+        }
+        Ok(self)
     }
 
     fn from_tensors(tensors: TensorMap, path: &Path, sha256: String, device: &Device) -> Result<Self, Error> {
@@ -256,11 +268,11 @@ impl Inception {
             Dims::D64 => {
                 x = run("Conv2d_1a_3x3", x, 2, false)?;
                 x = run("Conv2d_2a_3x3", x, 1, false)?;
-                Ok(max_pool(run("Conv2d_2b_3x3", x, 1, true)?))
+                self.pool(Pool::Halving, run("Conv2d_2b_3x3", x, 1, true)?)
             }
             Dims::D192 => {
                 x = run("Conv2d_3b_1x1", x, 1, true)?;
-                Ok(max_pool(run("Conv2d_4a_3x3", x, 1, false)?))
+                self.pool(Pool::Halving, run("Conv2d_4a_3x3", x, 1, false)?)
             }
             Dims::D768 => {
                 for block in ["Mixed_5b", "Mixed_5c", "Mixed_5d"] {
@@ -269,7 +281,7 @@ impl Inception {
                         &["branch5x5_1", "branch5x5_2"],
                         &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"],
                     ];
-                    x = self.mixed(block, x, &branches, average_pool, dims)?;
+                    x = self.mixed(block, x, &branches, Pool::Mean, dims)?;
                 }
                 let long: &[&str] = &["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"];
                 x = self.reduction("Mixed_6a", x, &[&["branch3x3"], long], dims)?;
@@ -285,7 +297,7 @@ impl Inception {
                             "branch7x7dbl_5",
                         ],
                     ];
-                    x = self.mixed(block, x, &branches, average_pool, dims)?;
+                    x = self.mixed(block, x, &branches, Pool::Mean, dims)?;
                     if block == "Mixed_6d" {
                         *spatial = Some(x.clone());
                     }
@@ -295,9 +307,9 @@ impl Inception {
             Dims::D2048 => {
                 let long: &[&str] = &["branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"];
                 x = self.reduction("Mixed_7a", x, &[&["branch3x3_1", "branch3x3_2"], long], dims)?;
-                x = self.split("Mixed_7b", x, average_pool, dims)?;
+                x = self.split("Mixed_7b", x, Pool::Mean, dims)?;
                 // The 2015 network pools by maximum in its last block.
-                self.split("Mixed_7c", x, max_pool_same, dims)
+                self.split("Mixed_7c", x, Pool::Largest, dims)
             }
         }
     }
@@ -308,14 +320,14 @@ impl Inception {
         block: &str,
         x: Tensor<4>,
         branches: &[&[&str]],
-        pool: fn(Tensor<4>) -> Tensor<4>,
+        pool: Pool,
         dims: Dims,
     ) -> Result<Tensor<4>, Error> {
         let mut parts = Vec::new();
         for branch in branches {
             parts.push(self.chain(block, branch, x.clone(), dims)?);
         }
-        parts.push(self.conv(&format!("{block}.branch_pool"), pool(x), 1, true, dims)?);
+        parts.push(self.conv(&format!("{block}.branch_pool"), self.pool(pool, x)?, 1, true, dims)?);
         Ok(Tensor::cat(parts, 1))
     }
 
@@ -333,18 +345,12 @@ impl Inception {
             let y = self.chain(block, before, x.clone(), dims)?;
             parts.push(self.conv(&format!("{block}.{last}"), y, 2, false, dims)?);
         }
-        parts.push(max_pool(x));
+        parts.push(self.pool(Pool::Halving, x)?);
         Ok(Tensor::cat(parts, 1))
     }
 
     /// The last two blocks, whose 3x3 convolutions are split in a wide and a high one side by side.
-    fn split(
-        &self,
-        block: &str,
-        x: Tensor<4>,
-        pool: fn(Tensor<4>) -> Tensor<4>,
-        dims: Dims,
-    ) -> Result<Tensor<4>, Error> {
+    fn split(&self, block: &str, x: Tensor<4>, pool: Pool, dims: Dims) -> Result<Tensor<4>, Error> {
         let one = |name: &str, x: Tensor<4>| self.conv(&format!("{block}.{name}"), x, 1, true, dims);
         let short = one("branch3x3_1", x.clone())?;
         let long = self.chain(block, &["branch3x3dbl_1", "branch3x3dbl_2"], x.clone(), dims)?;
@@ -354,13 +360,30 @@ impl Inception {
             one("branch3x3_2b", short)?,
             one("branch3x3dbl_3a", long.clone())?,
             one("branch3x3dbl_3b", long)?,
-            one("branch_pool", pool(x))?,
+            one("branch_pool", self.pool(pool, x)?)?,
         ];
         Ok(Tensor::cat(parts, 1))
     }
 
     fn chain(&self, block: &str, names: &[&str], x: Tensor<4>, dims: Dims) -> Result<Tensor<4>, Error> {
         names.iter().try_fold(x, |x, name| self.conv(&format!("{block}.{name}"), x, 1, true, dims))
+    }
+
+    /// Whether maps like these are computed on the host; gradients pass through the backend's operations only.
+    fn on_host(&self, x: &Tensor<4>) -> bool {
+        self.side_by_side && !x.device().is_autodiff()
+    }
+
+    fn pool(&self, pool: Pool, x: Tensor<4>) -> Result<Tensor<4>, Error> {
+        if !self.on_host(&x) {
+            return Ok(pool.apply(x));
+        }
+        let ([pictures, channels, height, width], device) = (x.dims(), x.device());
+        let size = Size { height, width };
+        let output = pool.output(size);
+        let y = pool.on_host(&values(x)?, size);
+        let shape = [pictures, channels, output.height, output.width];
+        Ok(Tensor::from_data(TensorData::new(y, shape), &device))
     }
 
     /// Convolution, folded batch norm, ReLU; `same` pads so that stride 1 keeps the size.
@@ -389,6 +412,14 @@ impl Inception {
             return Err(Error::input("Inception weights", expected, format!("{height} x {width}")));
         }
         let padding = if same { [height / 2, width / 2] } else { [0, 0] };
+        if let (Some(kernel), true) = (&layer.kernel, self.on_host(&x)) {
+            let ([pictures, _, height, width], device) = (x.dims(), x.device());
+            let (size, walk) = (Size { height, width }, Walk { stride, padding });
+            let y = kernel.apply(&values(x)?, size, walk);
+            let output = kernel.output(size, walk);
+            let shape = [pictures, kernel.bias.len(), output.height, output.width];
+            return Ok(Tensor::from_data(TensorData::new(y, shape), &device));
+        }
         let options = ConvOptions::new([stride, stride], padding, [1, 1], 1);
         Ok(relu(conv2d(x, layer.weight.clone(), Some(layer.bias.clone()), options)))
     }
@@ -434,24 +465,8 @@ fn fold(tensors: &TensorMap, name: &str, device: &Device) -> Result<Folded, Erro
     Ok(Folded {
         weight: Tensor::from_data(TensorData::new(weight, [outputs, inputs, height, width]), device),
         bias: Tensor::from_data(TensorData::new(bias, [outputs]), device),
+        kernel: None,
     })
-}
-
-fn max_pool(x: Tensor<4>) -> Tensor<4> {
-    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]))
-}
-
-fn max_pool_same(x: Tensor<4>) -> Tensor<4> {
-    max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]))
-}
-
-/// The border counts only the cells that are there.
-fn average_pool(x: Tensor<4>) -> Tensor<4> {
-    let mut options = AvgPoolOptions::new([3, 3]);
-    options.stride = [1, 1];
-    options.padding = [(1, 1), (1, 1)];
-    options.count_include_pad = false;
-    avg_pool2d(x, options)
 }
 
 fn mean(x: Tensor<4>) -> Tensor<2> {
@@ -459,7 +474,7 @@ fn mean(x: Tensor<4>) -> Tensor<2> {
     x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }
 
-fn values(tensor: Tensor<2>) -> Result<Vec<f32>, Error> {
+fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Error> {
     tensor.into_data().convert::<f32>().try_into_vec::<f32>().map_err(|e| Error::Device(format!("{e:?}")))
 }
 

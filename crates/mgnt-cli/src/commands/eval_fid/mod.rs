@@ -160,7 +160,7 @@ pub fn network(
     device: &burn::tensor::Device,
 ) -> anyhow::Result<Inception> {
     let network = Inception::load(weights, device)?.with_resize(resize);
-    Ok(if word.is_cpu() { network.side_by_side() } else { network })
+    Ok(if word.is_cpu() { network.side_by_side()? } else { network })
 }
 
 /// The reference: all pictures of a set, or some; or statistics.

@@ -62,15 +62,19 @@ fn formula_network_against_the_published_one() {
             got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
         assert!(got.len() == expected.len() && worst < 1e-4, "{name}: {worst}");
     };
-    for dims in [Dims::D64, Dims::D192, Dims::D768] {
-        let said = network.activations(&pictures, dims).unwrap();
-        assert_eq!((said.spatial.is_some(), said.logits), (dims == Dims::D768, None));
-        close(&said.features, &format!("features_{}", dims.count()));
-    }
-    let said = network.activations(&pictures, Dims::D2048).unwrap();
-    close(&said.features, "pool_2048");
-    close(&said.logits.unwrap(), "logits_unbiased");
-    assert_eq!(said.spatial.unwrap().len(), 2023);
+    let check = |network: &Inception| {
+        for dims in [Dims::D64, Dims::D192, Dims::D768] {
+            let said = network.activations(&pictures, dims).unwrap();
+            assert_eq!((said.spatial.is_some(), said.logits), (dims == Dims::D768, None));
+            close(&said.features, &format!("features_{}", dims.count()));
+        }
+        let said = network.activations(&pictures, Dims::D2048).unwrap();
+        close(&said.features, "pool_2048");
+        close(&said.logits.unwrap(), "logits_unbiased");
+        assert_eq!(said.spatial.unwrap().len(), 2023);
+    };
+    check(&network);
+    check(&network.side_by_side().unwrap());
 }
 
 #[test]
@@ -123,8 +127,12 @@ fn photos_with_partial_weights() {
     let worst = together.features.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 1e-5, "{worst}");
     assert!(network.reaches(Dims::D768) && !network.reaches(Dims::D2048));
-    let network = network.side_by_side();
-    assert_eq!(network.activations(&pictures, Dims::D768).unwrap(), together);
+    let network = network.side_by_side().unwrap();
+    let apart = network.activations(&pictures, Dims::D768).unwrap();
+    let worst = apart.features.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-5, "{worst}");
+    let one = network.activations(&pictures[..1], Dims::D768).unwrap();
+    assert_eq!(apart.features[..768], one.features, "a picture's features depend on those beside it");
     let error = network.activations(&pictures[..1], Dims::D2048).unwrap_err().to_string();
     assert!(error.contains("2048 dimensions") && error.contains("Mixed_7a"), "{error}");
 }
