@@ -13,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::world::{fail, mgnt, succeed, world};
 
 /// The training that made `run/` in the world, with a line for every step.
-const TRAIN: &str = "train-imagenet --config transformer.ron --data tokens --validation tokens optimization.log_every=1 --out";
+const TRAIN: &str =
+    "train-imagenet --config transformer.ron --data tokens --validation tokens optimization.log_every=1";
 
 fn weights(world: &Path, run: &str) -> Vec<u8> {
     fs::read(world.join(run).join("model/model.safetensors")).unwrap()
@@ -27,22 +28,48 @@ fn checkpoints(world: &Path, run: &str) -> Vec<String> {
     names
 }
 
-/// Starts a training and kills it (SIGKILL) once it has told of `lines` steps and a little later; whether it was
-/// killed before it ended by itself.
-fn killed(world: &Path, run: &str, lines: usize, later: Duration) -> bool {
-    let resume = if checkpoints(world, run).is_empty() { "" } else { "--resume" };
-    let mut child = mgnt(&format!("{TRAIN} {run} {resume}"), world).stderr(Stdio::piped()).spawn().unwrap();
-    let told = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let mut steps = told.filter(|line| line.starts_with("step ") && line.contains(" rate "));
-    let ended = lines > 0 && steps.nth(lines - 1).is_none();
-    if ended {
-        assert!(child.wait().unwrap().success());
-        return false;
+/// A training that is killed: its command without `--out`, which may be another's options, too.
+struct Victim<'a> {
+    command: &'a str,
+    world: &'a Path,
+    run: &'a str,
+}
+
+impl Victim<'_> {
+    /// Starts it and kills it (SIGKILL) once it has told of `lines` steps and a little later; whether it was killed
+    /// before it ended by itself.
+    fn killed(&self, lines: usize, later: Duration) -> bool {
+        let Self { command, world, run } = *self;
+        let resume = if checkpoints(world, run).is_empty() { "" } else { "--resume" };
+        let line = format!("{command} --out {run} {resume}");
+        let mut child = mgnt(&line, world).stderr(Stdio::piped()).spawn().unwrap();
+        let told = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut steps = told.filter(|line| line.starts_with("step ") && line.contains(" rate "));
+        let ended = lines > 0 && steps.nth(lines - 1).is_none();
+        if ended {
+            assert!(child.wait().unwrap().success(), "{line}");
+            return false;
+        }
+        sleep(later);
+        child.kill().unwrap();
+        // The pipe is read to its end by dropping it: the process is gone.
+        !child.wait().unwrap().success()
     }
-    sleep(later);
-    child.kill().unwrap();
-    // The pipe is read to its end by dropping it: the process is gone.
-    !child.wait().unwrap().success()
+
+    /// Kills it at `count` moments, from before the first step to after `most` of them, and lets it end then.
+    fn survives(&self, count: usize, most: usize) {
+        let mut rng = ChaCha8Rng::seed_from_u64(20);
+        for kills in 0..count {
+            let (lines, later) = (rng.random_range(0..=most), rng.random_range(0..40));
+            let killed = self.killed(lines, Duration::from_millis(later));
+            assert!(killed, "the training ended before it was killed more than {kills} times");
+        }
+        succeed(&format!("{} --out {} --resume", self.command, self.run), self.world);
+    }
+}
+
+fn killed(world: &Path, run: &str, lines: usize, later: Duration) -> bool {
+    Victim { command: TRAIN, world, run }.killed(lines, later)
 }
 
 /// Moments are counted in steps that the training tells of, so that the machine's speed does not matter.
@@ -50,18 +77,8 @@ fn killed(world: &Path, run: &str, lines: usize, later: Duration) -> bool {
 fn a_training_killed_at_twenty_moments_has_the_same_weights() {
     let own = world();
     let world = own.path();
-    let mut rng = ChaCha8Rng::seed_from_u64(20);
-    let mut kills = 0;
-    while kills < 20 {
-        // From before the first step to after the next checkpoint, which comes every four steps.
-        let (lines, later) = (rng.random_range(0..=6), rng.random_range(0..40));
-        if !killed(world, "killed", lines, Duration::from_millis(later)) {
-            break;
-        }
-        kills += 1;
-    }
-    assert_eq!(kills, 20, "the training ended before it was killed so often");
-    succeed(&format!("{TRAIN} killed --resume"), world);
+    // The next checkpoint comes every four steps.
+    Victim { command: TRAIN, world, run: "killed" }.survives(20, 6);
     assert!(weights(world, "killed") == weights(world, "run"));
     let best = |run: &str| fs::read(world.join(run).join("best/model.safetensors")).unwrap();
     assert!(best("killed") == best("run"));
@@ -73,6 +90,27 @@ fn a_training_killed_at_twenty_moments_has_the_same_weights() {
         .map(|line| line["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, (1..=40).collect::<Vec<_>>(), "every step is told of once");
+}
+
+/// Its two players, their optimisers and averages, and what the discriminator remembers of its judgements.
+#[test]
+fn a_tokenizer_with_a_discriminator_killed_at_eight_moments_has_the_same_weights() {
+    let own = world();
+    let world = own.path();
+    let recipe = fs::read_to_string(world.join("tokenizer.ron")).unwrap().replacen(
+        "codebook_weight",
+        "perceptual_weight: 0.1,
+        adversary: (discriminator: (filters: 4, multipliers: [2, 2], judges: patches), loss: non_saturating,
+            weight: adaptive(0.1), from_step: 6, lecam_weight: 0.001),
+        codebook_weight",
+        1,
+    );
+    fs::write(world.join("game.ron"), recipe).unwrap();
+    let command = "train-tokenizer --config game.ron --data store --validation store --inception stem.safetensors \
+                   --dims 64 optimization.log_every=1 optimization.checkpoint_every=3 optimization.steps=24";
+    succeed(&format!("{command} --out whole"), world);
+    Victim { command, world, run: "played" }.survives(8, 5);
+    assert!(weights(world, "played") == weights(world, "whole"));
 }
 
 #[test]
@@ -88,7 +126,7 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_taken() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 16;
     fs::write(&path, bytes).unwrap();
-    let output = mgnt(&format!("{TRAIN} damaged --resume"), world).output().unwrap();
+    let output = mgnt(&format!("{TRAIN} --out damaged --resume"), world).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
     assert!(told.contains("warning: DAMAGED checkpoint") && told.contains("optimizer.bpk"), "{told}");
@@ -105,7 +143,7 @@ fn a_full_disk_costs_checkpoints_and_not_the_training() {
     let world = own.path();
     assert!(killed(world, "full", 10, Duration::ZERO));
     let before = checkpoints(world, "full");
-    let mut full = mgnt(&format!("{TRAIN} full --resume"), world);
+    let mut full = mgnt(&format!("{TRAIN} --out full --resume"), world);
     // SAFETY: both calls only set attributes of the process, and may be made between fork and exec.
     unsafe {
         full.pre_exec(|| {
@@ -129,7 +167,7 @@ fn a_full_disk_costs_checkpoints_and_not_the_training() {
     assert!(!told.contains("panicked"), "{told}");
     assert_eq!(checkpoints(world, "full"), before);
 
-    succeed(&format!("{TRAIN} full --resume"), world);
+    succeed(&format!("{TRAIN} --out full --resume"), world);
     assert!(weights(world, "full") == weights(world, "run"));
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
-use mgnt_eval::{Dims, Inception};
+use mgnt_eval::{Dims, Resize};
 use mgnt_train::parse_with_overrides;
 use mgnt_train::tokenizer::{Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask};
 
-use super::eval_fid::parse_dims;
+use super::eval_fid::{network, parse_dims};
 use super::samples::rebuilt;
 use super::training::TrainingArguments;
+use crate::device::DeviceWord;
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt train-tokenizer`.
@@ -50,8 +51,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let recipe: TokenizerRecipe = parse_with_overrides(&training.config, &training.overrides)?;
     let store = PictureStore::open(training.data()?)?;
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
-    let device = training.home()?.open()?;
-    let networks = arguments.networks.open(&recipe, &device)?;
+    let word = training.home()?;
+    let device = word.open()?;
+    let networks = arguments.networks.open(&recipe, word, &device)?;
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
@@ -62,8 +64,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 impl NetworkArguments {
-    fn open(&self, recipe: &TokenizerRecipe, device: &Device) -> anyhow::Result<Networks> {
-        let inception = self.inception.as_ref().map(|path| Inception::load(path, device)).transpose()?;
+    fn open(&self, recipe: &TokenizerRecipe, word: DeviceWord, device: &Device) -> anyhow::Result<Networks> {
+        let inception =
+            self.inception.as_ref().map(|path| network(path, Resize::default(), word, device)).transpose()?;
         if let Some(network) = &inception
             && self.rfid_pictures > 0
             && !network.reaches(self.dims)
