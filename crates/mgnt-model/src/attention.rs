@@ -3,7 +3,7 @@ use burn::nn::Dropout;
 use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Tensor, s};
+use burn::tensor::{DType, Tensor, s};
 
 use crate::{ModelConfig, SubModel, precision};
 
@@ -120,14 +120,66 @@ impl Attention {
 
     fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
         // The fused operation has no backward and knows no dropout on attention weights.
-        if query.device().is_autodiff() {
-            let [_, _, _, head_width] = query.dims();
-            let compute = values.dtype();
-            let scores = (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3));
-            let weights = self.dropout.forward(softmax(precision::full(scores), 3));
-            precision::cast(weights, compute).matmul(values)
-        } else {
-            attention(query, keys, values, None, None, AttentionModuleOptions::default())
+        if !query.device().is_autodiff() {
+            return attention(query, keys, values, None, None, AttentionModuleOptions::default());
         }
+        let [_, _, _, head_width] = query.dims();
+        let compute = values.dtype();
+        let scores = (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3));
+        if self.dropout.prob == 0.0 && compute == DType::F32 {
+            return weigh(scores, values);
+        }
+        let weights = self.dropout.forward(softmax(precision::full(scores), 3));
+        precision::cast(weights, compute).matmul(values)
+    }
+}
+
+/// `softmax(scores) values` whose tape holds the weights and nothing else of the scores' size.
+///
+/// With weights `P` and result `O`, and `G` what comes back to `O`, what goes back to the scores is
+/// `P (G V' - rowsum(G O))`. That is also what goes back from `(P S) V - rowsum(P S) O`, where all but the scores `S` is
+/// held fixed. So the softmax is taken off the tape, in one pass where the backend has one, and that term is added, less
+/// its own value.
+fn weigh(scores: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
+    let weights = softmax(scores.clone().inner(), 3);
+    let fixed = values.clone().inner();
+    let [batch, heads, positions, width] = fixed.dims();
+    // A column of ones gives the sums of rows in the same product.
+    let ones = Tensor::ones([batch, heads, positions, 1], &fixed.device());
+    let with_ones = Tensor::cat(vec![fixed, ones], 3);
+    let moved = (scores * weights.clone()).matmul(with_ones);
+    // A tensor off the tape is a constant beside one that is on it.
+    let mixed = weights.matmul(values);
+    let sums = moved.clone().slice(s![.., .., .., width..]);
+    let back = moved.slice(s![.., .., .., 0..width]) - sums * mixed.clone().inner();
+    mixed + (back.clone() - back.detach())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+
+    #[test]
+    fn weighing_and_its_gradients_are_those_of_a_plain_softmax() {
+        let device = Device::flex().autodiff();
+        let drawn = |shape: [usize; 4], scale: f64| {
+            Tensor::<4>::random(shape, Distribution::Normal(0.0, scale), &device).require_grad()
+        };
+        let (scores, values) = (drawn([2, 3, 5, 7], 3.0), drawn([2, 3, 7, 4], 1.0));
+        let comes_back = drawn([2, 3, 5, 4], 1.0).detach();
+        let gradients = |mixed: &Tensor<4>| {
+            let grads = (mixed.clone() * comes_back.clone()).sum().backward();
+            [scores.grad(&grads).unwrap(), values.grad(&grads).unwrap()]
+        };
+        let ours = weigh(scores.clone(), values.clone());
+        let plain = softmax(scores.clone(), 3).matmul(values.clone());
+        let farthest = |a: Tensor<4>, b: Tensor<4>| (a - b).abs().max().into_scalar::<f32>();
+        for (a, b) in gradients(&ours).into_iter().zip(gradients(&plain)) {
+            assert!(farthest(a, b.clone()) < 2e-6);
+            assert!(b.abs().max().into_scalar::<f32>() > 0.1);
+        }
+        assert!(farthest(ours.inner(), plain.inner()) < 1e-6);
     }
 }

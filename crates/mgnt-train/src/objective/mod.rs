@@ -5,5 +5,6 @@ mod nested;
 
 pub use masking::{Masked, mask, mean_hidden};
 pub use nested::{
-    MaskedBatch, NestedLoss, NestedOptions, Students, Teacher, cross_entropy, lambda, nested_loss,
+    CrossEntropy, MaskedBatch, NestedLoss, NestedOptions, Students, Teacher, cross_entropy, lambda,
+    nested_loss,
 };

@@ -1,5 +1,5 @@
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::activation::softmax;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use mgnt_model::{Error, NestedTransformer};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ impl Students {
 pub struct NestedLoss {
     /// What is minimised, `[1]`.
     pub total: Tensor<1>,
-    /// Cross-entropy with the truth of each sub-model, by p.
+    /// Cross-entropy with the truth of each sub-model, by p, off the tape.
     pub truth: Vec<(usize, Tensor<1>)>,
 }
 
@@ -68,21 +68,56 @@ pub fn lambda(step: usize, steps: usize) -> f64 {
     if steps > 1 { 1.0 - step.min(steps - 1) as f64 / (steps - 1) as f64 } else { 1.0 }
 }
 
-/// Cross-entropy of rows with smoothed labels, weighted: `log_probabilities [R, V]`, `targets [R]`, `weights [R]`
-/// that sum to one. The target is `onehot (1 - s) + s / V`.
+/// What cross-entropy says of some rows of logits.
+#[derive(Debug)]
+pub struct CrossEntropy {
+    /// What is minimised, `[1]`.
+    pub loss: Tensor<1>,
+    /// Cross-entropy with the truth alone, `[1]`, off the tape.
+    pub truth: Tensor<1>,
+    /// Softmax of the logits, `[R, V]`, off the tape: what a smaller model learns of this one.
+    pub probabilities: Tensor<2>,
+}
+
+/// Cross-entropy of rows, weighted: `logits [R, V]`, `targets [R]`, `weights [R]` that sum to one. The truth is
+/// `onehot (1 - s) + s / V` with `s` the smoothing; beside `teacher`, probabilities `[R, V]` and their share, it counts
+/// for the rest.
+///
+/// The gradient by the logits is `(softmax - what they are held against) weight`, and is computed so: no operation of
+/// the softmax is on the tape.
 pub fn cross_entropy(
-    log_probabilities: Tensor<2>,
+    logits: Tensor<2>,
     targets: Tensor<1, Int>,
     weights: Tensor<1>,
     smoothing: f64,
-) -> Tensor<1> {
-    let [rows, _] = log_probabilities.dims();
-    let picked = log_probabilities.clone().gather(1, targets.reshape([rows, 1])).reshape([rows]);
-    let mut each = picked * (1.0 - smoothing);
-    if smoothing > 0.0 {
-        each = each + log_probabilities.mean_dim(1).reshape([rows]) * smoothing;
+    teacher: Option<(&Tensor<2>, f64)>,
+) -> CrossEntropy {
+    let [rows, codes] = logits.dims();
+    let fixed = logits.clone().inner();
+    let (targets, weights) = (targets.inner().reshape([rows, 1]), weights.inner().reshape([rows, 1]));
+    let probabilities = softmax(fixed.clone(), 1);
+    // The logarithm of the sum of exponentials, by each row's largest entry.
+    let normalizer = fixed.clone().max_dim(1) - probabilities.clone().max_dim(1).log();
+    let mean_of = |expected: Tensor<2>| ((normalizer.clone() - expected) * weights.clone()).sum();
+
+    let picked = fixed.clone().gather(1, targets.clone());
+    let mut expected = picked * (1.0 - smoothing) + fixed.clone().mean_dim(1) * smoothing;
+    let truth = mean_of(expected.clone());
+    let of_truth = 1.0 - teacher.map_or(0.0, |(_, share)| share);
+    let mut gradient = probabilities.clone() - of_truth * smoothing / codes as f64;
+    if let Some((taught, share)) = teacher {
+        expected = expected * of_truth + (fixed * taught.clone()).sum_dim(1) * share;
+        gradient = gradient - taught.clone() * share;
     }
-    -(each * weights).sum()
+    let value = mean_of(expected);
+    if !logits.device().is_autodiff() {
+        return CrossEntropy { loss: value, truth, probabilities };
+    }
+    let at_targets = Tensor::full([rows, 1], -of_truth * (1.0 - smoothing), &gradient.device());
+    let gradient = gradient.scatter(1, targets, at_targets, IndexingUpdateOp::Add) * weights;
+    // A term that is zero and has this gradient.
+    let moved = (logits * gradient).sum();
+    CrossEntropy { loss: moved.clone() - moved.detach() + value, truth, probabilities }
 }
 
 /// A masked batch as tensors.
@@ -116,25 +151,18 @@ pub fn nested_loss(
     for &p in factors {
         let hidden = model.hidden(batch.tokens.clone(), config.sub_model(p)?);
         let hidden = hidden.reshape([samples * length, config.width]).select(0, batch.rows.clone());
-        let log_probabilities = log_softmax(model.code_logits(hidden), 1);
-        let with_truth =
-            cross_entropy(log_probabilities.clone(), batch.targets.clone(), batch.weights.clone(), smoothing);
-        truth.push((p, with_truth.clone()));
-        let term = match &taught_by {
-            Some(probabilities) if teacher != Teacher::Truth && lambda < 1.0 => {
-                let each = (probabilities.clone() * log_probabilities.clone()).sum_dim(1);
-                let [count, _] = each.dims();
-                let with_teacher = -(each.reshape([count]) * batch.weights.clone()).sum();
-                with_truth * lambda + with_teacher * (1.0 - lambda)
-            }
-            _ => with_truth,
-        };
+        let taught = taught_by.as_ref().map(|teacher| (teacher, 1.0 - lambda));
+        let taught = taught.filter(|(_, share)| teacher != Teacher::Truth && *share > 0.0);
+        let (targets, weights) = (batch.targets.clone(), batch.weights.clone());
+        let CrossEntropy { loss, truth: with_truth, probabilities } =
+            cross_entropy(model.code_logits(hidden), targets, weights, smoothing, taught);
+        truth.push((p, with_truth));
         total = Some(match total {
-            Some(total) => total + term,
-            None => term,
+            Some(total) => total + loss,
+            None => loss,
         });
         if taught_by.is_none() || teacher == Teacher::Chain {
-            taught_by = Some(log_probabilities.detach().exp());
+            taught_by = Some(probabilities);
         }
     }
     let total = total.unwrap_or_else(|| Tensor::zeros([1], &batch.tokens.device()));
@@ -237,13 +265,14 @@ mod tests {
         let device = Device::flex().autodiff();
         let only_four = ModelConfig { sub_models: vec![1, 4], ..config() };
         let model = NestedTransformer::init(&only_four, 4, &device).unwrap();
-        let out = loss(&model, 0.0, Teacher::Chain);
+        let grads = loss(&model, 0.0, Teacher::Chain).total.backward();
         // The student's share alone: the teacher's own loss is taken out.
-        let grads = (out.total - out.truth[0].1.clone()).backward();
+        let full = nested_loss(&model, &batch(&device), &[1], Teacher::Chain, 0.0, 0.1).unwrap();
+        let teachers = full.total.backward();
         let map = mgnt_weights::module::to_map(&model).unwrap();
         assert!(map.len() > 10);
         let mut seen = 0;
-        struct Check<'a>(&'a burn::tensor::Gradients, &'a mut usize, Vec<String>);
+        struct Check<'a>([&'a burn::tensor::Gradients; 2], &'a mut usize, Vec<String>);
         impl burn::module::ModuleVisitor for Check<'_> {
             fn enter_module(&mut self, name: &str, _: &str) {
                 self.2.push(name.into());
@@ -257,7 +286,8 @@ mod tests {
                 let rows = ["output.weight", "down.weight"];
                 let axis = if columns.iter().any(|c| name.ends_with(c)) { 1 } else { 0 };
                 if axis == 1 || rows.iter().any(|r| name.ends_with(r)) {
-                    let grad = param.val().grad(self.0).unwrap();
+                    let [grad, teachers] = self.0.map(|grads| param.val().grad(grads).unwrap());
+                    let grad = grad - teachers;
                     let length = grad.dims()[axis];
                     let sum = |from: usize, to: usize| -> f32 {
                         grad.clone().narrow(axis, from, to - from).abs().sum().into_scalar()
@@ -269,8 +299,41 @@ mod tests {
                 }
             }
         }
-        burn::module::Module::visit(&model, &mut Check(&grads, &mut seen, Vec::new()));
+        burn::module::Module::visit(&model, &mut Check([&grads, &teachers], &mut seen, Vec::new()));
         assert_eq!(seen, 6);
+    }
+
+    #[test]
+    fn the_gradient_by_the_logits_is_the_slope_of_the_loss() {
+        let device = Device::flex().autodiff();
+        let rows = [[0.3f32, -1.2, 2.0, 0.1], [40.0, -3.0, 0.0, 39.0]];
+        let taught =
+            Tensor::<2>::from_floats([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]], &device.clone().inner());
+        let say = |rows: [[f32; 4]; 2], teacher: Option<f64>| {
+            let logits = Tensor::<2>::from_floats(rows, &device).require_grad();
+            let (targets, weights) =
+                (Tensor::from_data([2, 0], &device), Tensor::from_floats([0.25, 0.75], &device));
+            let teacher = teacher.map(|share| (&taught, share));
+            let said = cross_entropy(logits.clone(), targets, weights, 0.1, teacher);
+            (logits, said)
+        };
+        for teacher in [None, Some(0.6), Some(1.0)] {
+            let (logits, said) = say(rows, teacher);
+            let slopes =
+                logits.grad(&said.loss.backward()).unwrap().into_data().try_into_vec::<f32>().unwrap();
+            for (place, slope) in slopes.into_iter().enumerate() {
+                let moved = |by: f32| {
+                    let mut moved = rows;
+                    moved[place / 4][place % 4] += by;
+                    f64::from(say(moved, teacher).1.loss.into_scalar::<f32>())
+                };
+                let difference = (moved(0.02) - moved(-0.02)) / 0.04;
+                assert!(
+                    (f64::from(slope) - difference).abs() < 2e-3,
+                    "{teacher:?} {place}: {slope} {difference}"
+                );
+            }
+        }
     }
 
     #[test]
@@ -312,8 +375,8 @@ mod tests {
         let weights = (weights.clone() / (weights.sum_dim(1) * 4.0)).reshape([256]);
         let smoothing = case.get("loss_label_smoothing").unwrap().to_f64();
         for (smoothing, expected) in smoothing.iter().zip(case.get("loss").unwrap().to_f64()) {
-            let lp = log_softmax(logits.clone(), 1);
-            let got = cross_entropy(lp, targets.clone(), weights.clone(), *smoothing).into_scalar::<f32>();
+            let said = cross_entropy(logits.clone(), targets.clone(), weights.clone(), *smoothing, None);
+            let got = said.loss.into_scalar::<f32>();
             assert!((f64::from(got) - expected).abs() < 1e-5 * expected, "{smoothing}: {got} {expected}");
         }
     }

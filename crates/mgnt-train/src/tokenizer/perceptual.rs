@@ -75,10 +75,10 @@ impl Perceptual {
     /// Mean distance `[1]` of pictures `[B, 3, H, W]` in 0 to 1; gradients go to the first only.
     pub fn distance(&self, pictures: Tensor<4>, targets: Tensor<4>) -> Result<Tensor<1>, Error> {
         let (ours, theirs) = match &self.network {
-            Network::Vgg(vgg) => (vgg.maps(pictures), vgg.maps(targets.detach())),
+            Network::Vgg(vgg) => (vgg.maps(pictures), vgg.maps(targets.inner())),
             Network::Inception(network) => {
                 let input = |x: Tensor<4>| enlarged(x, INCEPTION_SIDE) * 2.0 - 1.0;
-                (network.maps(input(pictures))?, network.maps(input(targets.detach()))?)
+                (network.maps(input(pictures))?, network.maps(input(targets.inner()))?)
             }
         };
         let weights = |tap: usize| match &self.network {
