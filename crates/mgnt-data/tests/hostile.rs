@@ -7,16 +7,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use common::{tar_bytes, write_parquet};
+use fuzzing::{Rng, Trial, damage};
 use mgnt_data::manifest::sha256;
 use mgnt_data::{
     Error, PictureStore, PrepareOptions, Source, SourceOptions, TokenStore, TokenStoreInfo, TokenWriter,
@@ -25,111 +23,8 @@ use mgnt_data::{
 use parquet::basic::Compression;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 
-/// What a reader may take at once: this many times the file, and a constant.
+/// What a reader may take at once, in times the file.
 const PEAK_FACTOR: usize = 64;
-const PEAK_SLACK: usize = 6 << 20;
-/// Far above what any of these files needs, also on a busy machine.
-const TIME_LIMIT: Duration = Duration::from_secs(20);
-
-static LIVE: AtomicIsize = AtomicIsize::new(0);
-static PEAK: AtomicIsize = AtomicIsize::new(0);
-/// One reader at a time, so that what is counted is its own: verifying uses many threads.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// Counts what is allocated.
-struct Counting;
-
-fn count(bytes: isize) {
-    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Old and new may both be there for a moment.
-        count(size as isize);
-        count(-(layout.size() as isize));
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// SplitMix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
-    }
-
-    /// Mostly small numbers, some up to 2^bits.
-    fn small(&mut self, bits: usize) -> usize {
-        let bound = 1 << self.below(bits + 1);
-        self.below(bound)
-    }
-
-    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
-        let start = self.below(length + 1);
-        start..length.min(start + self.small(9))
-    }
-}
-
-/// Flips, overwrites, cuts, doubles and moves bytes; `tail` keeps to the last bytes.
-fn damage(bytes: &mut Vec<u8>, tail: Option<usize>, rng: &mut Rng) {
-    const NUMBERS: [u64; 12] =
-        [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
-    for _ in 0..1 + rng.small(4) {
-        let length = bytes.len();
-        let first = tail.map_or(0, |tail| length.saturating_sub(tail));
-        let at = first + rng.below(length - first);
-        match rng.below(8) {
-            0..3 if length > 0 => bytes[at] ^= 1 << rng.below(8),
-            3 if length > 0 => bytes[at] = rng.next() as u8,
-            4 => {
-                let width = 1 << rng.below(4);
-                let number = NUMBERS[rng.below(NUMBERS.len())].wrapping_add(rng.below(3) as u64);
-                let end = (at + width).min(length);
-                bytes[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
-            }
-            5 if rng.below(4) == 0 => bytes.truncate(at),
-            5 => {
-                let range = rng.range(length);
-                bytes.drain(range);
-            }
-            6 => {
-                let range = rng.range(length);
-                let copy = bytes[range].to_vec();
-                bytes.splice(at..at, copy);
-            }
-            _ => {
-                let value = rng.next() as u8;
-                let range = rng.range(length);
-                bytes[range].fill(value);
-            }
-        }
-    }
-}
 
 /// Exchanges a number or a word of JSON for another, so that it stays JSON.
 fn damage_json(text: &[u8], rng: &mut Rng) -> Vec<u8> {
@@ -159,50 +54,15 @@ fn damage_json(text: &[u8], rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Makes cases until the time is over: `make` writes one into the folder it is given and returns its bytes, `read`
-/// reads it and says how many items it found.
+/// reads it.
 fn run(
-    what: &str,
+    what: &'static str,
     mut make: impl FnMut(&mut Rng, &Path) -> Vec<u8>,
     read: impl Fn(&Path) -> Result<usize, Error>,
 ) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let variable = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().expect("a whole number"));
-    let seconds = variable("MGNT_FUZZ_SECONDS").unwrap_or(1);
-    let mut rng = Rng(variable("MGNT_FUZZ_SEED").unwrap_or(20_261_125));
     let folder = tempfile::tempdir().unwrap();
-    let start = Instant::now();
-    let (mut cases, mut accepted, mut largest, mut slowest) = (0u64, 0u64, 0, Duration::ZERO);
-    while start.elapsed() < Duration::from_secs(seconds) {
-        let bytes = make(&mut rng, folder.path());
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        let began = Instant::now();
-        let answer = catch_unwind(AssertUnwindSafe(|| read(folder.path())));
-        let (took, peak) = (began.elapsed(), (PEAK.load(Ordering::Relaxed) - before) as usize);
-        cases += 1;
-        accepted += u64::from(matches!(answer, Ok(Ok(_))));
-        (largest, slowest) = (peak.max(largest), took.max(slowest));
-        let problem = match answer {
-            Err(_) => Some("a panic".to_owned()),
-            Ok(Err(error)) if error.to_string().len() > 4096 => Some("a very long message".into()),
-            _ if peak > bytes.len() * PEAK_FACTOR + PEAK_SLACK => {
-                Some(format!("{peak} bytes at once for {} bytes", bytes.len()))
-            }
-            _ if took > TIME_LIMIT => Some(format!("it took {took:?}")),
-            _ => None,
-        };
-        if let Some(problem) = problem {
-            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile.{what}"));
-            fs::write(&path, &bytes).unwrap();
-            panic!("{what}, case {cases}: {problem}; the bytes are in {}", path.display());
-        }
-    }
-    println!(
-        "{what}: {cases} cases in {:.0?}, {accepted} accepted, largest peak {} KiB, slowest {slowest:.1?}",
-        start.elapsed(),
-        largest >> 10
-    );
-    assert!(cases > 0 && accepted < cases);
+    let folder = folder.path();
+    Trial::new(what, PEAK_FACTOR, |_: &[u8]| read(folder).map(drop)).run(|rng| make(rng, folder));
 }
 
 /// Reads all that a source has, damaged as it may be.
@@ -235,7 +95,7 @@ fn hostile_tars() {
             let mut bytes = seeds[rng.below(3)].clone();
             // A header whose sum is right is read further.
             let again = rng.below(2) == 0;
-            damage(&mut bytes, None, rng);
+            damage(&mut bytes, &[], None, rng);
             if again {
                 for header in bytes.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
                     header[148..156].fill(b' ');
@@ -296,7 +156,7 @@ fn hostile_parquet() {
                 1 => Some(700),
                 _ => None,
             };
-            damage(&mut bytes, tail, rng);
+            damage(&mut bytes, &[], tail, rng);
             fs::write(folder.join("x.parquet"), &bytes).unwrap();
             bytes
         },
@@ -348,7 +208,7 @@ fn read_store(tokens: bool, folder: &Path) -> Result<usize, Error> {
 }
 
 /// Damages one file of a store and, now and then, its checksum to match.
-fn hostile_store(what: &str, tokens: bool, damages_manifest: bool) {
+fn hostile_store(what: &'static str, tokens: bool, damages_manifest: bool) {
     let own = tempfile::tempdir().unwrap();
     let sound = store(tokens, own.path());
     assert!(read_store(tokens, &sound).unwrap() > 0);
@@ -371,14 +231,14 @@ fn hostile_store(what: &str, tokens: bool, damages_manifest: bool) {
                     bytes = damage_json(&bytes, rng);
                 }
                 if rng.below(4) == 0 {
-                    damage(&mut bytes, None, rng);
+                    damage(&mut bytes, &[], None, rng);
                 }
                 fs::write(folder.join("manifest.json"), &bytes).unwrap();
                 return bytes;
             }
             let (name, sound) = &files[shards[rng.below(shards.len())]];
             let mut bytes = sound.clone();
-            damage(&mut bytes, None, rng);
+            damage(&mut bytes, &[], None, rng);
             fs::write(folder.join(name), &bytes).unwrap();
             if rng.below(4) > 0 {
                 let text = String::from_utf8(files[manifest].1.clone()).unwrap();

@@ -5,215 +5,35 @@
 //! plain test run is short and a long one is `MGNT_FUZZ_SECONDS=600 cargo test -p mgnt-weights --test hostile`.
 //! Bytes that break a promise are kept in a file that the failure names.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::io::{Cursor, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;
 
+use std::io::{Cursor, Read, Write};
+use std::path::Path;
+
+use fuzzing::{Rng, Trial, damage};
 use mgnt_weights::{Error, TensorMap, flax, npz, safetensors, torch};
 use zip::write::{SimpleFileOptions, ZipWriter};
 use zip::{CompressionMethod, ZipArchive};
 
-/// What a reader may take at once: this many times the file, and a constant.
+/// What a reader may take at once, in times the file.
 const PEAK_FACTOR: usize = 24;
-const PEAK_SLACK: usize = 6 << 20;
-/// Far above what any of these files needs, also on a busy machine.
-const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
+/// A reader of this crate on bytes that are named like a file.
+fn trial(
+    format: &'static str,
+    read: impl Fn(&[u8], &Path) -> Result<TensorMap, Error>,
+) -> Trial<impl Fn(&[u8]) -> Result<(), Error>> {
+    Trial::new(format, PEAK_FACTOR, move |bytes: &[u8]| read(bytes, Path::new("case")).map(drop))
 }
 
-/// Counts what each thread has allocated.
-struct Counting;
-
-fn count(bytes: isize) {
-    // A thread that ends still frees: then nobody counts any more.
-    let _ = LIVE.try_with(|live| {
-        live.set(live.get() + bytes);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
-    });
-}
-
-// SAFETY: every call is handed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Old and new may both be there for a moment.
-        count(size as isize);
-        count(-(layout.size() as isize));
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// SplitMix64.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
-    }
-
-    /// Mostly small numbers, some up to 2^bits.
-    fn small(&mut self, bits: usize) -> usize {
-        let bound = 1 << self.below(bits + 1);
-        self.below(bound)
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        from[self.below(from.len())]
-    }
-
-    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
-        let start = self.below(length + 1);
-        start..length.min(start + self.small(9))
-    }
+fn pick<'a, T: ?Sized>(rng: &mut Rng, from: &[&'a T]) -> &'a T {
+    from[rng.below(from.len())]
 }
 
 fn golden(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// Flips, overwrites, cuts, doubles, moves and mixes bytes; `tail` keeps to the last bytes, where a zip has its index.
-fn damage(bytes: &mut Vec<u8>, others: &[Vec<u8>], tail: Option<usize>, rng: &mut Rng) {
-    const NUMBERS: [u64; 12] =
-        [0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
-    for _ in 0..1 + rng.small(4) {
-        let length = bytes.len();
-        let first = tail.map_or(0, |tail| length.saturating_sub(tail));
-        let at = first + rng.below(length - first);
-        match rng.below(10) {
-            0..3 if length > 0 => bytes[at] ^= 1 << rng.below(8),
-            3 if length > 0 => bytes[at] = rng.next() as u8,
-            4 => {
-                let width = 1 << rng.below(4);
-                let number = NUMBERS[rng.below(NUMBERS.len())].wrapping_add(rng.below(3) as u64);
-                let little = number.to_le_bytes();
-                let big = number.to_be_bytes();
-                let value = if rng.below(2) == 0 { &little[..width] } else { &big[8 - width..] };
-                let end = (at + width).min(length);
-                bytes[at..end].copy_from_slice(&value[..end - at]);
-            }
-            5 => {
-                let range = rng.range(length);
-                bytes.drain(range);
-            }
-            6 if rng.below(4) == 0 => bytes.truncate(at),
-            7 => {
-                let range = rng.range(length);
-                let copy = bytes[range].to_vec();
-                bytes.splice(at..at, copy);
-            }
-            8 if !others.is_empty() => {
-                let other = &others[rng.below(others.len())];
-                let copy = other[rng.range(other.len())].to_vec();
-                let end = if rng.below(2) == 0 { at } else { (at + copy.len()).min(length) };
-                bytes.splice(at..end, copy);
-            }
-            9 => {
-                let value = rng.next() as u8;
-                let range = rng.range(length);
-                bytes[range].fill(value);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// What happened in one run.
-#[derive(Default)]
-struct Tally {
-    cases: u64,
-    accepted: u64,
-    tensors: usize,
-    largest_peak: usize,
-    slowest: Duration,
-}
-
-/// Makes cases and reads them until the time is over.
-fn run(
-    format: &str,
-    read: impl Fn(&[u8], &Path) -> Result<TensorMap, Error>,
-    mut make: impl FnMut(&mut Rng) -> Vec<u8>,
-) {
-    let variable = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().expect("a whole number"));
-    let seconds = variable("MGNT_FUZZ_SECONDS").unwrap_or(1);
-    let mut rng = Rng(variable("MGNT_FUZZ_SEED").unwrap_or(20_261_125));
-    let start = Instant::now();
-    let mut tally = Tally::default();
-    while start.elapsed() < Duration::from_secs(seconds) {
-        let bytes = make(&mut rng);
-        if let Err(problem) = check(&bytes, &read, &mut tally) {
-            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile.{format}"));
-            std::fs::write(&path, &bytes).expect("the bytes are kept");
-            panic!("case {}: {problem}; the bytes are in {}", tally.cases, path.display());
-        }
-    }
-    println!(
-        "{format}: {} cases in {:.0?}, {} accepted with {} tensors, largest peak {} KiB, slowest {:.1?}",
-        tally.cases,
-        start.elapsed(),
-        tally.accepted,
-        tally.tensors,
-        tally.largest_peak >> 10,
-        tally.slowest
-    );
-    assert!(tally.cases > 0);
-}
-
-fn check(
-    bytes: &[u8],
-    read: &impl Fn(&[u8], &Path) -> Result<TensorMap, Error>,
-    tally: &mut Tally,
-) -> Result<(), String> {
-    let before = LIVE.get();
-    PEAK.set(before);
-    let start = Instant::now();
-    let answer = catch_unwind(AssertUnwindSafe(|| read(bytes, Path::new("case"))));
-    let (took, peak) = (start.elapsed(), (PEAK.get() - before) as usize);
-    tally.cases += 1;
-    tally.largest_peak = tally.largest_peak.max(peak);
-    tally.slowest = tally.slowest.max(took);
-    match answer {
-        Err(_) => return Err("panic".into()),
-        Ok(Ok(map)) => {
-            tally.accepted += 1;
-            tally.tensors += map.len();
-        }
-        Ok(Err(error)) if error.to_string().len() > 4096 => return Err("a very long message".into()),
-        Ok(Err(_)) => {}
-    }
-    if peak > bytes.len() * PEAK_FACTOR + PEAK_SLACK {
-        return Err(format!("{peak} bytes at once for a file of {}", bytes.len()));
-    }
-    if took > TIME_LIMIT {
-        return Err(format!("it took {took:?}"));
-    }
-    Ok(())
 }
 
 /// A MessagePack value as Flax might write it, and might not.
@@ -258,7 +78,7 @@ fn hostile_flax() {
         golden("maskgit-vqgan/subset.msgpack")[..6000].to_vec(),
         golden("maskgit-vqgan/subset.msgpack"),
     ];
-    run("msgpack", flax::parse, |rng| {
+    trial("msgpack", flax::parse).run(|rng| {
         let mut bytes = match rng.below(32) {
             0 => seeds[2].clone(),
             1..4 => seeds[1].clone(),
@@ -354,19 +174,19 @@ fn program(rng: &mut Rng) -> Vec<u8> {
     let mut out = b"\x80\x02}".to_vec();
     for _ in 0..rng.small(8) {
         match rng.below(16) {
-            0 => out.extend(rng.pick(&GLOBALS)),
+            0 => out.extend(pick(rng, &GLOBALS)),
             1 => out.extend([b'q', rng.below(8) as u8]),
             2 | 3 => out.extend([b'h', rng.below(8) as u8]),
             4 => {
                 let tensor =
-                    [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE, rng.pick::<[u8]>(&TENSORS)].concat();
+                    [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE, pick::<[u8]>(rng, &TENSORS)].concat();
                 out.extend([&b"X\x01\0\0\0"[..], &[b'a' + rng.below(26) as u8], &tensor[..], b"s"].concat());
             }
             5 => out.extend(STORAGE),
             // A dictionary in itself, or just one.
             6 if rng.below(16) == 0 => out.extend(b"X\x01\0\0\0c}q\x01X\x01\0\0\0dh\x01ss"),
             6 => out.extend(b"X\x01\0\0\0c}q\x01s"),
-            _ => out.extend(rng.pick(&OPCODES)),
+            _ => out.extend(pick(rng, &OPCODES)),
         }
     }
     out.push(b'.');
@@ -389,7 +209,7 @@ fn hostile_torch() {
         .collect();
     let index = |rng: &mut Rng| if rng.below(16) == 0 { 2 } else { rng.below(2) };
     let old = golden("torch/legacy.pth");
-    run("pt", torch::parse, |rng| {
+    trial("pt", torch::parse).run(|rng| {
         let which = index(rng);
         // The old format, which has no archive around; its first pickle, by which it is known, is mostly left whole.
         if rng.below(4) == 0 {
@@ -438,9 +258,9 @@ fn header(rng: &mut Rng) -> Vec<u8> {
         let (first, last) = (end, end + 4 * count);
         end = last;
         let odd = |right: usize, rng: &mut Rng| {
-            if rng.below(6) == 0 { rng.pick(&NUMBERS).to_string() } else { right.to_string() }
+            if rng.below(6) == 0 { pick(rng, &NUMBERS).to_string() } else { right.to_string() }
         };
-        let kind = if rng.below(4) == 0 { rng.pick(&TYPES) } else { TYPES[0] };
+        let kind = if rng.below(4) == 0 { pick(rng, &TYPES) } else { TYPES[0] };
         let shape = match rng.below(5) {
             0 => format!("{},{},{}", odd(1, rng), odd(count, rng), odd(1, rng)),
             1 if count == 1 => String::new(),
@@ -474,7 +294,7 @@ fn hostile_safetensors() {
     small.insert_f32("b", &[], &[1.0]).expect("its shape");
     let small = safetensors::to_bytes(&small, Path::new("small")).expect("its bytes");
     let seeds = [small, golden("maskgit-vqgan/case.safetensors")];
-    run("safetensors", safetensors::from_bytes, |rng| {
+    trial("safetensors", safetensors::from_bytes).run(|rng| {
         let mut bytes = match rng.below(16) {
             0 => seeds[1].clone(),
             1..6 => seeds[0].clone(),
@@ -535,7 +355,7 @@ fn hostile_npz() {
         b"18446744073709551615",
         b"4294967296",
     ];
-    run("npz", statistics, |rng| {
+    trial("npz", statistics).run(|rng| {
         let which = rng.below(2);
         match rng.below(8) {
             // The archive itself, all of it or its index.
@@ -552,7 +372,7 @@ fn hostile_npz() {
                 for (_, array) in &mut contents {
                     if kind > 5 {
                         let mut text = b"{".to_vec();
-                        (0..rng.small(6)).for_each(|_| text.extend(rng.pick(&WORDS)));
+                        (0..rng.small(6)).for_each(|_| text.extend(pick(rng, &WORDS)));
                         text.push(b'}');
                         let end = array.len().min(128);
                         let length = (text.len() as u16).to_le_bytes();
@@ -570,10 +390,7 @@ fn hostile_npz() {
 /// Files of one thing many times over, which is what makes small files large in memory.
 #[test]
 fn wide_files_stay_small() {
-    let mut tally = Tally::default();
-    let mut torch = |name: &str, bytes: Vec<u8>| {
-        check(&bytes, &torch::parse, &mut tally).unwrap_or_else(|problem| panic!("{name}: {problem}"));
-    };
+    let mut torch = trial("wide.pt", torch::parse);
     let pickle = |start: &[u8], unit: &[u8]| {
         let program = [b"\x80\x02", start, &unit.repeat(400_000 / unit.len()), b"."].concat();
         archive(&[("m/data.pkl".into(), program)], CompressionMethod::Stored)
@@ -598,31 +415,26 @@ fn wide_files_stay_small() {
         b"(NNNNe",
         b"ccollections\nOrderedDict\n)RNs",
     ] {
-        torch("dictionary", pickle(b"}q\0", unit));
-        torch("list", pickle(b"]q\0", unit));
-        torch("a thousand dictionaries", pickle(&b"}".repeat(1000), unit));
+        torch.check(&pickle(b"}q\0", unit));
+        torch.check(&pickle(b"]q\0", unit));
+        torch.check(&pickle(&b"}".repeat(1000), unit));
     }
     // Numbers that skip ahead.
-    torch("memo", pickle(b"}r\xff\xff\x05\0", b"r\xff\xff\x05\0"));
+    torch.check(&pickle(b"}r\xff\xff\x05\0", b"r\xff\xff\x05\0"));
     let empty: Vec<_> = (0..60_000).map(|i| (format!("{i:x}"), Vec::new())).collect();
-    torch("entries", archive(&empty, CompressionMethod::Stored));
+    torch.check(&archive(&empty, CompressionMethod::Stored));
 
-    let mut flax = |unit: &[u8]| {
+    torch.tell();
+
+    let mut flax = trial("wide.msgpack", flax::parse);
+    for unit in
+        [&b"\xc7\x0b\x01\x93\x90\xa5uint8\xc4\x01\x07"[..], b"\xc0", b"\x90", b"\x80", b"\x81\xa0\xc0"]
+    {
         let count = 400_000 / unit.len();
         let mut bytes = vec![0x81, 0xa1, b'a', 0xdd];
         bytes.extend((count as u32).to_be_bytes());
         bytes.extend(unit.repeat(count));
-        check(&bytes, &flax::parse, &mut tally).unwrap_or_else(|problem| panic!("{unit:?}: {problem}"));
-    };
-    for unit in
-        [&b"\xc7\x0b\x01\x93\x90\xa5uint8\xc4\x01\x07"[..], b"\xc0", b"\x90", b"\x80", b"\x81\xa0\xc0"]
-    {
-        flax(unit);
+        flax.check(&bytes);
     }
-    println!(
-        "{} cases, largest peak {} KiB, slowest {:.1?}",
-        tally.cases,
-        tally.largest_peak >> 10,
-        tally.slowest
-    );
+    flax.tell();
 }
