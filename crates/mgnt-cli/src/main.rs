@@ -73,6 +73,12 @@ enum Command {
 
 fn main() -> ExitCode {
     memory::keep_freed_memory();
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !mgnt_data::in_guarded_decoder() {
+            tell(panic);
+        }
+    }));
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,mgnt=info"));
     tracing_subscriber::fmt()

@@ -14,6 +14,7 @@
 mod area;
 mod crop;
 mod error;
+mod guard;
 pub mod loader;
 pub mod manifest;
 pub mod picture;
@@ -30,6 +31,7 @@ mod verify;
 
 pub use crop::{Crop, Filter};
 pub use error::Error;
+pub use guard::in_guarded_decoder;
 pub use picture::{Limits, Picture};
 pub use prepare::{PrepareOptions, PrepareReport, prepare};
 pub use set::PictureSet;

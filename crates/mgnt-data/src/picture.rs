@@ -1,12 +1,12 @@
 //! Pictures in memory: decoding, cropping, resizing, writing.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use mgnt_weights::atomic;
 
+use crate::guard::guarded;
 use crate::{Crop, Error, Filter};
 
 /// Most bytes that a decoder may take for one picture: 16-bit colour with transparency at the limit of pixels.
@@ -60,9 +60,8 @@ impl Picture {
         limits: Limits,
         wait: impl FnOnce(usize) -> T,
     ) -> Result<Self, Error> {
-        // A decoder's bug is a fault of the file, for whoever has a million of them.
-        catch_unwind(AssertUnwindSafe(|| decode(bytes, limits, wait)))
-            .unwrap_or_else(|_| Err(Error::Picture("the decoder gave up".into())))
+        guarded(|| decode(bytes, limits, wait))
+            .unwrap_or_else(|| Err(Error::Picture("the decoder gave up".into())))
     }
 
     /// Reads and decodes a file.

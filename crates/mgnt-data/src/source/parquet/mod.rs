@@ -5,7 +5,6 @@
 mod pages;
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
 use super::{Classes, Found, MOST_BYTES, MOST_CLASSES, Place, shards};
-use crate::Error;
+use crate::{Error, guard};
 
 /// Files of fewer bytes a row than this are made to look large: no picture is so small.
 const LEAST_ROW_BYTES: u64 = 16;
@@ -252,8 +251,8 @@ impl<'a> Rows<'a> {
 
 /// Runs the library's reader, for which a damaged file may be a broken promise: a panic becomes an error.
 fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("the Parquet reader gave up".into()),
+    match guard::guarded(read) {
+        Some(result) => result.map_err(|error| error.to_string()),
+        None => Err("the Parquet reader gave up".into()),
     }
 }
