@@ -54,7 +54,11 @@ fn a_transformers_run_draws_samples_and_becomes_a_page() {
         assert!(html.contains(part), "{part}");
     }
     assert_eq!(html.matches("data:image/png;base64,").count(), 2);
+    assert!(!html.contains("Beside other runs"));
+    assert!(page("watched --beside run", world).contains("Beside other runs"));
     fail("report tokens", world, 1, &["tokens/run.json"]);
+    fail("report watched --beside nowhere", world, 1, &["nowhere"]);
+    fail("report watched --beside tokens", world, 1, &["tokens"]);
     fail("report watched --schedule 3x4", world, 2, &["3"]);
 }
 

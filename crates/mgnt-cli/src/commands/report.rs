@@ -25,6 +25,9 @@ pub struct Arguments {
     /// The run's folder
     #[arg(value_name = "RUN")]
     run: PathBuf,
+    /// Another run, whose held-out figures are drawn beside this one's; may be given several times
+    #[arg(long, value_name = "RUN")]
+    beside: Vec<PathBuf>,
     /// The page [default: report.html in the run's folder]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -46,10 +49,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let run = &arguments.run;
     let description: Description = read_json(&run.join("run.json"))?;
     let history = History::read(run)?;
-    let name = fs::canonicalize(run)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = name_of(run)?;
+    let mut others = Vec::new();
+    for other in &arguments.beside {
+        others.push((name_of(other)?, History::read(other)?));
+    }
 
     let mut page = Page::new(&format!("{name}: {} training", description.task));
     summary(&mut page, &description, &history);
+    if !others.is_empty() {
+        charts::beside(&mut page, &name, &history, &others)?;
+    }
     charts::add(&mut page, &history)?;
     samples::add(&mut page, &run.join("samples"))?;
     if description.task == "transformer" {
@@ -65,6 +75,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     atomic::write_bytes(&output, page.finish().as_bytes())?;
     println!("open {}", output.display());
     Ok(())
+}
+
+fn name_of(run: &Path) -> anyhow::Result<String> {
+    let whole = fs::canonicalize(run).with_context(|| run.display().to_string())?;
+    Ok(whole.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {

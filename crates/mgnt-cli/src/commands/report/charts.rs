@@ -94,6 +94,32 @@ pub fn add(page: &mut Page, history: &History) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Adds a plot of every held-out figure that another run has, too, with a curve for each run.
+pub fn beside(
+    page: &mut Page,
+    name: &str,
+    history: &History,
+    others: &[(String, History)],
+) -> anyhow::Result<()> {
+    let mut drawings = Vec::new();
+    for figure in history.names().filter(|figure| figure.starts_with("validation_")) {
+        let runs =
+            std::iter::once((name, history)).chain(others.iter().map(|(name, run)| (name.as_str(), run)));
+        let curve = |(index, (name, run)): (usize, (&str, &History))| {
+            let points: Vec<_> =
+                run.figure(figure).iter().map(|(step, value)| (*step as f64, *value)).collect();
+            (!points.is_empty()).then(|| Curve { name: name.to_owned(), points, colour: colour(index) })
+        };
+        let drawn: Vec<Curve> = runs.enumerate().filter_map(curve).collect();
+        if drawn.len() > 1 {
+            let axes = Axes { title: &label(figure), value: "", from_zero: false };
+            drawings.push(curves(&axes, &drawn)?);
+        }
+    }
+    section(page, "Beside other runs", &drawings);
+    Ok(())
+}
+
 fn section(page: &mut Page, heading: &str, drawings: &[String]) {
     if !drawings.is_empty() {
         page.heading(heading);
@@ -175,6 +201,25 @@ mod tests {
             assert!(html.contains(part), "{part}");
         }
         assert!(!html.contains("Codebook"), "an empty part is left out");
+    }
+
+    #[test]
+    fn runs_stand_beside_each_other_where_both_have_a_figure() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = |name: &str, figures: &str| {
+            let run = folder.path().join(name);
+            std::fs::create_dir(&run).unwrap();
+            let line = format!("{{\"step\":5,\"steps\":9,\"time\":1.0,{figures}}}\n");
+            std::fs::write(run.join("metrics.jsonl"), line).unwrap();
+            History::read(&run).unwrap()
+        };
+        let own = history("a", "\"validation_loss_p1\":6.0,\"validation_loss_p8\":6.5,\"loss\":7.0");
+        let other = ("plain".to_owned(), history("b", "\"validation_loss_p1\":6.1,\"loss\":7.0"));
+        let mut page = Page::new("run");
+        beside(&mut page, "nested", &own, &[other]).unwrap();
+        let html = page.finish();
+        assert_eq!(html.matches("<svg").count(), 1);
+        assert!(html.contains("held-out loss, p = 1") && html.contains("nested") && html.contains("plain"));
     }
 
     #[test]
