@@ -140,9 +140,22 @@ impl NestedTransformer {
 
     /// The residual stream after the last block, `[B, A, D]`, of `tokens [B, A]` at positions 0 to A - 1.
     pub fn hidden(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
+        self.hidden_of(self.embedded(tokens), sub_model)
+    }
+
+    /// The residual stream before the first block, `[B, A, D]`, of `tokens [B, A]` at positions 0 to A - 1: the same for
+    /// every sub-model.
+    pub fn embedded(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, length] = tokens.dims();
-        let positions = Tensor::arange(0..length as i64, &tokens.device()).unsqueeze().repeat_dim(0, batch);
-        self.forward_cached(tokens, positions, None, 0, sub_model).0
+        let x = self.embedding.forward(tokens.clone(), places(&tokens));
+        x.reshape([batch, length, self.config.width])
+    }
+
+    /// The residual stream after the last block, `[B, A, D]`, of that before the first.
+    pub fn hidden_of(&self, embedded: Tensor<3>, sub_model: SubModel) -> Tensor<3> {
+        let [batch, length, width] = embedded.dims();
+        let x = embedded.reshape([batch * length, width]);
+        self.through_blocks(x, batch, None, 0, sub_model).0.reshape([batch, length, width])
     }
 
     /// The residual stream `[B, A, D]` of the active `tokens` at their `positions` (both `[B, A]`), which attend
@@ -161,20 +174,32 @@ impl NestedTransformer {
         sub_model: SubModel,
     ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
-        let mut x = self.embedding.forward(tokens, positions);
         let length = keep.min(active + cache.map_or(0, KvCache::len));
-        let mut kept = KvCache { blocks: Vec::with_capacity(self.blocks.len()), length };
+        let x = self.embedding.forward(tokens, positions);
+        let (x, kept) = self.through_blocks(x, batch, cache, length, sub_model);
+        (x.reshape([batch, active, self.config.width]), kept)
+    }
+
+    /// `x [B * A, D]` before the first block to that after the last, and a cache of `keep` positions.
+    fn through_blocks(
+        &self,
+        mut x: Tensor<2>,
+        batch: usize,
+        cache: Option<&KvCache>,
+        keep: usize,
+        sub_model: SubModel,
+    ) -> (Tensor<2>, KvCache) {
+        let mut kept = KvCache { blocks: Vec::with_capacity(self.blocks.len()), length: keep };
         for (index, block) in self.blocks.iter().enumerate() {
             let cached = cache.map(|cache| cache.block(index));
-            let context = Context { batch, cached, keep: length };
             let keys_values;
-            (x, keys_values) = block.forward(x, context, &self.config, sub_model);
+            (x, keys_values) = block.forward(x, Context { batch, cached, keep }, &self.config, sub_model);
             kept.blocks.extend(keys_values);
         }
         if let Some(norm) = &self.last_norm {
             x = norm.forward(x);
         }
-        (x.reshape([batch, active, self.config.width]), kept)
+        (x, kept)
     }
 
     /// Logits over the whole vocabulary, `[R, vocabulary]`, of rows of the residual stream `[R, D]`.
@@ -186,6 +211,12 @@ impl NestedTransformer {
     pub fn code_logits(&self, rows: Tensor<2>) -> Tensor<2> {
         self.head.forward(rows, self.embedding.tokens.val(), self.config.codes)
     }
+}
+
+/// Positions 0 to A - 1 for each sample of `tokens [B, A]`.
+fn places(tokens: &Tensor<2, Int>) -> Tensor<2, Int> {
+    let [batch, length] = tokens.dims();
+    Tensor::arange(0..length as i64, &tokens.device()).unsqueeze().repeat_dim(0, batch)
 }
 
 /// Draws initial weights on the host, so that they do not depend on a device's generator; or, without one, leaves them

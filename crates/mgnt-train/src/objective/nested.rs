@@ -148,8 +148,9 @@ pub fn nested_loss(
     let mut total: Option<Tensor<1>> = None;
     let mut truth = Vec::new();
     let mut taught_by: Option<Tensor<2>> = None;
+    let embedded = model.embedded(batch.tokens.clone());
     for &p in factors {
-        let hidden = model.hidden(batch.tokens.clone(), config.sub_model(p)?);
+        let hidden = model.hidden_of(embedded.clone(), config.sub_model(p)?);
         let hidden = hidden.reshape([samples * length, config.width]).select(0, batch.rows.clone());
         let taught = taught_by.as_ref().map(|teacher| (teacher, 1.0 - lambda));
         let taught = taught.filter(|(_, share)| teacher != Teacher::Truth && *share > 0.0);
