@@ -102,7 +102,8 @@ impl Kernel {
                 let end = (size.width + left).saturating_sub(j).div_ceil(stride).clamp(begin, width);
                 for (row, segment) in rows.clone().zip(&mut segments) {
                     let row = (row * stride + i).wrapping_sub(above);
-                    if row >= size.height {
+                    // A map narrower than the kernel's reach has columns that nothing of it meets.
+                    if row >= size.height || begin == end {
                         segment.fill(0.0);
                         continue;
                     }
@@ -158,6 +159,9 @@ mod tests {
             ([17, 17], [7, 1], 1, [3, 0]),
             ([12, 13], [5, 5], 1, [2, 2]),
             ([2, 2], [5, 5], 1, [2, 2]),
+            ([2, 2], [1, 7], 1, [0, 3]),
+            ([2, 1], [7, 1], 1, [3, 0]),
+            ([1, 1], [3, 3], 1, [1, 1]),
         ] {
             let (pictures, inputs, outputs) = (2, 3, 5);
             let size = Size { height, width };
