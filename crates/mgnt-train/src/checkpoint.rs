@@ -2,25 +2,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender};
 
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
+use burn::optim::lr_scheduler::LrSchedulerRecord;
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::{ModuleRecord, RecordError};
+use burn::train::checkpoint::{
+    Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction, CheckpointingStrategy,
+};
+use burn::train::metric::store::EventStoreClient;
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_weights::{atomic, directory};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Warning;
 use crate::identity::{Difference, Identity};
+use crate::learner::Trainee;
 use crate::{Error, Optimization};
-
-/// What a run consists of between two steps.
-pub(crate) struct State<M> {
-    pub model: M,
-    pub average: M,
-    pub optimizer: ModuleOptimizer,
-    pub progress: Progress,
-}
 
 /// The small part of a run's state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -47,11 +46,12 @@ struct Header {
 }
 
 const FOLDER: &str = "checkpoints";
+/// The model and its average.
 const MODEL: &str = "model.bpk";
-const AVERAGE: &str = "average.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
+const SCHEDULE: &str = "schedule.bpk";
 const HEADER: &str = "state.ron";
-const FILES: [&str; 4] = [MODEL, AVERAGE, OPTIMIZER, HEADER];
+const FILES: [&str; 4] = [MODEL, OPTIMIZER, SCHEDULE, HEADER];
 /// Checksums of the files, as `sha256sum` writes and checks them.
 const SUMS: &str = "SHA256SUMS";
 
@@ -78,17 +78,23 @@ impl Checkpoints {
         &self.folder
     }
 
-    /// Writes a checkpoint, then removes all but the newest ones that are to be kept. Where it fails, those before
-    /// stay.
-    pub fn save<M: Module>(&self, state: &State<M>) -> Result<(), Error> {
-        let folder = self.folder.join(format!("step-{:08}", state.progress.step));
+    /// Writes a checkpoint of the three records that were handed over, then removes all but the newest ones that are to
+    /// be kept. Where it fails, those before stay.
+    pub fn save(&self, records: &Receiver<Record>, progress: &Progress) -> Result<(), Error> {
+        let mut records = records.iter().take(3).collect::<Vec<_>>();
+        let folder = self.folder.join(format!("step-{:08}", progress.step));
         atomic::write_folder(&folder, |folder| {
             let failed = |e: RecordError| Error::run(folder, e);
             // Burn syncs each file to disk.
-            state.model.clone().into_record().save(folder.join(MODEL)).map_err(failed)?;
-            state.average.clone().into_record().save(folder.join(AVERAGE)).map_err(failed)?;
-            state.optimizer.to_record().save(folder.join(OPTIMIZER)).map_err(failed)?;
-            let header = Header { progress: state.progress.clone(), identity: self.identity.to_json()? };
+            for record in records.drain(..) {
+                match record {
+                    Record::Model(record) => record.save(folder.join(MODEL)),
+                    Record::Optimizer(record) => record.save(folder.join(OPTIMIZER)),
+                    Record::Schedule(record) => record.save(folder.join(SCHEDULE)),
+                }
+                .map_err(failed)?;
+            }
+            let header = Header { progress: progress.clone(), identity: self.identity.to_json()? };
             directory::write_ron(&folder.join(HEADER), &header)?;
             let mut sums = String::new();
             for file in FILES {
@@ -109,17 +115,16 @@ impl Checkpoints {
         Ok(list(&self.folder)?.last().and_then(step))
     }
 
-    /// Fills `state` from the newest whole checkpoint; `false` where there is none. A damaged one is set aside, with
-    /// a warning, and the one before it is taken.
-    pub fn load_newest<M: Module>(
+    /// Fills `start` from the newest whole checkpoint; `None` where there is none. A damaged one is set aside, with a
+    /// warning, and the one before it is taken.
+    pub fn load_newest<M: Module + ModuleDisplay>(
         &self,
-        state: &mut State<M>,
+        start: &Start<M>,
         warn: &mut dyn FnMut(Warning),
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Start<M>>, Error> {
         for folder in list(&self.folder)?.iter().rev() {
             let Some(reason) = damage(folder) else {
-                self.load(folder, state)?;
-                return Ok(true);
+                return self.load(folder, start.clone()).map(Some);
             };
             // Out of the way of the count of kept ones, but there for who wants to look.
             let aside = folder.with_extension("damaged");
@@ -129,27 +134,91 @@ impl Checkpoints {
             fs::rename(folder, &aside).map_err(mgnt_weights::Error::io(folder))?;
             warn(Warning::Damaged { path: aside, reason });
         }
-        Ok(false)
+        Ok(None)
     }
 
-    fn load<M: Module>(&self, folder: &Path, state: &mut State<M>) -> Result<(), Error> {
+    fn load<M: Module + ModuleDisplay>(&self, folder: &Path, start: Start<M>) -> Result<Start<M>, Error> {
         let path = folder.join(HEADER);
         let header: Header = directory::read_ron(&path)?;
         let before = Identity::from_json(&header.identity).map_err(|e| Error::run(&path, e))?;
         if let Some(Difference { field, before, now }) = self.identity.difference(&before) {
             return Err(Error::Resume { path: self.folder.clone(), field, before, now });
         }
-        let module = |file: &str, old: &M| {
-            let path = folder.join(file);
-            let record = ModuleRecord::load(&path).map_err(|e| Error::run(&path, e))?;
-            old.clone().try_load_record(record).map_err(|e| Error::run(&path, e))
-        };
+        let path = folder.join(MODEL);
+        let record = ModuleRecord::load(&path).map_err(|e| Error::run(&path, e))?;
+        let trainee = start.trainee.try_load_record(record).map_err(|e| Error::run(&path, e))?;
         let path = folder.join(OPTIMIZER);
-        let optimizer = OptimizerRecord::load(&path).map_err(|e| Error::run(&path, e))?;
-        (state.model, state.average) = (module(MODEL, &state.model)?, module(AVERAGE, &state.average)?);
-        state.optimizer = state.optimizer.clone().load_record(optimizer);
-        state.progress = header.progress;
+        let record = OptimizerRecord::load(&path).map_err(|e| Error::run(&path, e))?;
+        let optimizer = start.optimizer.load_record(record);
+        let path = folder.join(SCHEDULE);
+        let schedule = LrSchedulerRecord::load(&path).map_err(|e| Error::run(&path, e))?;
+        let progress = header.progress;
+        let trainee = trainee.after(progress.step - progress.skipped);
+        Ok(Start { trainee, optimizer, schedule: Some(schedule), progress })
+    }
+}
+
+/// What a run begins with.
+#[derive(Clone)]
+pub(crate) struct Start<M: Module + ModuleDisplay> {
+    pub trainee: Trainee<M>,
+    pub optimizer: ModuleOptimizer,
+    /// Where the learning rate goes on.
+    pub schedule: Option<LrSchedulerRecord>,
+    pub progress: Progress,
+}
+
+/// A record of Burn's learner.
+pub(crate) enum Record {
+    Model(ModuleRecord),
+    Optimizer(OptimizerRecord),
+    Schedule(LrSchedulerRecord),
+}
+
+impl From<ModuleRecord> for Record {
+    fn from(record: ModuleRecord) -> Self {
+        Self::Model(record)
+    }
+}
+
+impl From<OptimizerRecord> for Record {
+    fn from(record: OptimizerRecord) -> Self {
+        Self::Optimizer(record)
+    }
+}
+
+impl From<LrSchedulerRecord> for Record {
+    fn from(record: LrSchedulerRecord) -> Self {
+        Self::Schedule(record)
+    }
+}
+
+/// Takes records from Burn's checkpointer and hands them to the loop, which writes them as one folder: a file by file
+/// checkpoint could be half of it, and an error would end the run.
+#[derive(Clone)]
+pub(crate) struct HandedOver(pub Sender<Record>);
+
+impl<R: Checkpoint + Into<Record>> Checkpointer<R> for HandedOver {
+    fn save(&self, _: usize, record: R) -> Result<(), CheckpointerError> {
+        self.0.send(record.into()).map_err(|e| CheckpointerError::Unknown(e.to_string()))
+    }
+
+    /// Old checkpoints go when a new one is whole.
+    fn delete(&self, _: usize) -> Result<(), CheckpointerError> {
         Ok(())
+    }
+
+    fn restore(&self, step: usize) -> Result<R, CheckpointerError> {
+        Err(CheckpointerError::Unknown(format!("step {step}: a run is resumed before its learner is made")))
+    }
+}
+
+/// The loop asks when a checkpoint is due.
+pub(crate) struct WhenAsked;
+
+impl CheckpointingStrategy for WhenAsked {
+    fn checkpointing(&mut self, _: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
+        vec![CheckpointingAction::Save]
     }
 }
 

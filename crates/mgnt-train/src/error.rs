@@ -44,6 +44,12 @@ pub enum Error {
         /// How often in a row.
         times: usize,
     },
+    /// A figure that the task did not name before the run.
+    #[error("the task tells a figure `{0}` that it did not name before")]
+    Figure(String),
+    /// Burn's learner.
+    #[error("the learner failed: {0}")]
+    Learner(String),
     /// The device failed to give its results.
     #[error("the device failed: {0}")]
     Device(String),

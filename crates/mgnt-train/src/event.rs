@@ -10,8 +10,8 @@ use crate::Error;
 
 /// Who looks on while a model of type `M` is trained. The loop itself prints nothing.
 ///
-/// A closure that takes events is one.
-pub trait Watcher<M> {
+/// A closure that takes events is one. It is called from threads of Burn's learner, one at a time.
+pub trait Watcher<M>: Send {
     /// Hears what happened, in order.
     fn event(&mut self, event: &Event);
 
@@ -23,7 +23,7 @@ pub trait Watcher<M> {
     }
 }
 
-impl<M, F: FnMut(&Event)> Watcher<M> for F {
+impl<M, F: FnMut(&Event) + Send> Watcher<M> for F {
     fn event(&mut self, event: &Event) {
         self(event);
     }

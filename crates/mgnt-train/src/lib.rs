@@ -1,8 +1,8 @@
 //! Training of image tokenizers and nested transformers.
 //!
 //! A [`Recipe`] (or [`TokenizerRecipe`]) is the RON file that describes a run. [`TransformerTask`] and
-//! [`TokenizerTask`] say what one step computes; [`run`](run()) is the step-counted loop around both: learning rate,
-//! clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data, masks and dropout are pure
+//! [`TokenizerTask`] say what one step computes; [`run`](run()) trains either with Burn's learner, under a strategy that
+//! counts steps: learning rate, clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data, masks and dropout are pure
 //! functions of seed and step, so a run that was stopped and resumed gives the same weights as one that was not.
 //!
 //! Start with [`run()`], and with [`objective`] and [`tokenizer`] for the mathematics.
@@ -13,6 +13,7 @@ mod error;
 mod event;
 mod forecast;
 mod identity;
+mod learner;
 mod log;
 pub mod objective;
 mod optimizer;

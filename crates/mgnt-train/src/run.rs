@@ -1,23 +1,23 @@
-//! The step-counted loop around every task.
+//! A run of any task: its folder, what it begins with, and Burn's training around it.
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-use burn::module::Module;
 use burn::tensor::Device;
-use burn::train::Interrupter;
+use burn::train::metric::LearningRateMetric;
+use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use mgnt_weights::atomic;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoints, Progress, State};
+use crate::checkpoint::{Checkpoints, HandedOver, Progress, Start, WhenAsked};
 use crate::event::{Event, Watcher};
 use crate::identity::Identity;
-use crate::optimizer::{adamw, clip_global_norm, learning_rate};
-use crate::part::{Computed, Workers};
+use crate::learner::{Elsewhere, Figure, Renderer, Schedule, Stage, StepCounted, Steps, Trainee};
+use crate::optimizer::adamw;
 use crate::task::{Description, Task};
 use crate::teller::Teller;
-use crate::{Error, Optimization, ema, part};
+use crate::{Error, Optimization, part};
 
 /// Where and how a task is run.
 #[derive(Clone, Copy)]
@@ -51,11 +51,11 @@ pub enum Outcome {
 /// Only one process at a time can do so. A run is resumed with the recipe and the data that it began with, which each
 /// checkpoint names.
 pub fn run<T: Task>(
-    task: &mut T,
+    task: T,
     optimization: &Optimization,
     recipe: &impl Serialize,
     options: RunOptions,
-    watcher: &mut dyn Watcher<T::Model>,
+    watcher: impl Watcher<T::Model> + 'static,
 ) -> Result<Outcome, Error> {
     let RunOptions { device, others, out, resume, side_by_side, stop } = options;
     if optimization.parts <= others.len() {
@@ -67,18 +67,22 @@ pub fn run<T: Task>(
     }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
+    let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
+    let mut task = task;
     let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
     let model = task.initial(&part::taped(device, optimization))?;
-    let optimizer = adamw(optimization)?;
-    let mut state = State { average: model.valid(), model, optimizer, progress: Progress::default() };
+    let mut start = Start {
+        trainee: Trainee::new(model, optimization.ema_decay),
+        optimizer: adamw(optimization)?,
+        schedule: None,
+        progress: Progress::default(),
+    };
     if resume {
-        let found =
-            checkpoints.load_newest(&mut state, &mut |warning| watcher.event(&Event::Warning(warning)))?;
-        if !found {
-            return Err(Error::run(out, "there is no checkpoint to resume"));
-        }
-        task.recall(&state.progress.memory);
+        let warn = &mut |warning| watcher.event(&Event::Warning(warning));
+        let found = checkpoints.load_newest(&start, warn)?;
+        start = found.ok_or_else(|| Error::run(out, "there is no checkpoint to resume"))?;
+        task.recall(&start.progress.memory);
     } else {
         if checkpoints.newest()?.is_some() {
             return Err(Error::run(out, "holds a run already; --resume continues it"));
@@ -89,85 +93,76 @@ pub fn run<T: Task>(
     remove_leftovers(checkpoints.folder())?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {
-        step: state.progress.step,
+        step: start.progress.step,
         steps: optimization.steps,
         samples_a_step: optimization.batch,
         tokens_a_step,
     });
+    let teller = Teller::new(out, start.progress.step, optimization, tokens_a_step, watcher)?;
+    let stage = Stage::new(task, optimization, device, others, side_by_side);
+    learn(stage, start, optimization, checkpoints, teller, out, stop)
+}
 
-    let workers = Workers { home: device, others, side_by_side };
-    let mut teller = Teller::new(out, state.progress.step, optimization.steps, tokens_a_step, watcher)?;
-    while state.progress.step < optimization.steps {
-        let step = state.progress.step;
-        let mut computed = part::compute(task, &state.model, optimization, step, &workers)?;
-        let norm = clip_global_norm(&state.model, &mut computed.gradients, optimization.clip_norm);
-        let Computed { loss, gradients, mut figures, extras } = computed;
-        let rate = learning_rate(optimization, step);
-        if loss.is_finite() && norm.is_finite() {
-            state.model = state.optimizer.step(rate, state.model, gradients);
-            let numbers;
-            (state.model, numbers) = task.between(state.model, step, extras)?;
-            figures.extend(numbers);
-            let decay = ema::decay_at(optimization.ema_decay, step);
-            state.average = ema::update(state.average, &state.model.valid(), decay);
-            state.progress.skipped_in_a_row = 0;
-        } else {
-            state.progress.skipped += 1;
-            state.progress.skipped_in_a_row += 1;
-            let in_a_row = state.progress.skipped_in_a_row;
-            teller.skipped(step, loss, norm, in_a_row, optimization.not_finite_limit, task.items(step));
-            if in_a_row == optimization.not_finite_limit {
-                return Err(Error::NotFinite { step, times: in_a_row });
-            }
-        }
-        state.progress.step += 1;
-        teller.counted += 1;
-
-        let done = state.progress.step;
-        let last = done == optimization.steps;
-        if done.is_multiple_of(optimization.log_every) || last {
-            figures.extend([("loss".to_owned(), loss), ("gradient_norm".to_owned(), norm)]);
-            if state.progress.skipped > 0 {
-                figures.push(("skipped".to_owned(), state.progress.skipped as f64));
-            }
-            teller.trained(done, rate, figures);
-        }
-        if done.is_multiple_of(optimization.validate_every) || last {
-            let figures = task.validate(&state.average)?;
-            let score = task.score(&figures).filter(|score| score.is_finite());
-            teller.validated(done, figures);
-            if let Some(score) = score.filter(|&score| state.progress.best.is_none_or(|best| score < best)) {
-                match task.export(&state.average, &out.join("best")) {
-                    Ok(()) => {
-                        state.progress.best = Some(score);
-                        teller.watcher.event(&Event::Best { step: done, score });
-                    }
-                    Err(error) => teller.not_saved(done, error, &checkpoints)?,
-                }
-            }
-        }
-        if optimization.draw_every > 0 && done.is_multiple_of(optimization.draw_every) {
-            teller.draw(done, &state.average);
-        }
-        let stopped = stop.should_stop();
-        if done.is_multiple_of(optimization.checkpoint_every) || last || stopped {
-            state.progress.memory = task.memory();
-            let clock = Instant::now();
-            match checkpoints.save(&state) {
-                Ok(()) => {
-                    let seconds = clock.elapsed().as_secs_f64();
-                    teller.watcher.event(&Event::Saved { step: done, seconds });
-                }
-                Err(error) if stopped && !last => return Err(error),
-                Err(error) => teller.not_saved(done, error, &checkpoints)?,
-            }
-        }
-        if stopped && !last {
-            return Ok(Outcome::Interrupted(done));
-        }
+/// Sets Burn's training up and launches it.
+fn learn<T: Task>(
+    stage: Stage<T>,
+    start: Start<T::Model>,
+    optimization: &Optimization,
+    checkpoints: Checkpoints,
+    teller: Teller<T::Model>,
+    out: &Path,
+    stop: &Interrupter,
+) -> Result<Outcome, Error> {
+    let (stage, teller) = (Arc::new(stage), Arc::new(Mutex::new(teller)));
+    let mut figures = stage.task().figures();
+    figures.extend(["loss", "gradient_norm", "skipped"].map(str::to_owned));
+    let validated = stage.task().validation_figures();
+    let loader = |range| Arc::new(Steps { of: stage.clone(), range });
+    let (handed_over, records) = mpsc::channel();
+    let handed_over = HandedOver(handed_over);
+    let mut training = SupervisedTraining::new(out, loader(0..optimization.steps), loader(0..1))
+        .num_epochs(optimization.steps.div_ceil(optimization.validate_every))
+        .metric_train_numeric(LearningRateMetric::new())
+        .with_metric_logger(Elsewhere)
+        .with_application_logger(None)
+        .with_custom_checkpointers(handed_over.clone(), handed_over.clone(), handed_over)
+        .with_checkpointing_strategy(WhenAsked)
+        .with_interrupter(stop.clone())
+        .renderer(Box::new(Renderer::new(teller.clone())));
+    for name in &figures {
+        training = training.metric_train_numeric(Figure::new(name));
     }
-    task.export(&state.average, &out.join("model"))?;
-    Ok(Outcome::Finished)
+    for name in &validated {
+        training = training.metric_valid_numeric(Figure::new(name));
+    }
+
+    let Start { trainee, optimizer, schedule, progress } = start;
+    let mut learner = Learner::new(trainee, optimizer, Schedule::new(optimization));
+    if let Some(record) = schedule {
+        learner.load_scheduler(record);
+    }
+    let strategy = Arc::new(StepCounted {
+        stage: stage.clone(),
+        optimization: optimization.clone(),
+        out: out.into(),
+        checkpoints,
+        records: Mutex::new(records),
+        teller,
+        figures,
+        validated,
+        begins: progress,
+        outcome: Mutex::new(None),
+    });
+    let result = training.with_training_strategy(TrainingStrategy::Custom(strategy.clone())).launch(learner);
+    let outcome = strategy.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let outcome = outcome.unwrap_or_else(|| Err(Error::Learner("it did not run the loop".into())))?;
+    if let Some(error) = result.error {
+        return Err(Error::Learner(error.to_string()));
+    }
+    if outcome == Outcome::Finished {
+        stage.task().export(&result.model.average, &out.join("model"))?;
+    }
+    Ok(outcome)
 }
 
 /// Holds a run's folder for this process, for as long as the file is open.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
@@ -16,9 +16,9 @@ pub type Figures = Vec<(String, f64)>;
 /// What the loop trains: a model, and what one step of it computes.
 ///
 /// Everything random in it must be a function of the step and the recipe's seed, or be drawn from the device.
-pub trait Task: Sync {
+pub trait Task: Send + Sync + 'static {
     /// The module that is trained.
-    type Model: Module + Sync;
+    type Model: Module + ModuleDisplay + Sync + 'static;
     /// What a part leaves for the work between two steps.
     type Extra: Send;
 
@@ -43,16 +43,22 @@ pub trait Task: Sync {
         places: Range<usize>,
     ) -> Result<PartOutput<Self::Extra>, Error>;
 
-    /// A change of the model after a step that is no gradient's, and figures of the whole step. Not called after a
-    /// step that is skipped.
+    /// Names of the figures that parts and [`between`](Self::between) may tell.
+    fn figures(&self) -> Vec<String>;
+
+    /// Names of the figures that [`validate`](Self::validate) may tell.
+    fn validation_figures(&self) -> Vec<String>;
+
+    /// The model with a change after a step that is no gradient's, if there is one, and figures of the whole step. Not
+    /// called after a step that is skipped.
     fn between(
         &mut self,
-        model: Self::Model,
+        model: &Self::Model,
         step: usize,
         extras: Vec<Self::Extra>,
-    ) -> Result<(Self::Model, Figures), Error> {
-        let _ = (step, extras);
-        Ok((model, Vec::new()))
+    ) -> Result<(Option<Self::Model>, Figures), Error> {
+        let _ = (model, step, extras);
+        Ok((None, Vec::new()))
     }
 
     /// What it remembers from step to step besides the model, for checkpoints.

@@ -6,62 +6,77 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::Error;
 use crate::checkpoint::Checkpoints;
 use crate::event::{Event, Line, Warning, Watcher};
 use crate::log::JsonLines;
 use crate::task::Figures;
+use crate::{Error, Optimization};
 
 /// Tells the watcher and the logs.
-pub(crate) struct Teller<'a, M> {
-    pub watcher: &'a mut dyn Watcher<M>,
+pub(crate) struct Teller<M> {
+    watcher: Box<dyn Watcher<M>>,
     metrics: JsonLines,
     skips: JsonLines,
+    /// Steps done.
+    step: usize,
     steps: usize,
+    log_every: usize,
     tokens_a_step: usize,
     /// Since the last line.
     clock: Instant,
     /// Steps since the last line.
-    pub counted: usize,
+    counted: usize,
 }
 
-impl<'a, M> Teller<'a, M> {
-    /// Goes on with the logs after `done` steps: lines of later ones, whose work was lost, are dropped.
+impl<M> Teller<M> {
+    /// Goes on with the logs after `step` steps: lines of later ones, whose work was lost, are dropped.
     pub fn new(
         out: &Path,
-        done: usize,
-        steps: usize,
+        step: usize,
+        optimization: &Optimization,
         tokens_a_step: usize,
-        watcher: &'a mut dyn Watcher<M>,
+        watcher: Box<dyn Watcher<M>>,
     ) -> Result<Self, Error> {
-        let metrics = JsonLines::open(&out.join("metrics.jsonl"), |step| step <= done)?;
-        let skips = JsonLines::open(&out.join("skipped.jsonl"), |step| step < done)?;
-        Ok(Self { watcher, metrics, skips, steps, tokens_a_step, clock: Instant::now(), counted: 0 })
+        let metrics = JsonLines::open(&out.join("metrics.jsonl"), |line| line <= step)?;
+        let skips = JsonLines::open(&out.join("skipped.jsonl"), |line| line < step)?;
+        let Optimization { steps, log_every, .. } = *optimization;
+        let clock = Instant::now();
+        Ok(Self { watcher, metrics, skips, step, steps, log_every, tokens_a_step, clock, counted: 0 })
     }
 
-    pub fn trained(&mut self, step: usize, rate: f64, figures: Figures) {
+    pub fn event(&mut self, event: &Event) {
+        self.watcher.event(event);
+    }
+
+    /// A step is done; every [`log_every`](Optimization::log_every) steps and the last are told.
+    pub fn trained(&mut self, rate: f64, figures: Figures) {
+        self.step += 1;
+        self.counted += 1;
+        if !self.step.is_multiple_of(self.log_every) && self.step != self.steps {
+            return;
+        }
         let seconds = self.clock.elapsed().as_secs_f64() / self.counted.max(1) as f64;
         let line = Line {
             learning_rate: Some(rate),
             seconds_a_step: Some(seconds),
             tokens_a_second: Some(self.tokens_a_step as f64 / seconds),
-            ..self.line(step, figures)
+            ..self.line(figures)
         };
         self.log(&line);
         self.watcher.event(&Event::Trained(line));
     }
 
-    pub fn validated(&mut self, step: usize, figures: Figures) {
+    pub fn validated(&mut self, figures: Figures) {
         let figures = figures.into_iter().map(|(name, value)| (format!("validation_{name}"), value));
-        let line = self.line(step, figures.collect());
+        let line = self.line(figures.collect());
         self.log(&line);
         self.watcher.event(&Event::Validated(line));
     }
 
-    fn line(&mut self, step: usize, figures: Figures) -> Line {
+    fn line(&mut self, figures: Figures) -> Line {
         (self.clock, self.counted) = (Instant::now(), 0);
         Line {
-            step,
+            step: self.step,
             steps: self.steps,
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64()),
             learning_rate: None,

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
@@ -16,11 +17,11 @@ use crate::{Error, Precision, Recipe};
 
 /// Training of the nested transformer on a token store.
 #[derive(Debug)]
-pub struct TransformerTask<'a> {
-    recipe: &'a Recipe,
+pub struct TransformerTask {
+    recipe: Recipe,
     config: ModelConfig,
-    store: &'a TokenStore,
-    held_out: Option<&'a TokenStore>,
+    store: Arc<TokenStore>,
+    held_out: Option<Arc<TokenStore>>,
     order: Order,
     device: Device,
     /// Weights to begin with, instead of random ones.
@@ -32,12 +33,12 @@ const VALIDATED: usize = 256;
 /// Keeps the masks of validation apart from those of training.
 const VALIDATION_SEED: u64 = 0x7661_6c69;
 
-impl<'a> TransformerTask<'a> {
+impl TransformerTask {
     /// A task on `store`, validated on `held_out`, which must have the same tokens.
     pub fn new(
-        recipe: &'a Recipe,
-        store: &'a TokenStore,
-        held_out: Option<&'a TokenStore>,
+        recipe: &Recipe,
+        store: &Arc<TokenStore>,
+        held_out: Option<&Arc<TokenStore>>,
         device: &Device,
     ) -> Result<Self, Error> {
         recipe.validate()?;
@@ -56,7 +57,15 @@ impl<'a> TransformerTask<'a> {
         let config = recipe.model(store.info());
         config.validate()?;
         let order = Order::new(store.len(), recipe.optimization.batch, recipe.optimization.seed);
-        Ok(Self { recipe, config, store, held_out, order, device: device.clone(), start: None })
+        Ok(Self {
+            recipe: recipe.clone(),
+            config,
+            store: store.clone(),
+            held_out: held_out.cloned(),
+            order,
+            device: device.clone(),
+            start: None,
+        })
     }
 
     /// Begins with the weights of a model directory, such as an imported checkpoint whose sub-models were never trained.
@@ -98,13 +107,13 @@ impl<'a> TransformerTask<'a> {
     }
 }
 
-impl TransformerTask<'_> {
+impl TransformerTask {
     /// What these places of the batch of step `step` show and hide.
     pub fn masked(&self, step: usize, places: Range<usize>, device: &Device) -> Result<MaskedBatch, Error> {
         let (seed, class_dropout) = (self.recipe.optimization.seed, self.recipe.class_dropout);
         let items = self.order.batch(step);
         let (first, whole) = (places.start, items.len());
-        self.batch(self.store, &items[places], first, whole, seed, step, class_dropout, device)
+        self.batch(&self.store, &items[places], first, whole, seed, step, class_dropout, device)
     }
 
     /// The recipe's loss of step `step` on a part of its batch.
@@ -114,7 +123,7 @@ impl TransformerTask<'_> {
         step: usize,
         batch: &MaskedBatch,
     ) -> Result<PartOutput<()>, Error> {
-        let recipe = self.recipe;
+        let recipe = &self.recipe;
         let half;
         let model = match recipe.precision {
             Precision::F32 => model,
@@ -174,13 +183,13 @@ impl TransformerTask<'_> {
     }
 }
 
-impl Task for TransformerTask<'_> {
+impl Task for TransformerTask {
     type Model = NestedTransformer;
     type Extra = ();
 
     fn describe(&self) -> Result<Description, Error> {
         let mut data = BTreeMap::from([("train".into(), self.store.sha256()?)]);
-        if let Some(store) = self.held_out {
+        if let Some(store) = &self.held_out {
             data.insert("validation".into(), store.sha256()?);
         }
         if let Some(start) = &self.start {
@@ -214,19 +223,28 @@ impl Task for TransformerTask<'_> {
         self.loss(model, step, &self.masked(step, places, &model.device())?)
     }
 
+    fn figures(&self) -> Vec<String> {
+        let losses = self.config.sub_models.iter().map(|p| format!("loss_p{p}"));
+        losses.chain(["lambda".into()]).collect()
+    }
+
+    fn validation_figures(&self) -> Vec<String> {
+        self.config.sub_models.iter().map(|p| format!("loss_p{p}")).collect()
+    }
+
     fn between(
         &mut self,
-        model: NestedTransformer,
+        _: &NestedTransformer,
         step: usize,
         _: Vec<()>,
-    ) -> Result<(NestedTransformer, Figures), Error> {
+    ) -> Result<(Option<NestedTransformer>, Figures), Error> {
         let lambda = lambda(step, self.recipe.optimization.steps);
-        Ok((model, vec![("lambda".into(), lambda)]))
+        Ok((None, vec![("lambda".into(), lambda)]))
     }
 
     /// Cross-entropy without smoothing, of every sub-model, under masks that are the same each time.
     fn validate(&self, average: &NestedTransformer) -> Result<Figures, Error> {
-        let Some(store) = self.held_out else { return Ok(Vec::new()) };
+        let Some(store) = &self.held_out else { return Ok(Vec::new()) };
         // Evenly over the store, which is sorted by class.
         let count = store.len().min(VALIDATED);
         let items: Vec<usize> = (0..count).map(|i| i * store.len() / count).collect();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mgnt_model::{ModelConfig, NestedTransformer};
@@ -78,6 +79,14 @@ impl Task for Given {
         Ok(PartOutput { loss: loss.total, figures, extra: () })
     }
 
+    fn figures(&self) -> Vec<String> {
+        self.config.sub_models.iter().map(|p| format!("p{p}")).collect()
+    }
+
+    fn validation_figures(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn validate(&self, _: &NestedTransformer) -> Result<Figures, Error> {
         Ok(Vec::new())
     }
@@ -129,7 +138,7 @@ fn twenty_steps_are_those_of_pytorch() {
         draw_every: 0,
         not_finite_limit: 1,
     };
-    let mut task = Given { file: safetensors::read(&golden).unwrap(), config };
+    let given = || Given { file: safetensors::read(&golden).unwrap(), config: config.clone() };
     let folder = tempfile::tempdir().unwrap();
     let (device, stop) = (Device::flex(), Interrupter::new());
     let options = RunOptions {
@@ -140,14 +149,15 @@ fn twenty_steps_are_those_of_pytorch() {
         side_by_side: false,
         stop: &stop,
     };
-    let mut lines: Vec<Line> = Vec::new();
-    let mut watch = |event: &Event| {
+    let (tell, told) = mpsc::channel();
+    let watch = move |event: &Event| {
         if let Event::Trained(line) = event {
-            lines.push(line.clone());
+            tell.send(line.clone()).unwrap();
         }
     };
-    let outcome = run(&mut task, &optimization, &"given", options, &mut watch).unwrap();
+    let outcome = run(given(), &optimization, &"given", options, watch).unwrap();
     assert_eq!(outcome, Outcome::Finished);
+    let (task, lines) = (given(), told.iter().collect::<Vec<Line>>());
 
     let (losses, norms) =
         (task.file.get("losses").unwrap().to_f64(), task.file.get("norms").unwrap().to_f64());

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{Arc, mpsc};
 
 use anyhow::Context;
 use burn::tensor::Device;
@@ -38,18 +39,18 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     optimization.log_every = 1;
     let plain = Recipe { sub_models: vec![1], ..nested.clone() };
     let folder = tempfile::tempdir().context("a folder for the tokens")?;
-    let store = random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?;
+    let store = Arc::new(random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?);
     let cpu = arguments.compute.device.is_cpu();
 
     let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
     for _ in 0..arguments.repeat {
         let out = |name: &str| folder.path().join(name);
-        let mut task = TransformerTask::new(&plain, &store, None, device)?;
-        timed(&mut task, &plain, device, &out("full"), cpu, &mut full)?;
-        let mut task = TransformerTask::new(&nested, &store, None, device)?;
-        timed(&mut task, &nested, device, &out("all"), cpu, &mut all)?;
-        let mut task = Repeated::new(TransformerTask::new(&nested, &store, None, device)?, &nested, device)?;
-        timed(&mut task, &nested, device, &out("repeated"), cpu, &mut repeated)?;
+        let task = TransformerTask::new(&plain, &store, None, device)?;
+        timed(task, &plain, device, &out("full"), cpu, &mut full)?;
+        let task = TransformerTask::new(&nested, &store, None, device)?;
+        timed(task, &nested, device, &out("all"), cpu, &mut all)?;
+        let task = Repeated::new(TransformerTask::new(&nested, &store, None, device)?, &nested, device)?;
+        timed(task, &nested, device, &out("repeated"), cpu, &mut repeated)?;
     }
     let mut rows: Vec<Row> = Vec::new();
     let (step, checkpoint) = (median(all.steps.clone()), median(all.checkpoints));
@@ -68,34 +69,39 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
 
 /// Trains for some steps in a folder that is removed again.
 fn timed<T: Task>(
-    task: &mut T,
+    task: T,
     recipe: &Recipe,
     device: &Device,
     out: &Path,
     side_by_side: bool,
     times: &mut Times,
 ) -> anyhow::Result<()> {
-    let mut seconds = Vec::new();
-    let mut watch = |event: &Event| match event {
-        Event::Trained(line) => seconds.extend(line.seconds_a_step),
-        Event::Saved { seconds, .. } => times.checkpoints.push(seconds * 1e3),
-        _ => (),
-    };
+    let (tell, told) = mpsc::channel();
+    // The run ends before what it told is read, and reads nothing itself.
+    let watch = move |event: &Event| drop(tell.send(event.clone()));
     let stop = Interrupter::new();
     let options = RunOptions { device, others: &[], out, resume: false, side_by_side, stop: &stop };
-    train(task, &recipe.optimization, recipe, options, &mut watch)?;
+    train(task, &recipe.optimization, recipe, options, watch)?;
+    let mut seconds = Vec::new();
+    for event in told {
+        match event {
+            Event::Trained(line) => seconds.extend(line.seconds_a_step),
+            Event::Saved { seconds, .. } => times.checkpoints.push(seconds * 1e3),
+            _ => (),
+        }
+    }
     times.steps.extend(seconds.into_iter().skip(1).map(|seconds| seconds * 1e3));
     Ok(std::fs::remove_dir_all(out)?)
 }
 
 /// The same steps on the first step's batch, made once.
-struct Repeated<'a> {
-    task: TransformerTask<'a>,
+struct Repeated {
+    task: TransformerTask,
     parts: Vec<(Range<usize>, MaskedBatch)>,
 }
 
-impl<'a> Repeated<'a> {
-    fn new(task: TransformerTask<'a>, recipe: &Recipe, device: &Device) -> Result<Self, Error> {
+impl Repeated {
+    fn new(task: TransformerTask, recipe: &Recipe, device: &Device) -> Result<Self, Error> {
         let device = device.clone().autodiff();
         let places = recipe.optimization.places();
         let parts = places.into_iter().map(|places| Ok((places.clone(), task.masked(0, places, &device)?)));
@@ -103,7 +109,7 @@ impl<'a> Repeated<'a> {
     }
 }
 
-impl Task for Repeated<'_> {
+impl Task for Repeated {
     type Model = NestedTransformer;
     type Extra = ();
 
@@ -133,6 +139,14 @@ impl Task for Repeated<'_> {
             Some((_, batch)) => self.task.loss(model, step, batch),
             None => self.task.part(model, 0, places),
         }
+    }
+
+    fn figures(&self) -> Vec<String> {
+        self.task.figures()
+    }
+
+    fn validation_figures(&self) -> Vec<String> {
+        self.task.validation_figures()
     }
 
     fn validate(&self, average: &NestedTransformer) -> Result<Figures, Error> {

@@ -2,6 +2,7 @@
 //! schedule and its cache.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -99,13 +100,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     eprintln!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
     let size = tokenizer_recipe.tokenizer.size;
-    let store = drawn(out, "train", usize::from(arguments.pictures), size, 1)?;
-    let held_out = drawn(out, "held-out", HELD_OUT, size, 2)?;
+    let store = Arc::new(drawn(out, "train", usize::from(arguments.pictures), size, 1)?);
+    let held_out = Arc::new(drawn(out, "held-out", HELD_OUT, size, 2)?);
 
     eprintln!("2/5 training the tokenizer");
     let tokenizer_run = out.join("tokenizer");
-    let mut task =
-        TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), Networks::default(), &device)?;
+    let task = TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), Networks::default(), &device)?;
     let optimization = &tokenizer_recipe.optimization;
     let options = RunOptions {
         device: &device,
@@ -115,19 +115,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         side_by_side: arguments.device.is_cpu(),
         stop: &stop,
     };
-    if !finish(&mut task, optimization, &tokenizer_recipe, options)? {
+    if !finish(task, optimization, &tokenizer_recipe, options)? {
         return Ok(());
     }
 
     eprintln!("3/5 turning pictures into tokens");
     let tokenizer_folder = tokenizer_run.join("model");
-    let tokens = tokens(out, "train", &store, &tokenizer_folder, &device)?;
-    let held_out_tokens = self::tokens(out, "held-out", &held_out, &tokenizer_folder, &device)?;
+    let tokens = Arc::new(tokens(out, "train", &store, &tokenizer_folder, &device)?);
+    let held_out_tokens = Arc::new(self::tokens(out, "held-out", &held_out, &tokenizer_folder, &device)?);
 
     eprintln!("4/5 training the nested transformer");
     let run = out.join("transformer");
-    let mut task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
-    if !finish(&mut task, &recipe.optimization, &recipe, RunOptions { out: &run, ..options })? {
+    let task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
+    if !finish(task, &recipe.optimization, &recipe, RunOptions { out: &run, ..options })? {
         return Ok(());
     }
 
@@ -214,7 +214,7 @@ fn tokens(
 
 /// Trains to the end, from the newest checkpoint where there is one; `false` where the user stopped it.
 fn finish<T: Task>(
-    task: &mut T,
+    task: T,
     optimization: &Optimization,
     recipe: &impl Serialize,
     options: RunOptions,
@@ -225,7 +225,7 @@ fn finish<T: Task>(
         optimization,
         recipe,
         RunOptions { resume, ..options },
-        &mut RunWatcher::new(options.out, None),
+        RunWatcher::new(options.out, None),
     )?;
     if let Outcome::Interrupted(step) = outcome {
         eprintln!("stopped after {step} steps; the same command continues");

@@ -18,23 +18,23 @@ const ROWS: usize = 2;
 const SEED: u64 = 0;
 
 /// Samples of a transformer: the full model in every iteration, above a schedule of sub-models from the same seeds.
-pub struct Sampler<'a> {
+pub struct Sampler {
     tokenizer: ImageTokenizer,
     /// With their labels.
     plans: [(&'static str, Plan); 2],
     classes: Vec<usize>,
-    names: &'a [String],
-    device: &'a Device,
+    names: Vec<String>,
+    device: Device,
 }
 
-impl<'a> Sampler<'a> {
+impl Sampler {
     /// Of models of these sizes, whose classes have these names. Refuses a tokenizer of other tokens.
     pub fn new(
         tokenizer: ImageTokenizer,
         schedule: Plan,
         config: &ModelConfig,
-        names: &'a [String],
-        device: &'a Device,
+        names: &[String],
+        device: &Device,
     ) -> anyhow::Result<Self> {
         check_pair(config, &tokenizer)?;
         let strategy = schedule.strategy().clone();
@@ -43,7 +43,7 @@ impl<'a> Sampler<'a> {
         // Evenly over the classes, which may be a thousand.
         let classes = (0..COLUMNS * ROWS).map(|i| i * config.classes.max(1) / (COLUMNS * ROWS)).collect();
         let plans = [("full", baseline), ("nested", schedule)];
-        Ok(Self { tokenizer, plans, classes, names, device })
+        Ok(Self { tokenizer, plans, classes, names: names.to_vec(), device: device.clone() })
     }
 
     /// Draws the grid.
@@ -51,7 +51,7 @@ impl<'a> Sampler<'a> {
         let mut rows = Vec::new();
         for (row, classes) in self.classes.chunks(COLUMNS).enumerate() {
             for (label, plan) in &self.plans {
-                let generator = Generator::new(model, &self.tokenizer, plan.clone(), SEED, self.device)?;
+                let generator = Generator::new(model, &self.tokenizer, plan.clone(), SEED, &self.device)?;
                 rows.push((label, classes, generator.batch(classes, row * COLUMNS)?.pictures));
             }
         }

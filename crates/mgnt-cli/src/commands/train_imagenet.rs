@@ -1,6 +1,7 @@
 //! `mgnt train-imagenet`: tokens become a nested transformer.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use mgnt_data::TokenStore;
@@ -51,8 +52,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         print!("{}", told(&recipe, &config, samples, &forecast));
         return Ok(());
     }
-    let store = TokenStore::open(training.data()?)?;
-    let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?;
+    let store = Arc::new(TokenStore::open(training.data()?)?);
+    let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?.map(Arc::new);
     let device = training.home()?.open()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
     if let Some(folder) = &arguments.from {
@@ -72,8 +73,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let draw = sampler.as_ref().map(|sampler| -> Draw<_> { Box::new(|model| sampler.grid(model)) });
-    training.run(&mut task, &recipe.optimization, &recipe, &device, draw)
+    let draw = sampler.map(|sampler| -> Draw<_> { Box::new(move |model| sampler.grid(model)) });
+    training.run(task, &recipe.optimization, &recipe, &device, draw)
 }
 
 /// A forecast in words.

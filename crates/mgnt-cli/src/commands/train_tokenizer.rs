@@ -49,18 +49,18 @@ struct NetworkArguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: TokenizerRecipe = parse_with_overrides(&training.config, &training.overrides)?;
-    let store = PictureStore::open(training.data()?)?;
-    let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?;
+    let store = Arc::new(PictureStore::open(training.data()?)?);
+    let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?.map(Arc::new);
     let word = training.home()?;
     let device = word.open()?;
     let networks = arguments.networks.open(&recipe, word, &device)?;
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
-    let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
-    let shown = held_out.as_ref().unwrap_or(&store);
-    let draw = |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, shown, &device);
-    training.run(&mut task, &recipe.optimization, &recipe, &device, Some(Box::new(draw)))
+    let task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
+    let (shown, place) = (held_out.unwrap_or(store), device.clone());
+    let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);
+    training.run(task, &recipe.optimization, &recipe, &device, Some(Box::new(draw)))
 }
 
 impl NetworkArguments {

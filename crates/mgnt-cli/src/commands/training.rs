@@ -72,7 +72,7 @@ impl TrainingArguments {
     /// Runs a task in the run's folder, watched, with samples by `draw` and a clean stop on Ctrl-C.
     pub fn run<T: Task>(
         &self,
-        task: &mut T,
+        task: T,
         optimization: &Optimization,
         recipe: &impl Serialize,
         device: &Device,
@@ -89,9 +89,7 @@ impl TrainingArguments {
             side_by_side: self.home()?.is_cpu(),
             stop: &stop,
         };
-        let mut watcher = RunWatcher::new(out, draw);
-        let outcome = train(task, optimization, recipe, options, &mut watcher)?;
-        drop(watcher);
+        let outcome = train(task, optimization, recipe, options, RunWatcher::new(out, draw))?;
         match outcome {
             Outcome::Finished => eprintln!("{} holds the trained model", out.join("model").display()),
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),

@@ -10,19 +10,19 @@ use crate::output::canvas::Canvas;
 use crate::output::dashboard::Dashboard;
 
 /// Draws samples of a model.
-pub type Draw<'a, M> = Box<dyn Fn(&M) -> anyhow::Result<Canvas> + 'a>;
+pub type Draw<M> = Box<dyn Fn(&M) -> anyhow::Result<Canvas> + Send>;
 
 /// Looks on at a run, and leaves `tensorboard/` and `samples/` in its folder.
-pub struct RunWatcher<'a, M> {
+pub struct RunWatcher<M> {
     out: PathBuf,
     dashboard: Dashboard,
     events: Option<EventFile>,
-    draw: Option<Draw<'a, M>>,
+    draw: Option<Draw<M>>,
 }
 
-impl<'a, M> RunWatcher<'a, M> {
+impl<M> RunWatcher<M> {
     /// Of the run in `out`, whose samples `draw` makes.
-    pub fn new(out: &Path, draw: Option<Draw<'a, M>>) -> Self {
+    pub fn new(out: &Path, draw: Option<Draw<M>>) -> Self {
         Self { out: out.into(), dashboard: Dashboard::new(), events: None, draw }
     }
 
@@ -37,7 +37,7 @@ impl<'a, M> RunWatcher<'a, M> {
     }
 }
 
-impl<M> Watcher<M> for RunWatcher<'_, M> {
+impl<M> Watcher<M> for RunWatcher<M> {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Started { step, steps, .. } => {

@@ -9,10 +9,14 @@ use crate::event::Warning;
 use crate::optimizer::tests::optimization;
 use crate::task::{Figures, PartOutput};
 
+const NAMED: &str = "square";
+
 /// Fits `y = 3 x` with one weight. Steps of `broken` have no finite loss.
 struct Slope {
     broken: Vec<usize>,
     data: &'static str,
+    /// Name of the figure of its parts.
+    tells: &'static str,
 }
 
 impl Task for Slope {
@@ -43,7 +47,16 @@ impl Task for Slope {
         let difference = model.forward(x.clone()) - x * 3.0;
         let loss = (difference.clone() * difference).sum() / 4.0;
         let loss = if self.broken.contains(&step) { loss * f32::NAN } else { loss };
-        Ok(PartOutput { loss, figures: Vec::new(), extra: () })
+        let figures = vec![(self.tells.to_owned(), loss.clone())];
+        Ok(PartOutput { loss, figures, extra: () })
+    }
+
+    fn figures(&self) -> Vec<String> {
+        vec![NAMED.into()]
+    }
+
+    fn validation_figures(&self) -> Vec<String> {
+        vec!["error".into()]
     }
 
     fn validate(&self, average: &Linear) -> Result<Figures, Error> {
@@ -75,12 +88,12 @@ fn recipe() -> Optimization {
 }
 
 fn slope(broken: &[usize]) -> Slope {
-    Slope { broken: broken.to_vec(), data: "data" }
+    Slope { broken: broken.to_vec(), data: "data", tells: NAMED }
 }
 
 /// Trains; returns what happened as well.
 fn train(
-    mut task: Slope,
+    task: Slope,
     recipe: &Optimization,
     out: &Path,
     resume: bool,
@@ -88,17 +101,18 @@ fn train(
 ) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop) = (Device::flex(), Interrupter::new());
     let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: false, stop: &stop };
-    let mut events = Vec::new();
-    let mut watch = |event: &Event| {
+    let (tell, told) = mpsc::channel();
+    let stopper = stop.clone();
+    let watch = move |event: &Event| {
         if let Event::Trained(line) = event
             && stop_after.is_some_and(|n| line.step >= n)
         {
-            stop.stop(None);
+            stopper.stop(None);
         }
-        events.push(event.clone());
+        tell.send(event.clone()).unwrap();
     };
-    let outcome = run(&mut task, recipe, recipe, options, &mut watch);
-    (outcome, events)
+    let outcome = run(task, recipe, recipe, options, watch);
+    (outcome, told.iter().collect())
 }
 
 fn warnings(events: &[Event]) -> Vec<&Warning> {
@@ -164,7 +178,7 @@ fn a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
     train(slope(&[]), &recipe(), &whole, false, None).0.unwrap();
-    for file in ["model.bpk", "average.bpk", "optimizer.bpk", "state.ron", "SHA256SUMS"] {
+    for file in ["model.bpk", "optimizer.bpk", "schedule.bpk", "state.ron", "SHA256SUMS"] {
         let out = out.with_extension(file);
         let (outcome, _) = train(slope(&[]), &recipe(), &out, false, Some(8));
         assert_eq!(outcome.unwrap(), Outcome::Interrupted(8));
@@ -223,18 +237,18 @@ fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop, recipe) = (Device::flex(), Interrupter::new(), recipe());
     let options =
         RunOptions { device: &device, others: &[], out, resume: true, side_by_side: false, stop: &stop };
-    let mut events = Vec::new();
+    let (tell, told) = mpsc::channel();
     let temporary = out.join(format!("checkpoints/step-00000006.{}.tmp", std::process::id()));
-    let mut watch = |event: &Event| {
+    let watch = move |event: &Event| {
         match event {
             Event::Started { .. } => fs::write(&temporary, "in the way").unwrap(),
             Event::Warning(_) => fs::remove_file(&temporary).unwrap(),
             _ => (),
         }
-        events.push(event.clone());
+        tell.send(event.clone()).unwrap();
     };
-    let outcome = run(&mut slope(&[]), &recipe, &recipe, options, &mut watch);
-    (outcome, events)
+    let outcome = run(slope(&[]), &recipe, &recipe, options, watch);
+    (outcome, told.iter().collect())
 }
 
 #[test]
@@ -253,6 +267,14 @@ fn a_run_goes_on_with_its_own_recipe_and_data_only() {
     let error = train(other, &recipe(), &out, true, None).0.unwrap_err().to_string();
     assert!(error.contains("`data.train`"), "{error}");
     assert_eq!(train(slope(&[]), &recipe(), &out, true, None).0.unwrap(), Outcome::Finished);
+}
+
+#[test]
+fn a_figure_that_was_not_named_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let loud = Slope { tells: "volume", ..slope(&[]) };
+    let error = train(loud, &recipe(), folder.path(), false, None).0.unwrap_err();
+    assert!(matches!(&error, Error::Figure(name) if name == "volume"), "{error}");
 }
 
 #[test]

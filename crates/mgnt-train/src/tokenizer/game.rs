@@ -25,6 +25,10 @@ pub(super) struct Played {
     pub logits: [f64; 2],
 }
 
+/// Names of the figures that a step of the game tells.
+pub(super) const FIGURES: [&str; 6] =
+    ["generator", "adversarial_weight", "discriminator", "logits_real", "logits_rebuilt", "lecam"];
+
 /// Keeps the adaptive weight finite, and bounds it (VQGAN's).
 const LEAST_NORM: f64 = 1e-4;
 const LARGEST_WEIGHT: f64 = 1e4;

@@ -11,17 +11,17 @@ use mgnt_eval::{Dims, Inception, Moments, Statistics, frechet_distance, psnr, ss
 use mgnt_tokenizer::quantizer::CodeUsage;
 use mgnt_tokenizer::{ImageTokenizer, TrainOutput};
 
-use super::game::{Played, Terms, play};
+use super::game::{self, Played, Terms, play};
 use super::{Lecam, Perceptual, TokenizerAndJudge, TokenizerRecipe};
 use crate::Error;
 use crate::task::{Description, Figures, PartOutput, Task};
 
 /// Training of the image tokenizer on a picture store.
 #[derive(Debug)]
-pub struct TokenizerTask<'a> {
-    recipe: &'a TokenizerRecipe,
-    store: &'a PictureStore,
-    held_out: Option<&'a PictureStore>,
+pub struct TokenizerTask {
+    recipe: TokenizerRecipe,
+    store: Arc<PictureStore>,
+    held_out: Option<Arc<PictureStore>>,
     networks: Networks,
     order: Order,
     device: Device,
@@ -63,12 +63,12 @@ pub struct Seen {
 /// Pictures of a validation, at most; the Frechet distance has a number of its own.
 const VALIDATED: usize = 128;
 
-impl<'a> TokenizerTask<'a> {
+impl TokenizerTask {
     /// A task on `store`, validated on `held_out`; both must have the recipe's picture size.
     pub fn new(
-        recipe: &'a TokenizerRecipe,
-        store: &'a PictureStore,
-        held_out: Option<&'a PictureStore>,
+        recipe: &TokenizerRecipe,
+        store: &Arc<PictureStore>,
+        held_out: Option<&Arc<PictureStore>>,
         networks: Networks,
         device: &Device,
     ) -> Result<Self, Error> {
@@ -88,9 +88,9 @@ impl<'a> TokenizerTask<'a> {
         let order = Order::new(store.len(), recipe.optimization.batch, recipe.optimization.seed);
         let usage = CodeUsage::new(recipe.tokenizer.codes);
         Ok(Self {
-            recipe,
-            store,
-            held_out,
+            recipe: recipe.clone(),
+            store: store.clone(),
+            held_out: held_out.cloned(),
             networks,
             order,
             device: device.clone(),
@@ -124,7 +124,7 @@ impl<'a> TokenizerTask<'a> {
 
     /// The error of rebuilt pictures: of pixels, and as the perceptual network sees them.
     fn error(&self, rebuilt: Tensor<4>, input: &Tensor<4>) -> Result<Terms, Error> {
-        let recipe = self.recipe;
+        let recipe = &self.recipe;
         let difference = rebuilt.clone() - input.clone();
         let l1 = difference.clone().abs().mean();
         let l2 = (difference.clone() * difference).mean();
@@ -181,13 +181,13 @@ impl<'a> TokenizerTask<'a> {
     }
 }
 
-impl Task for TokenizerTask<'_> {
+impl Task for TokenizerTask {
     type Model = TokenizerAndJudge;
     type Extra = Seen;
 
     fn describe(&self) -> Result<Description, Error> {
         let mut data = BTreeMap::from([("train".into(), self.store.sha256()?)]);
-        if let Some(store) = self.held_out {
+        if let Some(store) = &self.held_out {
             data.insert("validation".into(), store.sha256()?);
         }
         if let Some(perceptual) = &self.networks.perceptual {
@@ -199,7 +199,7 @@ impl Task for TokenizerTask<'_> {
     }
 
     fn initial(&self, device: &Device) -> Result<TokenizerAndJudge, Error> {
-        TokenizerAndJudge::init(self.recipe, device)
+        TokenizerAndJudge::init(&self.recipe, device)
     }
 
     fn draws_on_device(&self) -> bool {
@@ -218,7 +218,7 @@ impl Task for TokenizerTask<'_> {
         step: usize,
         places: Range<usize>,
     ) -> Result<PartOutput<Seen>, Error> {
-        let recipe = self.recipe;
+        let recipe = &self.recipe;
         let share = places.len() as f64 / recipe.optimization.batch as f64;
         let pictures = self.pictures(step, places);
         let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
@@ -253,12 +253,25 @@ impl Task for TokenizerTask<'_> {
         })
     }
 
+    fn figures(&self) -> Vec<String> {
+        let always = ["l1", "l2", "codebook", "entropy", "codes_used", "perplexity"];
+        let perceptual = self.networks.perceptual.iter().map(|_| "perceptual");
+        let game = self.recipe.adversary.iter().flat_map(|_| game::FIGURES);
+        always.into_iter().chain(perceptual).chain(game).map(str::to_owned).collect()
+    }
+
+    fn validation_figures(&self) -> Vec<String> {
+        let always = ["l1", "psnr", "ssim", "codes_used", "perplexity"];
+        let rfid = self.networks.rfid.iter().map(|_| "rfid");
+        always.into_iter().chain(rfid).map(str::to_owned).collect()
+    }
+
     fn between(
         &mut self,
-        mut model: TokenizerAndJudge,
+        model: &TokenizerAndJudge,
         step: usize,
         seen: Vec<Seen>,
-    ) -> Result<(TokenizerAndJudge, Figures), Error> {
+    ) -> Result<(Option<TokenizerAndJudge>, Figures), Error> {
         let sum = |which: usize| seen.iter().filter_map(|seen| seen.logits).map(|logits| logits[which]).sum();
         if seen.iter().any(|seen| seen.logits.is_some()) {
             self.lecam.update(sum(0), sum(1));
@@ -272,14 +285,15 @@ impl Task for TokenizerTask<'_> {
         let figures =
             vec![("codes_used".into(), batch_usage.used()), ("perplexity".into(), batch_usage.perplexity())];
         if !self.revives_at(step) {
-            return Ok((model, figures));
+            return Ok((None, figures));
         }
         let dead = if step == 0 { (0..codes).collect() } else { self.usage.dead() };
         self.usage = CodeUsage::new(codes);
         let seed = self.recipe.optimization.seed ^ step as u64;
         let latents: Vec<f32> = seen.into_iter().flat_map(|seen| seen.latents).collect();
+        let mut model = model.clone();
         model.tokenizer = model.tokenizer.with_quantizer(|quantizer| quantizer.revive(&dead, &latents, seed));
-        Ok((model, figures))
+        Ok((Some(model), figures))
     }
 
     /// LeCAM's means, then the use of each code.
@@ -295,7 +309,7 @@ impl Task for TokenizerTask<'_> {
     }
 
     fn validate(&self, average: &TokenizerAndJudge) -> Result<Figures, Error> {
-        let Some(store) = self.held_out else { return Ok(Vec::new()) };
+        let Some(store) = &self.held_out else { return Ok(Vec::new()) };
         let tokenizer = &average.tokenizer;
         let size = store.size();
         let items = spread(store.len(), VALIDATED);

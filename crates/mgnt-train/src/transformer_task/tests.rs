@@ -1,3 +1,5 @@
+use std::sync::mpsc;
+
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::DType;
@@ -9,7 +11,7 @@ use crate::objective::Students;
 use crate::optimizer::tests::optimization;
 use crate::{Event, Optimization, Outcome, RunOptions, part, run};
 
-fn store(folder: &Path) -> TokenStore {
+fn store(folder: &Path) -> Arc<TokenStore> {
     let info = TokenStoreInfo {
         grid: [3, 3],
         codes: 8,
@@ -24,7 +26,7 @@ fn store(folder: &Path) -> TokenStore {
         writer.push(&tokens, usize::from(i % 2)).unwrap();
     }
     writer.finish().unwrap();
-    TokenStore::open(folder).unwrap()
+    Arc::new(TokenStore::open(folder).unwrap())
 }
 
 fn recipe(steps: usize) -> Recipe {
@@ -52,26 +54,27 @@ fn recipe(steps: usize) -> Recipe {
 }
 
 fn train(
-    store: &TokenStore,
+    store: &Arc<TokenStore>,
     recipe: &Recipe,
     out: &Path,
     resume: bool,
     stop_after: Option<usize>,
 ) -> (Result<Outcome, Error>, Vec<crate::Line>) {
     let device = Device::flex();
-    let mut task = TransformerTask::new(recipe, store, Some(store), &device).unwrap();
+    let task = TransformerTask::new(recipe, store, Some(store), &device).unwrap();
     let stop = Interrupter::new();
-    let mut events = Vec::new();
-    let mut watch = |event: &Event| {
+    let (tell, told) = mpsc::channel();
+    let stopper = stop.clone();
+    let watch = move |event: &Event| {
         let (Event::Trained(line) | Event::Validated(line)) = event else { return };
-        events.push(line.clone());
+        tell.send(line.clone()).unwrap();
         if stop_after.is_some_and(|n| line.step >= n) {
-            stop.stop(None);
+            stopper.stop(None);
         }
     };
     let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
-    let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch);
-    (outcome, events)
+    let outcome = run(task, &recipe.optimization, recipe, options, watch);
+    (outcome, told.iter().collect())
 }
 
 #[test]
@@ -113,14 +116,14 @@ fn a_resumed_run_has_the_same_weights_to_the_bit() {
 }
 
 /// Weights after some steps, without dropout.
-fn trained(store: &TokenStore, parts: usize, side_by_side: bool, out: &Path) -> Vec<f32> {
+fn trained(store: &Arc<TokenStore>, parts: usize, side_by_side: bool, out: &Path) -> Vec<f32> {
     let mut recipe = Recipe { dropout: 0.0, ..recipe(6) };
     recipe.optimization.parts = parts;
     let device = Device::flex();
-    let mut task = TransformerTask::new(&recipe, store, None, &device).unwrap();
+    let task = TransformerTask::new(&recipe, store, None, &device).unwrap();
     let stop = Interrupter::new();
     let options = RunOptions { device: &device, others: &[], out, resume: false, side_by_side, stop: &stop };
-    run(&mut task, &recipe.optimization, &recipe, options, &mut |_: &Event| {}).unwrap();
+    run(task, &recipe.optimization, &recipe, options, |_: &Event| {}).unwrap();
     let weights = mgnt_weights::safetensors::read(&out.join("model/model.safetensors")).unwrap();
     weights.iter().flat_map(|(_, tensor)| tensor.to_f32()).collect()
 }
@@ -140,7 +143,7 @@ fn parts_add_up_to_the_whole_and_threads_change_no_bit() {
 }
 
 /// Loss and gradients of the first step, in the order of the parameters.
-fn first_step(store: &TokenStore, recipe: &Recipe) -> (f64, Vec<f32>) {
+fn first_step(store: &Arc<TokenStore>, recipe: &Recipe) -> (f64, Vec<f32>) {
     let device = Device::flex();
     let task = TransformerTask::new(recipe, store, None, &device).unwrap();
     let model = task.initial(&device.clone().autodiff()).unwrap();

@@ -1,3 +1,5 @@
+use std::sync::mpsc;
+
 use burn::train::Interrupter;
 use mgnt_data::{PrepareOptions, prepare, synthetic};
 use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
@@ -15,12 +17,12 @@ fn rows_are_mirrored() {
     );
 }
 
-fn drawn_store(folder: &Path, size: usize) -> PictureStore {
+fn drawn_store(folder: &Path, size: usize) -> Arc<PictureStore> {
     synthetic::write_folder(&folder.join("pictures"), 3, 16, 1).unwrap();
     let options = PrepareOptions { size, ..PrepareOptions::default() };
     let path = folder.join("store");
     prepare(&folder.join("pictures"), &options, &path, &mut |_, _| {}).unwrap();
-    PictureStore::open(&path).unwrap()
+    Arc::new(PictureStore::open(&path).unwrap())
 }
 
 fn recipe(steps: usize) -> TokenizerRecipe {
@@ -57,26 +59,27 @@ fn recipe(steps: usize) -> TokenizerRecipe {
 
 /// Trains until the end, or until the first event at or after `stop_after` steps.
 fn train(
-    store: &PictureStore,
+    store: &Arc<PictureStore>,
     recipe: &TokenizerRecipe,
     out: &Path,
     resume: bool,
     stop_after: Option<usize>,
 ) -> (Outcome, Vec<Line>) {
     let device = Device::flex();
-    let mut task = TokenizerTask::new(recipe, store, Some(store), Networks::default(), &device).unwrap();
-    let mut events: Vec<Line> = Vec::new();
+    let task = TokenizerTask::new(recipe, store, Some(store), Networks::default(), &device).unwrap();
+    let (tell, told) = mpsc::channel();
     let stop = Interrupter::new();
-    let mut watch = |event: &Event| {
+    let stopper = stop.clone();
+    let watch = move |event: &Event| {
         let (Event::Trained(line) | Event::Validated(line)) = event else { return };
-        events.push(line.clone());
+        tell.send(line.clone()).unwrap();
         if stop_after.is_some_and(|n| line.step >= n) {
-            stop.stop(None);
+            stopper.stop(None);
         }
     };
     let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
-    let outcome = run(&mut task, &recipe.optimization, recipe, options, &mut watch).unwrap();
-    (outcome, events)
+    let outcome = run(task, &recipe.optimization, recipe, options, watch).unwrap();
+    (outcome, told.iter().collect())
 }
 
 #[test]
