@@ -11,13 +11,15 @@ use crate::{ModelConfig, Norm, SubModel};
 pub(crate) struct Mlp {
     pub up: Dense,
     pub down: Dense,
+    /// Whether exponentials are taken on the host.
+    pub on_host: bool,
 }
 
 impl Mlp {
     /// `x [R, features]` to the same shape.
     fn forward(&self, x: Tensor<2>, hidden: usize) -> Tensor<2> {
         let [_, features] = x.dims();
-        self.down.forward(gelu(self.up.forward(x, hidden)), features)
+        self.down.forward(gelu(self.up.forward(x, hidden), self.on_host), features)
     }
 }
 

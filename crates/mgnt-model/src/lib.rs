@@ -17,6 +17,7 @@ mod embedding;
 mod error;
 mod gelu;
 mod head;
+mod host;
 mod nesting;
 mod precision;
 pub mod published;

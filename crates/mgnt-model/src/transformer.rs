@@ -2,6 +2,7 @@ use std::path::Path;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
+use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
@@ -12,7 +13,7 @@ use crate::attention::{Attention, Context, Dense};
 use crate::block::{Block, Mlp};
 use crate::embedding::Embedding;
 use crate::head::Head;
-use crate::{Error, KvCache, ModelConfig, Norm, SubModel, precision};
+use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host, precision};
 
 /// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
 const INITIAL_DEVIATION: f32 = 0.02;
@@ -59,15 +60,16 @@ impl NestedTransformer {
                         value: initial.dense(d, d),
                         output: initial.dense(d, d),
                         dropout: dropout(),
+                        on_host: false,
                     },
                     attention_norm: norm(),
-                    mlp: Mlp { up: initial.dense(d, f), down: initial.dense(f, d) },
+                    mlp: Mlp { up: initial.dense(d, f), down: initial.dense(f, d), on_host: false },
                     mlp_norm: norm(),
                     dropout: dropout(),
                 })
                 .collect(),
             last_norm: (config.norm == Norm::Pre).then(norm),
-            head: Head { dense: initial.dense(d, d), norm: norm(), bias: initial.vector(v) },
+            head: Head { dense: initial.dense(d, d), norm: norm(), bias: initial.vector(v), on_host: false },
             config: config.clone(),
         })
     }
@@ -118,6 +120,21 @@ impl NestedTransformer {
         let Self { embedding, blocks, last_norm, head, config } = self.clone();
         let head = Head { dense: precision::with_matrices(head.dense, to), ..head };
         Ok(Self { embedding, blocks: precision::with_matrices(blocks, to), last_norm, head, config })
+    }
+
+    /// The same model that takes exponentials on the host: for processors, whose backend takes them one by one. On
+    /// another device it is right as well, but slow.
+    pub fn on_processor(mut self) -> Self {
+        for block in &mut self.blocks {
+            (block.attention.on_host, block.mlp.on_host) = (true, true);
+        }
+        self.head.on_host = true;
+        self
+    }
+
+    /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor).
+    pub fn softmax<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if self.head.on_host { host::softmax(x) } else { softmax(x, D - 1) }
     }
 
     /// The type of products, keys and values.

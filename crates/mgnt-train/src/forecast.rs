@@ -37,7 +37,7 @@ pub struct Forecast {
 pub struct Memory {
     /// Weights, their average and AdamW's two moments.
     pub state: u64,
-    /// Gradients of the parts that are computed at once.
+    /// Gradients of the parts that are computed at once, and their sum.
     pub gradients: u64,
     /// What the forwards of those parts leave for the backward.
     pub activations: u64,
@@ -51,15 +51,19 @@ impl Memory {
 }
 
 impl Forecast {
-    /// For a recipe and its model; `side_by_side` as in [`RunOptions`](crate::RunOptions).
-    pub fn new(recipe: &Recipe, config: &ModelConfig, side_by_side: bool) -> Result<Self, Error> {
+    /// For a recipe and its model, where at most so many parts of a step are computed at once: on a processor as many as
+    /// it has cores, else one.
+    pub fn new(recipe: &Recipe, config: &ModelConfig, at_once: usize) -> Result<Self, Error> {
         recipe.validate()?;
         config.validate()?;
         let optimization = &recipe.optimization;
         let parameters = config.parameters();
         let state_bytes = |copies: u64| copies * F32 * parameters as u64;
         let samples_a_part = optimization.batch.div_ceil(optimization.parts);
-        let at_once = if side_by_side && config.dropout == 0.0 { optimization.parts as u64 } else { 1 };
+        // Parts that draw from the device come one after the other.
+        let at_once = if config.dropout == 0.0 { at_once.clamp(1, optimization.parts) as u64 } else { 1 };
+        // Beside those of the parts, their sum.
+        let gradients = if optimization.parts > 1 { at_once + 1 } else { 1 };
 
         // The expected cost of a step, and the most that one keeps.
         let mut forwards = Vec::new();
@@ -87,7 +91,7 @@ impl Forecast {
             flops: step_flops * optimization.steps as f64,
             memory: Memory {
                 state: state_bytes(4),
-                gradients: state_bytes(at_once),
+                gradients: state_bytes(gradients),
                 activations: at_once * samples_a_part as u64 * F32 * kept,
             },
             checkpoint_bytes: state_bytes(4),
@@ -157,21 +161,29 @@ mod tests {
     #[test]
     fn scale_l_by_hand() {
         let (recipe, config) = recipe(Students::All);
-        let forecast = Forecast::new(&recipe, &config, false).unwrap();
+        let forecast = Forecast::new(&recipe, &config, 1).unwrap();
         // Three times the forwards of 256 samples over 257 positions, with the logits of 163 hidden ones.
         assert!((forecast.step_flops / 1e12 - 234.97).abs() < 0.005, "{}", forecast.step_flops);
         assert!((forecast.step_flops / forecast.plain_step_flops - 1.884).abs() < 5e-4);
         assert!((forecast.h100_hours() - 222.85).abs() < 0.01, "{}", forecast.h100_hours());
         assert_eq!(forecast.samples_a_part, 16);
         assert_eq!(forecast.memory.state, 4 * 4 * config.parameters() as u64);
-        assert_eq!(forecast.memory.gradients, 4 * config.parameters() as u64);
+        assert_eq!(forecast.memory.gradients, 2 * 4 * config.parameters() as u64);
+        // Parts that draw dropout from the device are never computed at once.
+        assert_eq!(Forecast::new(&recipe, &config, 2).unwrap(), forecast);
+        let config = ModelConfig { dropout: 0.0, ..config };
+        let [one, two] = [1, 2].map(|at_once| Forecast::new(&recipe, &config, at_once).unwrap().memory);
+        assert_eq!(
+            (two.activations, two.gradients),
+            (2 * one.activations, 3 * 4 * config.parameters() as u64)
+        );
     }
 
     #[test]
     fn one_student_costs_less_and_half_a_part_keeps_half() {
         let forecast = |students| {
             let (recipe, config) = recipe(students);
-            Forecast::new(&recipe, &config, false).unwrap()
+            Forecast::new(&recipe, &config, 1).unwrap()
         };
         let (all, one) = (forecast(Students::All), forecast(Students::One));
         // 1 + (1/2 + 1/4 + 1/8) / 3 of the blocks; the head is whole in each.
@@ -180,10 +192,10 @@ mod tests {
         assert!(one.memory.activations < all.memory.activations);
         let (mut recipe, config) = recipe(Students::All);
         recipe.optimization.parts = 32;
-        let half = Forecast::new(&recipe, &config, false).unwrap();
+        let half = Forecast::new(&recipe, &config, 1).unwrap();
         assert_eq!(2 * half.memory.activations, all.memory.activations);
         recipe.optimization.gradient_checkpointing = true;
-        let checkpointed = Forecast::new(&recipe, &config, false).unwrap();
+        let checkpointed = Forecast::new(&recipe, &config, 1).unwrap();
         let share = checkpointed.memory.activations as f64 / half.memory.activations as f64;
         assert!((0.85..0.95).contains(&share), "{share}");
     }

@@ -1,15 +1,17 @@
 //! A step in parts: each computes the loss and gradients of some places of the batch, and they add up.
 //!
-//! On a CPU the parts run side by side, a thread and a tape each, since most of the backend's operations know one
-//! thread only. Several devices take turns, each with a copy of the model that it gets anew in every step. Sums are
+//! On a CPU parts run side by side, each with a tape of its own, since most of the backend's operations know one
+//! thread only; and small parts stay in the processor's cache. Several devices take turns, each with a copy of the model that it gets anew in every step. Sums are
 //! taken in the order of the parts: a step's result depends on their number, which the recipe names, and not on the
 //! machine's threads, nor, but for rounding, on its devices.
 
 use std::ops::Range;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::task::{Figures, PartOutput, Task, number};
 use crate::{Error, Optimization};
@@ -37,47 +39,121 @@ pub(crate) fn taped(device: &Device, optimization: &Optimization) -> Device {
 }
 
 /// Where the parts of a step are computed.
-pub(crate) struct Workers<'a> {
+pub(crate) struct Workers {
     /// Where the model is, and where gradients add up.
-    pub home: &'a Device,
+    home: Device,
     /// Devices that compute parts too, in turn after the first.
-    pub others: &'a [Device],
-    /// Whether the parts of one device run in a thread each.
-    pub side_by_side: bool,
+    others: Vec<Device>,
+    /// Threads for parts that run side by side, each with a share of the cores for the backend's products: in one pool
+    /// for all they would wait for each other. They stay from step to step, and with them the memory that they freed.
+    pools: Vec<ThreadPool>,
 }
 
-impl Workers<'_> {
+impl Workers {
+    /// Of a recipe's parts. `side_by_side` are those of one device where it is a CPU.
+    pub fn new(home: &Device, others: &[Device], side_by_side: bool, parts: usize) -> Result<Self, Error> {
+        let cores = rayon::current_num_threads();
+        // More threads than the machine runs at once would only hold more memory.
+        let count = if side_by_side { cores.min(parts) } else { 0 };
+        let pool = |_| ThreadPoolBuilder::new().num_threads(cores / count).build();
+        let pools = (0..count).map(pool).collect::<Result<_, _>>();
+        let pools = pools.map_err(|e| Error::Device(format!("no threads: {e}")))?;
+        Ok(Self { home: home.clone(), others: others.to_vec(), pools })
+    }
+
     fn count(&self) -> usize {
         1 + self.others.len()
     }
 
     fn device(&self, part: usize) -> &Device {
         match part % self.count() {
-            0 => self.home,
+            0 => &self.home,
             other => &self.others[other - 1],
         }
     }
 
-    /// Does `work` for every part, and returns what it gave in the order of the parts. `in_order` parts of one device
+    /// Does `work` for every part and adds up what it gives, in the order of the parts. `in_order` parts of one device
     /// come one after the other.
-    fn each<R: Send>(&self, parts: usize, in_order: bool, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
-        // Parts that share a thread.
-        let threads = match self.side_by_side && !in_order {
-            true => parts,
-            false => self.count().min(parts),
-        };
+    fn sum<R: Send, S: Send>(
+        &self,
+        parts: usize,
+        in_order: bool,
+        work: impl Fn(usize) -> R + Sync,
+        start: S,
+        add: impl Fn(S, R) -> S + Sync,
+    ) -> S {
+        let pools = if in_order { &[][..] } else { &self.pools[..] };
+        let threads = self.count().max(pools.len()).min(parts);
         if threads == 1 {
-            return (0..parts).map(work).collect();
+            return (0..parts).map(work).fold(start, add);
         }
-        let work = &work;
-        let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
-            let of = |first: usize| (first..parts).step_by(threads).map(|i| (i, work(i))).collect::<Vec<_>>();
+        let turns = Turns::new(start);
+        let (turns_of, work, add) = (&turns, &work, &add);
+        let of = move |first: usize| {
+            let _guard = EndsWait(turns_of);
+            (first..parts).step_by(threads).for_each(|part| turns_of.take(part, work(part), add));
+        };
+        let of = |first: usize| match pools.get(first) {
+            Some(pool) => pool.install(|| of(first)),
+            None => of(first),
+        };
+        std::thread::scope(|scope| {
             let running: Vec<_> = (0..threads).map(|first| scope.spawn(move || of(first))).collect();
-            let joined = running.into_iter().map(|thread| thread.join());
-            joined.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            for thread in running {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
         });
-        done.sort_by_key(|(part, _)| *part);
-        done.into_iter().map(|(_, result)| result).collect()
+        turns.into_sum()
+    }
+}
+
+/// A sum whose terms are added in order, whichever is there first. Terms that wait are as many as threads.
+struct Turns<S> {
+    state: Mutex<Turn<S>>,
+    next: Condvar,
+}
+
+struct Turn<S> {
+    /// Whose turn it is.
+    part: usize,
+    /// Absent while a term is added.
+    sum: Option<S>,
+    /// A thread panicked: its turn never comes.
+    broken: bool,
+}
+
+impl<S> Turns<S> {
+    fn new(start: S) -> Self {
+        Self { state: Mutex::new(Turn { part: 0, sum: Some(start), broken: false }), next: Condvar::new() }
+    }
+
+    /// Waits for the turn of a part, and adds what it gave.
+    fn take<R>(&self, part: usize, result: R, add: impl Fn(S, R) -> S) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_yet = |turn: &mut Turn<S>| turn.part != part && !turn.broken;
+        let mut state = self.next.wait_while(state, not_yet).unwrap_or_else(PoisonError::into_inner);
+        if let Some(sum) = state.sum.take().filter(|_| !state.broken) {
+            state.sum = Some(add(sum, result));
+            state.part += 1;
+            self.next.notify_all();
+        }
+    }
+
+    fn into_sum(self) -> S {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.sum.expect("no thread panicked, so every term was added")
+    }
+}
+
+/// Lets no thread wait for one that panicked.
+struct EndsWait<'a, S>(&'a Turns<S>);
+
+impl<S> Drop for EndsWait<'_, S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.state.lock().unwrap_or_else(PoisonError::into_inner).broken = true;
+            self.0.next.notify_all();
+        }
     }
 }
 
@@ -104,25 +180,29 @@ pub(crate) fn compute<T: Task>(
         let figures = figures.collect::<Result<Vec<_>, Error>>()?;
         let value = number(loss.clone())?;
         let mut gradients = GradientsParams::from_grads(loss.backward(), &fork);
-        if device != workers.home {
-            gradients = gradients.to_device(workers.home, &fork);
+        if *device != workers.home {
+            gradients = gradients.to_device(&workers.home, &fork);
         }
         Ok(Computed { loss: value, gradients, figures, extras: vec![extra] })
     };
+    let add =
+        |sum: Option<Result<Computed<T::Extra>, Error>>, part: Result<Computed<T::Extra>, Error>| match sum {
+            None => Some(part),
+            Some(sum) => Some(sum.and_then(|sum| Ok(added(model, sum, part?)))),
+        };
     // Draws from one generator must come in order.
-    let computed = workers.each(ranges.len(), task.draws_on_device(), one);
-    let mut parts = computed.into_iter();
-    let first = parts.next().unwrap_or_else(|| Err(Error::run("recipe", "a step has no parts")))?;
-    parts.try_fold(first, |mut sum, part| {
-        let part = part?;
-        sum.loss += part.loss;
-        model.visit(&mut Add { sum: &mut sum.gradients, part: part.gradients });
-        for ((_, sum), (_, value)) in sum.figures.iter_mut().zip(part.figures) {
-            *sum += value;
-        }
-        sum.extras.extend(part.extras);
-        Ok(sum)
-    })
+    let sum = workers.sum(ranges.len(), task.draws_on_device(), one, None, add);
+    sum.unwrap_or_else(|| Err(Error::run("recipe", "a step has no parts")))
+}
+
+fn added<M: Module, E>(model: &M, mut sum: Computed<E>, part: Computed<E>) -> Computed<E> {
+    sum.loss += part.loss;
+    model.visit(&mut Add { sum: &mut sum.gradients, part: part.gradients });
+    for ((_, sum), (_, value)) in sum.figures.iter_mut().zip(part.figures) {
+        *sum += value;
+    }
+    sum.extras.extend(part.extras);
+    sum
 }
 
 struct Add<'a> {
@@ -147,13 +227,35 @@ mod tests {
     use crate::optimizer::tests::optimization;
 
     #[test]
-    fn parts_come_back_in_order_from_any_number_of_threads() {
+    fn parts_add_up_in_order_from_any_number_of_threads() {
         let (home, others) = (Device::flex(), [Device::flex(), Device::flex()]);
         for (others, side_by_side, in_order) in
             [(&others[..0], false, false), (&others[..0], true, false), (&others[..], false, true)]
         {
-            let workers = Workers { home: &home, others, side_by_side };
-            assert_eq!(workers.each(7, in_order, |part| part * part), [0, 1, 4, 9, 16, 25, 36]);
+            let workers = Workers::new(&home, others, side_by_side, 7).unwrap();
+            let squares = workers.sum(
+                7,
+                in_order,
+                |part| part * part,
+                Vec::new(),
+                |mut sum: Vec<usize>, square| {
+                    sum.push(square);
+                    sum
+                },
+            );
+            assert_eq!(squares, [0, 1, 4, 9, 16, 25, 36]);
+        }
+    }
+
+    #[test]
+    fn a_part_that_panics_ends_the_step() {
+        let workers = Workers::new(&Device::flex(), &[Device::flex(), Device::flex()], false, 7).unwrap();
+        for panics in 0..7 {
+            let work = |part: usize| assert!(part != panics, "part {part}");
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                workers.sum(7, false, work, 0, |sum, ()| sum + 1)
+            }));
+            assert!(result.is_err(), "{panics}");
         }
     }
 

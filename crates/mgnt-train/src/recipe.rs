@@ -253,7 +253,7 @@ mod tests {
             }
             transformers += 1;
             let recipe: Recipe = parse_with_overrides(&path, &[]).unwrap();
-            let forecast = Forecast::new(&recipe, &recipe.imagenet_model(), false).unwrap();
+            let forecast = Forecast::new(&recipe, &recipe.imagenet_model(), 1).unwrap();
             assert!(forecast.flops > 0.0 && forecast.memory.total() > 0);
             if head.contains("TFLOP a step") {
                 let teraflops = forecast.step_flops / 1e12;

@@ -15,6 +15,7 @@ use crate::event::{Event, Watcher};
 use crate::identity::Identity;
 use crate::learner::{Elsewhere, Figure, Renderer, Schedule, Stage, StepCounted, Steps, Trainee};
 use crate::optimizer::adamw;
+use crate::part::Workers;
 use crate::task::{Description, Task};
 use crate::teller::Teller;
 use crate::{Error, Optimization, part};
@@ -99,7 +100,8 @@ pub fn run<T: Task>(
         tokens_a_step,
     });
     let teller = Teller::new(out, start.progress.step, optimization, tokens_a_step, watcher)?;
-    let stage = Stage::new(task, optimization, device, others, side_by_side);
+    let workers = Workers::new(device, others, side_by_side, optimization.parts)?;
+    let stage = Stage::new(task, optimization, workers);
     learn(stage, start, optimization, checkpoints, teller, out, stop)
 }
 

@@ -26,6 +26,7 @@ pub struct TransformerTask {
     device: Device,
     /// Weights to begin with, instead of random ones.
     start: Option<ModelDirectory>,
+    on_processor: bool,
 }
 
 /// Samples of a validation, at most.
@@ -65,6 +66,7 @@ impl TransformerTask {
             order,
             device: device.clone(),
             start: None,
+            on_processor: false,
         })
     }
 
@@ -99,6 +101,11 @@ impl TransformerTask {
         self.config.null_class = given.null_class;
         self.start = Some(directory);
         Ok(self)
+    }
+
+    /// Takes exponentials on the host ([`NestedTransformer::on_processor`]).
+    pub fn on_processor(self) -> Self {
+        Self { on_processor: true, ..self }
     }
 
     /// Sizes of the model that is trained.
@@ -200,10 +207,11 @@ impl Task for TransformerTask {
     }
 
     fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {
-        Ok(match &self.start {
+        let model = match &self.start {
             Some(start) => NestedTransformer::from_weights(&self.config, start.weights()?, device)?,
             None => NestedTransformer::init(&self.config, self.recipe.optimization.seed, device)?,
-        })
+        };
+        Ok(if self.on_processor { model.on_processor() } else { model })
     }
 
     fn draws_on_device(&self) -> bool {

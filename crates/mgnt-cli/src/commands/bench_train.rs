@@ -42,15 +42,23 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     let store = Arc::new(random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?);
     let cpu = arguments.compute.device.is_cpu();
 
+    let task = |recipe: &Recipe| -> Result<TransformerTask, Error> {
+        let task = TransformerTask::new(recipe, &store, None, device)?;
+        Ok(if cpu { task.on_processor() } else { task })
+    };
     let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
     for _ in 0..arguments.repeat {
         let out = |name: &str| folder.path().join(name);
-        let task = TransformerTask::new(&plain, &store, None, device)?;
-        timed(task, &plain, device, &out("full"), cpu, &mut full)?;
-        let task = TransformerTask::new(&nested, &store, None, device)?;
-        timed(task, &nested, device, &out("all"), cpu, &mut all)?;
-        let task = Repeated::new(TransformerTask::new(&nested, &store, None, device)?, &nested, device)?;
-        timed(task, &nested, device, &out("repeated"), cpu, &mut repeated)?;
+        timed(task(&plain)?, &plain, device, &out("full"), cpu, &mut full)?;
+        timed(task(&nested)?, &nested, device, &out("all"), cpu, &mut all)?;
+        timed(
+            Repeated::new(task(&nested)?, &nested, device)?,
+            &nested,
+            device,
+            &out("repeated"),
+            cpu,
+            &mut repeated,
+        )?;
     }
     let mut rows: Vec<Row> = Vec::new();
     let (step, checkpoint) = (median(all.steps.clone()), median(all.checkpoints));

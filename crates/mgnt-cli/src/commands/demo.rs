@@ -126,13 +126,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     eprintln!("4/5 training the nested transformer");
     let run = out.join("transformer");
-    let task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
+    let mut task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
+    if arguments.device.is_cpu() {
+        task = task.on_processor();
+    }
     if !finish(task, &recipe.optimization, &recipe, RunOptions { out: &run, ..options })? {
         return Ok(());
     }
 
     eprintln!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
-    let model = NestedTransformer::load(run.join("model"), &device)?;
+    let mut model = NestedTransformer::load(run.join("model"), &device)?;
+    if arguments.device.is_cpu() {
+        model = model.on_processor();
+    }
     let tokenizer = ImageTokenizer::load(&tokenizer_folder, &device)?;
     let compared =
         compare(&model, &tokenizer, (EACH / usize::from(arguments.hurry)).max(2), arguments.seed, &device)?;

@@ -48,7 +48,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             None => (recipe.imagenet_model(), IMAGENET_PICTURES),
         };
-        let forecast = Forecast::new(&recipe, &config, training.home()?.is_cpu())?;
+        let at_once = if training.home()?.is_cpu() { rayon::current_num_threads() } else { 1 };
+        let forecast = Forecast::new(&recipe, &config, at_once)?;
         print!("{}", told(&recipe, &config, samples, &forecast));
         return Ok(());
     }
@@ -56,6 +57,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?.map(Arc::new);
     let device = training.home()?.open()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
+    if training.home()?.is_cpu() && training.devices.len() < 2 {
+        task = task.on_processor();
+    }
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;
     }

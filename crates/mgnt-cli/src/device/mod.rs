@@ -173,8 +173,9 @@ impl Compute {
         self.cast(NestedTransformer::load(directory, device)?)
     }
 
-    /// The model in the type that was asked for.
+    /// The model in the type that was asked for, as it is fast on the device.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
+        let model = if self.device.is_cpu() { model.on_processor() } else { model };
         Ok(model.with_type(self.dtype.into())?)
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use burn::optim::GradientsParams;
-use burn::tensor::Device;
 
 use super::Told;
 use super::steps::Compute;
@@ -16,27 +15,17 @@ use crate::{Error, Optimization};
 pub(crate) struct Stage<T: Task> {
     task: RwLock<T>,
     optimization: Optimization,
-    home: Device,
-    others: Vec<Device>,
-    side_by_side: bool,
+    workers: Workers,
     /// What the parts of the last step left.
     extras: Mutex<Vec<T::Extra>>,
 }
 
 impl<T: Task> Stage<T> {
-    pub fn new(
-        task: T,
-        optimization: &Optimization,
-        home: &Device,
-        others: &[Device],
-        side_by_side: bool,
-    ) -> Self {
+    pub fn new(task: T, optimization: &Optimization, workers: Workers) -> Self {
         Self {
             task: RwLock::new(task),
             optimization: optimization.clone(),
-            home: home.clone(),
-            others: others.to_vec(),
-            side_by_side,
+            workers,
             extras: Mutex::new(Vec::new()),
         }
     }
@@ -61,8 +50,7 @@ impl<T: Task> Stage<T> {
 
 impl<T: Task> Compute<T::Model> for Stage<T> {
     fn train(&self, model: &T::Model, step: usize) -> Result<(GradientsParams, Told), Error> {
-        let workers = Workers { home: &self.home, others: &self.others, side_by_side: self.side_by_side };
-        let computed = part::compute(&*self.task(), model, &self.optimization, step, &workers)?;
+        let computed = part::compute(&*self.task(), model, &self.optimization, step, &self.workers)?;
         let Computed { loss, mut gradients, figures, extras } = computed;
         let gradient_norm = clip_global_norm(model, &mut gradients, self.optimization.clip_norm);
         *self.extras() = extras;

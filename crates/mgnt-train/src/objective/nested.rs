@@ -1,4 +1,3 @@
-use burn::tensor::activation::softmax;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use mgnt_model::{Error, NestedTransformer};
 use rand::RngExt;
@@ -75,18 +74,17 @@ pub struct CrossEntropy {
     pub loss: Tensor<1>,
     /// Cross-entropy with the truth alone, `[1]`, off the tape.
     pub truth: Tensor<1>,
-    /// Softmax of the logits, `[R, V]`, off the tape: what a smaller model learns of this one.
-    pub probabilities: Tensor<2>,
 }
 
 /// Cross-entropy of rows, weighted: `logits [R, V]`, `targets [R]`, `weights [R]` that sum to one. The truth is
 /// `onehot (1 - s) + s / V` with `s` the smoothing; beside `teacher`, probabilities `[R, V]` and their share, it counts
 /// for the rest.
 ///
-/// The gradient by the logits is `(softmax - what they are held against) weight`, and is computed so: no operation of
-/// the softmax is on the tape.
+/// The gradient by the logits is `(softmax - what they are held against) weight`, and is computed so from their
+/// softmax `probabilities`, of which no operation is on the tape.
 pub fn cross_entropy(
     logits: Tensor<2>,
+    probabilities: &Tensor<2>,
     targets: Tensor<1, Int>,
     weights: Tensor<1>,
     smoothing: f64,
@@ -95,7 +93,6 @@ pub fn cross_entropy(
     let [rows, codes] = logits.dims();
     let fixed = logits.clone().inner();
     let (targets, weights) = (targets.inner().reshape([rows, 1]), weights.inner().reshape([rows, 1]));
-    let probabilities = softmax(fixed.clone(), 1);
     // The logarithm of the sum of exponentials, by each row's largest entry.
     let normalizer = fixed.clone().max_dim(1) - probabilities.clone().max_dim(1).log();
     let mean_of = |expected: Tensor<2>| ((normalizer.clone() - expected) * weights.clone()).sum();
@@ -111,13 +108,13 @@ pub fn cross_entropy(
     }
     let value = mean_of(expected);
     if !logits.device().is_autodiff() {
-        return CrossEntropy { loss: value, truth, probabilities };
+        return CrossEntropy { loss: value, truth };
     }
     let at_targets = Tensor::full([rows, 1], -of_truth * (1.0 - smoothing), &gradient.device());
     let gradient = gradient.scatter(1, targets, at_targets, IndexingUpdateOp::Add) * weights;
     // A term that is zero and has this gradient.
     let moved = (logits * gradient).sum();
-    CrossEntropy { loss: moved.clone() - moved.detach() + value, truth, probabilities }
+    CrossEntropy { loss: moved.clone() - moved.detach() + value, truth }
 }
 
 /// A masked batch as tensors.
@@ -155,8 +152,11 @@ pub fn nested_loss(
         let taught = taught_by.as_ref().map(|teacher| (teacher, 1.0 - lambda));
         let taught = taught.filter(|(_, share)| teacher != Teacher::Truth && *share > 0.0);
         let (targets, weights) = (batch.targets.clone(), batch.weights.clone());
-        let CrossEntropy { loss, truth: with_truth, probabilities } =
-            cross_entropy(model.code_logits(hidden), targets, weights, smoothing, taught);
+        let logits = model.code_logits(hidden);
+        // What a smaller model learns of this one, too.
+        let probabilities = model.softmax(logits.clone().inner());
+        let CrossEntropy { loss, truth: with_truth } =
+            cross_entropy(logits, &probabilities, targets, weights, smoothing, taught);
         truth.push((p, with_truth));
         total = Some(match total {
             Some(total) => total + loss,
@@ -174,6 +174,7 @@ pub fn nested_loss(
 mod tests {
     use std::path::Path;
 
+    use burn::tensor::activation::softmax;
     use burn::tensor::{Device, TensorData, s};
     use mgnt_model::ModelConfig;
     use mgnt_weights::safetensors;
@@ -315,7 +316,8 @@ mod tests {
             let (targets, weights) =
                 (Tensor::from_data([2, 0], &device), Tensor::from_floats([0.25, 0.75], &device));
             let teacher = teacher.map(|share| (&taught, share));
-            let said = cross_entropy(logits.clone(), targets, weights, 0.1, teacher);
+            let probabilities = softmax(logits.clone().inner(), 1);
+            let said = cross_entropy(logits.clone(), &probabilities, targets, weights, 0.1, teacher);
             (logits, said)
         };
         for teacher in [None, Some(0.6), Some(1.0)] {
@@ -376,7 +378,15 @@ mod tests {
         let weights = (weights.clone() / (weights.sum_dim(1) * 4.0)).reshape([256]);
         let smoothing = case.get("loss_label_smoothing").unwrap().to_f64();
         for (smoothing, expected) in smoothing.iter().zip(case.get("loss").unwrap().to_f64()) {
-            let said = cross_entropy(logits.clone(), targets.clone(), weights.clone(), *smoothing, None);
+            let probabilities = softmax(logits.clone(), 1);
+            let said = cross_entropy(
+                logits.clone(),
+                &probabilities,
+                targets.clone(),
+                weights.clone(),
+                *smoothing,
+                None,
+            );
             let got = said.loss.into_scalar::<f32>();
             assert!((f64::from(got) - expected).abs() < 1e-5 * expected, "{smoothing}: {got} {expected}");
         }

@@ -148,7 +148,7 @@ fn first_step(store: &Arc<TokenStore>, recipe: &Recipe) -> (f64, Vec<f32>) {
     let task = TransformerTask::new(recipe, store, None, &device).unwrap();
     let model = task.initial(&device.clone().autodiff()).unwrap();
     let optimization = &recipe.optimization;
-    let workers = part::Workers { home: &device, others: &[], side_by_side: false };
+    let workers = part::Workers::new(&device, &[], false, optimization.parts).unwrap();
     let computed = part::compute(&task, &model, optimization, 0, &workers).unwrap();
     struct Flat<'a>(&'a GradientsParams, Vec<f32>);
     impl ModuleVisitor for Flat<'_> {
