@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use mgnt_model::{KvCache, NestedTransformer};
-use rayon::prelude::*;
 
-use crate::sequence::Sequence;
-use crate::{Error, Iteration, Ledger, Noise, Plan, TokenSampler};
+use crate::resident::{Inputs, Resident};
+use crate::samples::{OnHost, Samples, Start};
+use crate::{Error, Iteration, Ledger, Plan};
 
 /// Decodes a batch of samples by a plan.
 ///
@@ -28,6 +28,7 @@ pub struct Decoder<'a> {
     seed: u64,
     first_sample: u64,
     known: Option<Vec<Option<u16>>>,
+    resident: bool,
     watch: Option<&'a mut dyn FnMut(&Snapshot)>,
 }
 
@@ -54,7 +55,16 @@ pub struct Snapshot<'s> {
 impl<'a> Decoder<'a> {
     /// A decoder of one sample of class 0 and seed 0, until told otherwise.
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan) -> Self {
-        Self { model, plan, classes: vec![Some(0)], seed: 0, first_sample: 0, known: None, watch: None }
+        Self {
+            model,
+            plan,
+            classes: vec![Some(0)],
+            seed: 0,
+            first_sample: 0,
+            known: None,
+            resident: false,
+            watch: None,
+        }
     }
 
     /// The class of each sample; their number is the batch size.
@@ -89,6 +99,14 @@ impl<'a> Decoder<'a> {
         self
     }
 
+    /// Keeps tokens, noise and choices on the model's device, and reads tokens once, at the end: for accelerators, which
+    /// run ahead of the host then, so that single iterations have no time unless they are watched. Draws are made in f32 instead of f64, so that a token may differ where rounding
+    /// decides. An order of one's own ([`Plan::with_order`]) and top-p stay on the host.
+    pub fn resident(mut self) -> Self {
+        self.resident = true;
+        self
+    }
+
     /// Calls `watch` after each iteration.
     pub fn watch(mut self, watch: &'a mut dyn FnMut(&Snapshot)) -> Self {
         self.watch = Some(watch);
@@ -97,56 +115,42 @@ impl<'a> Decoder<'a> {
 
     /// Decodes. Fails before the model runs where classes, known tokens and plan do not fit the model.
     pub fn run(mut self) -> Result<Decoded, Error> {
-        let mut samples = self.sequences()?;
-        let noise = Noise::new(self.seed);
-        let mut ledger = Ledger::new(self.plan, self.classes.len());
+        let start = self.start()?;
+        let (model, plan) = (self.model, self.plan);
+        let inputs = if self.resident { Inputs::new(model, plan, &start) } else { None };
+        let mut samples: Box<dyn Samples> = match (plan.order().rule(), &inputs) {
+            (Some(rule), Some(inputs)) => Box::new(Resident::new(rule, inputs)),
+            _ => Box::new(OnHost::new(plan, model.config().vocabulary(), &start, model.device())),
+        };
+        let begin = Instant::now();
+        let mut ledger = Ledger::new(plan, self.classes.len());
         let mut cache: Option<KvCache> = None;
-
-        for iteration in self.plan.iterations() {
+        for iteration in plan.iterations() {
             let clock = Instant::now();
             if iteration.refresh {
                 cache = None;
             }
-            let logits;
-            (logits, cache) = self.forward(iteration, &samples, cache.as_ref())?;
+            let guided = iteration.guidance > 0.0;
+            let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
+            let hidden;
+            (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
+            let logits = logits(model, hidden, iteration);
             let sampling = Instant::now();
-            let vocabulary = self.model.config().codes;
-            let sampler = TokenSampler::new(self.plan, iteration);
-            samples.par_iter_mut().enumerate().for_each(|(row, sample)| {
-                let width = iteration.masked * vocabulary;
-                let logits = &logits[row * width..(row + 1) * width];
-                let stream = noise.stream(self.first_sample + row as u64, iteration.index);
-                sample.draw_and_decide(logits, &sampler, &stream, iteration.decided);
-            });
+            samples.draw_and_decide(logits, iteration)?;
             let held = cache.as_ref().map_or(0, KvCache::bytes);
-            ledger.record(clock.elapsed(), sampling.elapsed(), held);
-            self.report(iteration.index, &samples);
+            let awaited = samples.is_awaited();
+            let (time, sampled) = (clock.elapsed(), sampling.elapsed());
+            let watched = self.report(iteration.index, samples.as_ref())?;
+            let time = if awaited { Some(time) } else { watched.then(|| clock.elapsed()) };
+            ledger.record(iteration.index, held, time, awaited.then_some(sampled));
         }
-        Ok(Decoded { tokens: samples.iter().map(Sequence::raster).collect(), ledger })
+        let tokens = samples.raster()?;
+        ledger.end(begin.elapsed());
+        Ok(Decoded { tokens, ledger })
     }
 
-    /// Logits over the codes at the undecided places of each sample, `[B, M, V]`, and the cache for the next
-    /// iteration.
-    fn forward(
-        &self,
-        iteration: &Iteration,
-        samples: &[Sequence],
-        cache: Option<&KvCache>,
-    ) -> Result<(Vec<f32>, Option<KvCache>), Error> {
-        let guided = iteration.guidance > 0.0;
-        let (hidden, cache) = undecided(self.model, iteration, samples, guided, cache);
-        let [rows, _] = hidden.dims();
-        let mut logits = self.model.code_logits(hidden);
-        if guided {
-            let [conditional, unconditional] =
-                [0, 1].map(|half| logits.clone().narrow(0, half * rows / 2, rows / 2));
-            logits = conditional * (1.0 + iteration.guidance) - unconditional * iteration.guidance;
-        }
-        let logits = logits.into_data().convert::<f32>().try_into_vec::<f32>();
-        Ok((logits.map_err(|error| Error::Device(format!("{error:?}")))?, cache))
-    }
-
-    fn sequences(&self) -> Result<Vec<Sequence>, Error> {
+    /// What the decode begins with, checked.
+    pub(crate) fn start(&self) -> Result<Start, Error> {
         let config = self.model.config();
         self.plan.check_model(config)?;
         let known = match &self.known {
@@ -182,50 +186,42 @@ impl<'a> Decoder<'a> {
             None if config.null_class => Ok(vocabulary.null()),
             None => Err(Error::field("class", "one, since the model has no null class", "none")),
         };
-        self.classes.iter().map(|&class| Ok(Sequence::new(token(class)?, &known))).collect()
+        let classes = self.classes.iter().map(|&class| token(class)).collect::<Result<_, _>>()?;
+        Ok(Start { classes, known, seed: self.seed, first_sample: self.first_sample })
     }
 
-    fn report(&mut self, iteration: usize, samples: &[Sequence]) {
-        if let Some(watch) = &mut self.watch {
-            let tokens: Vec<_> = samples.iter().map(Sequence::raster).collect();
-            let undecided: Vec<_> = samples.iter().map(Sequence::undecided).collect();
-            watch(&Snapshot { iteration, tokens: &tokens, undecided: &undecided });
-        }
+    /// Tells who watches, if anyone does.
+    fn report(&mut self, iteration: usize, samples: &dyn Samples) -> Result<bool, Error> {
+        let Some(watch) = &mut self.watch else { return Ok(false) };
+        let (tokens, undecided) = (samples.raster()?, samples.undecided()?);
+        watch(&Snapshot { iteration, tokens: &tokens, undecided: &undecided });
+        Ok(true)
     }
 }
 
-/// The residual stream at the undecided places of each sample, `[B * M, D]` (where `guided`, then those of the same
-/// samples without their class), and the cache for the next iteration: everything decided before this one.
+/// The residual stream at the undecided places of the `active` tokens and positions of each sample, `[B * M, D]`, and the
+/// cache for the next iteration: everything decided before this one.
 pub(crate) fn undecided(
     model: &NestedTransformer,
     iteration: &Iteration,
-    samples: &[Sequence],
-    guided: bool,
+    (tokens, positions): (Tensor<2, Int>, Tensor<2, Int>),
     cache: Option<&KvCache>,
 ) -> (Tensor<2>, Option<KvCache>) {
-    let (config, device) = (model.config(), model.device());
-    let start = cache.map_or(0, KvCache::len);
-    let vocabulary = config.vocabulary();
-    let conditional = samples.iter().map(|s| s.active(start, &vocabulary, false));
-    let unconditional = samples.iter().filter(|_| guided).map(|s| s.active(start, &vocabulary, true));
-    let (tokens, positions): (Vec<_>, Vec<_>) = conditional.chain(unconditional).unzip();
-    let rows = tokens.len();
     let masked = iteration.masked;
-    let keep = if iteration.cache_serves_next { config.positions() - masked } else { 0 };
-    let (hidden, kept) = model.forward_cached(
-        indices(tokens, rows, &device),
-        indices(positions, rows, &device),
-        cache,
-        keep,
-        iteration.sub_model,
-    );
-    let [_, active, width] = hidden.dims();
+    let keep = if iteration.cache_serves_next { model.config().positions() - masked } else { 0 };
+    let (hidden, kept) = model.forward_cached(tokens, positions, cache, keep, iteration.sub_model);
+    let [rows, active, width] = hidden.dims();
     let hidden = hidden.narrow(1, active - masked, masked).reshape([rows * masked, width]);
     (hidden, iteration.cache_serves_next.then_some(kept))
 }
 
-fn indices(rows: Vec<Vec<i32>>, batch: usize, device: &Device) -> Tensor<2, Int> {
-    let values: Vec<i32> = rows.concat();
-    let length = values.len() / batch.max(1);
-    Tensor::from_data(TensorData::new(values, [batch, length]), device)
+/// Logits over the codes, `[B * M, V]`, of the residual stream at undecided places, guided where the iteration is.
+pub(crate) fn logits(model: &NestedTransformer, hidden: Tensor<2>, iteration: &Iteration) -> Tensor<2> {
+    let [rows, _] = hidden.dims();
+    let logits = model.code_logits(hidden);
+    if iteration.guidance == 0.0 {
+        return logits;
+    }
+    let [conditional, unconditional] = [0, 1].map(|half| logits.clone().narrow(0, half * rows / 2, rows / 2));
+    conditional * (1.0 + iteration.guidance) - unconditional * iteration.guidance
 }

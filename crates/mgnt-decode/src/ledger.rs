@@ -24,7 +24,7 @@ pub struct Ledger {
     pub less_compute: f64,
     /// Time of all iterations, where they ran.
     pub milliseconds: Option<f64>,
-    /// The part of it after the logits: drawing, scoring and deciding.
+    /// The part of it after the logits: drawing, scoring and deciding; absent where it was not waited for.
     pub sampling_milliseconds: Option<f64>,
 }
 
@@ -50,7 +50,7 @@ pub struct Line {
     /// Bytes of keys and values that were held after it for the whole batch, by the shapes and type of its
     /// tensors, where it ran.
     pub cache_held: Option<u64>,
-    /// Measured time of the whole batch, where it ran.
+    /// Measured time of the whole batch, where it ran and was waited for.
     pub milliseconds: Option<f64>,
 }
 
@@ -85,15 +85,29 @@ impl Ledger {
         }
     }
 
-    /// Enters the time of the next iteration, the part of it after the logits, and the bytes of the cache it left.
-    pub(crate) fn record(&mut self, time: Duration, sampling: Duration, cache_held: u64) {
-        let milliseconds = time.as_secs_f64() * 1e3;
-        *self.sampling_milliseconds.get_or_insert(0.0) += sampling.as_secs_f64() * 1e3;
-        if let Some(line) = self.iterations.iter_mut().find(|line| line.milliseconds.is_none()) {
-            line.milliseconds = Some(milliseconds);
-            line.cache_held = Some(cache_held);
-            *self.milliseconds.get_or_insert(0.0) += milliseconds;
+    /// Enters the bytes of the cache that an iteration left, and its time and the part of that after the logits, where
+    /// they were waited for.
+    pub(crate) fn record(
+        &mut self,
+        iteration: usize,
+        cache_held: u64,
+        time: Option<Duration>,
+        sampling: Option<Duration>,
+    ) {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let line = &mut self.iterations[iteration];
+        (line.cache_held, line.milliseconds) = (Some(cache_held), time.map(milliseconds));
+        if let Some(time) = time {
+            *self.milliseconds.get_or_insert(0.0) += milliseconds(time);
         }
+        if let Some(sampling) = sampling {
+            *self.sampling_milliseconds.get_or_insert(0.0) += milliseconds(sampling);
+        }
+    }
+
+    /// Enters the time of all iterations together, where no single one was waited for.
+    pub(crate) fn end(&mut self, time: Duration) {
+        self.milliseconds.get_or_insert(time.as_secs_f64() * 1e3);
     }
 
     /// Adds the times of another batch decoded by the same plan; of bytes held the larger number counts.
@@ -162,9 +176,10 @@ mod tests {
         assert_eq!((ledger.less_compute * 100.0).round(), 308.0);
         let text = ledger.to_string();
         assert!(text.contains("3.08x less compute than 1x12 without a cache (1949.30 GFLOPs)"), "{text}");
-        for _ in 0..12 {
-            ledger.record(Duration::from_millis(10), Duration::from_millis(1), 0);
+        for i in 0..12 {
+            ledger.record(i, 0, Some(Duration::from_millis(10)), Some(Duration::from_millis(1)));
         }
+        ledger.end(Duration::from_millis(500));
         let twice = {
             let mut twice = ledger.clone();
             twice.add(&ledger);

@@ -10,6 +10,8 @@
 //! [`edit`] has what inpainting needs around that (masks of pixels, blended seams), and [`search`] looks for the best
 //! strategy under a compute budget. [`replay`] runs a plan over known tokens, to be compared with others.
 //!
+//! On an accelerator a decode may be [`resident`](Decoder::resident), and [`Recorded`] as one launch a batch.
+//!
 //! Start with [`Strategy::parse`] and [`Decoder`].
 
 mod decoder;
@@ -19,8 +21,11 @@ mod ledger;
 mod noise;
 mod order;
 mod plan;
+mod recorded;
 pub mod replay;
+mod resident;
 mod sampler;
+mod samples;
 pub mod search;
 mod sequence;
 
@@ -28,9 +33,10 @@ pub use decoder::{Decoded, Decoder, Snapshot};
 pub use error::Error;
 pub use ledger::{Ledger, Line};
 pub use noise::{Draws, Noise, Stream, gumbel};
-pub use order::{Candidate, Confidence, Order, OrderKind, Random, Sequenced, halton};
+pub use order::{Candidate, Confidence, Order, OrderKind, Random, Rule, Sequenced, halton};
 pub use plan::{
     CachePolicy, ChoiceTemperature, Guidance, Iteration, MaskSchedule, ModelSchedule, Plan, Strategy,
     TokenTemperature,
 };
+pub use recorded::Recorded;
 pub(crate) use sampler::TokenSampler;

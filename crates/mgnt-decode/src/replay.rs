@@ -5,6 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use mgnt_model::{KvCache, NestedTransformer};
 
 use crate::decoder::undecided;
+use crate::samples::active;
 use crate::sequence::Sequence;
 use crate::{Error, Iteration, Plan};
 
@@ -45,7 +46,9 @@ pub fn replay<E: From<Error>>(
             cache = None;
         }
         let hidden;
-        (hidden, cache) = undecided(model, iteration, &samples, false, cache.as_ref());
+        let start = cache.as_ref().map_or(0, KvCache::len);
+        let active = active(&samples, start, &model.config().vocabulary(), false, &model.device());
+        (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
         let logits = model.vocabulary_logits(hidden);
         let (places, rows) = ascending(&samples);
         let rows = Tensor::from_data(TensorData::new(rows.clone(), [rows.len()]), &model.device());

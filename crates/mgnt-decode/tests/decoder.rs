@@ -3,7 +3,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mgnt_decode::{
-    CachePolicy, Candidate, Decoder, Error, Guidance, Noise, Order, OrderKind, Strategy, gumbel,
+    CachePolicy, Candidate, Decoder, Error, Guidance, Ledger, Noise, Order, OrderKind, Recorded, Snapshot,
+    Strategy, TokenTemperature, gumbel,
 };
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::TensorMap;
@@ -128,7 +129,7 @@ fn decided_tokens_never_change() {
     {
         let plan = Strategy { order, ..Strategy::parse("8x3,1x3").unwrap() }.plan(&config()).unwrap();
         let mut seen: Vec<(Vec<u16>, Vec<bool>)> = Vec::new();
-        let mut watch = |snapshot: &mgnt_decode::Snapshot| {
+        let mut watch = |snapshot: &Snapshot| {
             seen.push((snapshot.tokens[0].clone(), snapshot.undecided[0].clone()));
         };
         let decoded = Decoder::new(&model, &plan).watch(&mut watch).run().unwrap();
@@ -200,7 +201,7 @@ impl Order for FromTheRight {
 fn an_order_of_ones_own() {
     let plan = Strategy::baseline(6).plan(&config()).unwrap().with_order(std::sync::Arc::new(FromTheRight));
     let mut first = Vec::new();
-    let mut watch = |snapshot: &mgnt_decode::Snapshot| {
+    let mut watch = |snapshot: &Snapshot| {
         if snapshot.iteration == 2 {
             first = (0..36).filter(|&place| !snapshot.undecided[0][place]).map(|place| place % 6).collect();
         }
@@ -215,4 +216,67 @@ fn a_class_out_of_range_is_refused() {
     let plan = Strategy::baseline(4).plan(&config()).unwrap();
     let error = Decoder::new(&model, &plan).classes(&[5]).run().unwrap_err().to_string();
     assert_eq!(error, "class 5 is out of range: the model has 5 classes (0 to 4)");
+}
+
+/// Whatever a strategy asks for, a decode on the device gives the tokens of one on the host.
+#[test]
+fn a_resident_decode_gives_the_same_tokens() {
+    let model = model();
+    let classes = [1, 2, 0, 4, 3, 1];
+    let growing = || Strategy::parse("8x2,4x2,2x2,1x2").unwrap();
+    let strategies = [
+        ("no cache", growing().with_cache(CachePolicy::Off)),
+        ("cache", growing()),
+        ("guided", Strategy { guidance: Guidance::Linear(3.0), ..growing() }),
+        ("random", Strategy { order: OrderKind::Random, ..growing() }),
+        ("halton", Strategy { order: OrderKind::Halton, ..growing() }),
+        ("top k", Strategy { top_k: Some(3), ..growing() }),
+        (
+            "tempered",
+            Strategy { token_temperature: TokenTemperature::Ramp { end: 0.5, span: 0.8 }, ..growing() },
+        ),
+        ("top p stays on the host", Strategy { top_p: Some(0.7), ..growing() }),
+    ];
+    for (name, strategy) in strategies {
+        let plan = strategy.plan(&config()).unwrap();
+        let decoder = || Decoder::new(&model, &plan).classes(&classes).seed(3).first_sample(9);
+        let here = decoder().run().unwrap();
+        let there = decoder().resident().run().unwrap();
+        assert_eq!(here.tokens, there.tokens, "{name}");
+        assert_eq!(here.ledger.milliseconds.is_some(), there.ledger.milliseconds.is_some());
+        let held = |ledger: &Ledger| ledger.iterations.iter().map(|line| line.cache_held).collect::<Vec<_>>();
+        assert_eq!(held(&here.ledger), held(&there.ledger), "{name}");
+    }
+    let known: Vec<Option<u16>> = (0..36).map(|i| (i % 3 == 0).then_some(i / 2)).collect();
+    let plan = growing().plan_for(&config(), 24).unwrap();
+    let mut seen = [Vec::new(), Vec::new()];
+    for (resident, seen) in [false, true].into_iter().zip(&mut seen) {
+        let mut watch =
+            |snapshot: &Snapshot| seen.push((snapshot.tokens.to_vec(), snapshot.undecided.to_vec()));
+        let decoder = Decoder::new(&model, &plan).unconditional(2).known(known.clone()).watch(&mut watch);
+        let decoded = if resident { decoder.resident() } else { decoder }.run().unwrap();
+        seen.push((decoded.tokens, Vec::new()));
+        assert!(decoded.ledger.iterations.iter().all(|line| line.milliseconds.is_some()));
+    }
+    assert_eq!(seen[0].len(), 9);
+    assert_eq!(seen[0], seen[1]);
+}
+
+/// On this device there are no graphs: what is tested is that batches follow each other as decodes do.
+#[test]
+fn a_recorded_decode_serves_batch_after_batch() {
+    let model = model();
+    let strategy =
+        Strategy { guidance: Guidance::Constant(1.0), ..Strategy::parse("8x2,4x2,2x2,1x2").unwrap() };
+    let plan = strategy.plan(&config()).unwrap();
+    let mut recorded = Recorded::new(&model, &plan, 3).unwrap().unwrap();
+    for (classes, seed, first) in [([1, 2, 0], 3, 0), ([4, 4, 4], 3, 3), ([1, 2, 0], 5, 0)] {
+        let decoder = Decoder::new(&model, &plan).classes(&classes).seed(seed).first_sample(first);
+        assert_eq!(recorded.run(&classes, seed, first).unwrap(), decoder.run().unwrap().tokens);
+    }
+    assert!(!recorded.is_graph());
+    let error = recorded.run(&[1], 0, 0).unwrap_err().to_string();
+    assert!(error.contains("3, as recorded"), "{error}");
+    let on_host = Strategy { top_p: Some(0.5), ..strategy }.plan(&config()).unwrap();
+    assert!(Recorded::new(&model, &on_host, 3).unwrap().is_none());
 }

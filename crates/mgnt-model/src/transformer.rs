@@ -132,6 +132,11 @@ impl NestedTransformer {
         self
     }
 
+    /// Whether exponentials are taken on the host.
+    pub fn is_on_processor(&self) -> bool {
+        self.head.on_host
+    }
+
     /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor).
     pub fn softmax<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if self.head.on_host { host::softmax(x) } else { softmax(x, D - 1) }

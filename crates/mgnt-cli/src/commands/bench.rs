@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
-use mgnt_decode::{CachePolicy, Decoder, Ledger, ModelSchedule, Plan, Strategy};
+use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, Strategy};
 use mgnt_model::compute::{Forward, forward_flops};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::directory::read_ron;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::strategy::StrategyArguments;
 use super::{bench_train, print_json};
-use crate::device::{Compute, Dtype};
+use crate::device::{Compute, Dtype, decoder};
 use crate::failure::bad_use;
 use crate::memory::peak_bytes;
 
@@ -207,25 +207,75 @@ pub(super) fn decodes(
     let mut ledgers: Vec<Vec<Ledger>> = vec![Vec::new(); plans.len()];
     for round in 0..=repeat {
         for ((_, plan), ledgers) in plans.iter().zip(&mut ledgers) {
-            let decoded = Decoder::new(model, plan).classes(&classes).seed(round.into()).run()?;
+            let decoded = decoder(model, plan).classes(&classes).seed(round.into()).run()?;
             if round > 0 {
                 ledgers.push(decoded.ledger);
             }
         }
     }
     let mut rows: Vec<Row> = Vec::new();
-    for ((name, plan), ledgers) in plans.into_iter().zip(ledgers) {
+    for ((name, plan), ledgers) in plans.iter().zip(ledgers) {
         let whole = |ledger: &Ledger| ledger.milliseconds.unwrap_or(0.0);
-        let sampling: f64 = ledgers.iter().map(|l| l.sampling_milliseconds.unwrap_or(0.0)).sum();
-        let share = sampling / ledgers.iter().map(whole).sum::<f64>();
-        let each = |i: usize| median(ledgers.iter().filter_map(|l| l.iterations[i].milliseconds).collect());
-        let iterations = (0..plan.iterations().len()).map(each).collect();
+        let sampling: Option<f64> = ledgers.iter().map(|l| l.sampling_milliseconds).sum();
+        let share = sampling.map(|sampling| sampling / ledgers.iter().map(whole).sum::<f64>());
         let flops = plan.flops() as f64 * batch as f64;
-        let mut row = row(name, batch, median(ledgers.iter().map(whole).collect()), Some(flops), &rows);
-        (row.sampling_share, row.iterations) = (Some(share), Some(iterations));
+        let mut row =
+            row(name.clone(), batch, median(ledgers.iter().map(whole).collect()), Some(flops), &rows);
+        row.sampling_share = share;
+        row.iterations = Some(iterations(model, plan, &classes, &ledgers)?);
         rows.push(row);
     }
+    if let Some((_, plan)) = plans.last().filter(|_| !model.is_on_processor()) {
+        rows.extend(recorded(model, plan, &classes, repeat, &rows)?);
+    }
     Ok(rows)
+}
+
+/// Milliseconds of each iteration: medians, or, where single ones are not waited for, those of one more decode in which
+/// they are.
+fn iterations(
+    model: &NestedTransformer,
+    plan: &Plan,
+    classes: &[usize],
+    ledgers: &[Ledger],
+) -> anyhow::Result<Vec<f64>> {
+    let each = |ledgers: &[Ledger], i: usize| {
+        let times: Vec<f64> = ledgers.iter().filter_map(|l| l.iterations[i].milliseconds).collect();
+        (!times.is_empty()).then(|| median(times))
+    };
+    let all = |ledgers: &[Ledger]| (0..plan.iterations().len()).map(|i| each(ledgers, i)).collect();
+    if let Some(times) = all(ledgers) {
+        return Ok(times);
+    }
+    let mut waits = |_: &Snapshot| ();
+    let watched = decoder(model, plan).classes(classes).watch(&mut waits).run()?;
+    Ok(all(&[watched.ledger]).unwrap_or_default())
+}
+
+/// The last plan as one graph, where the device has graphs.
+fn recorded(
+    model: &NestedTransformer,
+    plan: &Plan,
+    classes: &[usize],
+    repeat: u16,
+    before: &[Row],
+) -> anyhow::Result<Option<Row>> {
+    let recorded = Recorded::new(model, plan, classes.len())?.filter(Recorded::is_graph);
+    let Some(mut recorded) = recorded else {
+        eprintln!("no graph: the device has none, or a replay did not give the tokens of a decode");
+        return Ok(None);
+    };
+    let mut times = Vec::new();
+    for round in 0..=repeat {
+        let clock = Instant::now();
+        recorded.run(classes, round.into(), 0)?;
+        if round > 0 {
+            times.push(clock.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let (batch, flops) = (classes.len(), plan.flops() as f64 * classes.len() as f64);
+    let name = format!("{}, one graph", plan.strategy().models);
+    Ok(Some(row(name, batch, median(times), Some(flops), before)))
 }
 
 pub(super) fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f64>, before: &[Row]) -> Row {

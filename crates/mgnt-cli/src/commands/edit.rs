@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::{ArgGroup, Args};
 use mgnt_data::{Filter, Picture};
+use mgnt_decode::Ledger;
 use mgnt_decode::edit::{PixelMask, blend, known_tokens};
-use mgnt_decode::{Decoder, Ledger};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::generation::{check_class, check_pair};
 use super::print_json;
 use super::strategy::StrategyArguments;
-use crate::device::Compute;
+use crate::device::{Compute, decoder};
 use crate::failure::bad_use;
 use crate::output::grid::{Cell, columns, labelled_grid};
 
@@ -123,7 +123,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let plan = arguments.strategy.plan_for(model.config(), painted_tokens)?;
     let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
     let count = usize::from(arguments.count);
-    let decoder = Decoder::new(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));
+    let decoder = decoder(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));
     let decoded = match arguments.class {
         Some(class) => decoder.classes(&vec![class; count]),
         None => decoder.unconditional(count),

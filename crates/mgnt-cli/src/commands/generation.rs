@@ -7,6 +7,7 @@ use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 
+use crate::device::decoder;
 use crate::failure::bad_use;
 use crate::output::canvas::Canvas;
 use crate::output::grid::{Cell, labelled_grid, veiled};
@@ -84,7 +85,7 @@ impl<'a> Generator<'a> {
     }
 
     fn decoder<'d>(&'d self, classes: &[usize], first: usize) -> Decoder<'d> {
-        Decoder::new(self.model, &self.plan).classes(classes).seed(self.seed).first_sample(first as u64)
+        decoder(self.model, &self.plan).classes(classes).seed(self.seed).first_sample(first as u64)
     }
 
     fn decode(&self, decoder: Decoder) -> anyhow::Result<Batch> {

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
+use mgnt_decode::{Decoder, Plan};
 use mgnt_model::NestedTransformer;
 use serde::Serialize;
 
@@ -160,6 +161,12 @@ impl From<Dtype> for FloatDType {
             Dtype::F16 => Self::F16,
         }
     }
+}
+
+/// A decoder of a model, as it is fast where the model is: a processor draws tokens itself.
+pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> {
+    let decoder = Decoder::new(model, plan);
+    if model.is_on_processor() { decoder } else { decoder.resident() }
 }
 
 impl Compute {

@@ -17,6 +17,22 @@ pub use halton::halton;
 pub trait Order: Debug + Send + Sync {
     /// The score of a drawn token; those with the highest are decided, and ties break by place.
     fn score(&self, candidate: &Candidate) -> f64;
+
+    /// The same as a rule that a device knows, for decodes that stay there; `None` where it is known on the host only.
+    fn rule(&self) -> Option<Rule<'_>> {
+        None
+    }
+}
+
+/// An order that a device can follow by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule<'a> {
+    /// [`Confidence`].
+    Confidence,
+    /// [`Random`].
+    Random,
+    /// The rank of each raster place, the lowest first.
+    Places(&'a [usize]),
 }
 
 /// A token that was drawn at an undecided place.
@@ -49,6 +65,10 @@ impl Order for Confidence {
     fn score(&self, candidate: &Candidate) -> f64 {
         candidate.log_probability() + candidate.choice_temperature * gumbel(candidate.uniform)
     }
+
+    fn rule(&self) -> Option<Rule<'_>> {
+        Some(Rule::Confidence)
+    }
 }
 
 /// At random.
@@ -58,6 +78,10 @@ pub struct Random;
 impl Order for Random {
     fn score(&self, candidate: &Candidate) -> f64 {
         candidate.uniform
+    }
+
+    fn rule(&self) -> Option<Rule<'_>> {
+        Some(Rule::Random)
     }
 }
 
@@ -92,6 +116,10 @@ impl Sequenced {
 impl Order for Sequenced {
     fn score(&self, candidate: &Candidate) -> f64 {
         -(self.ranks.get(candidate.place).copied().unwrap_or(usize::MAX) as f64)
+    }
+
+    fn rule(&self) -> Option<Rule<'_>> {
+        Some(Rule::Places(&self.ranks))
     }
 }
 

@@ -1,0 +1,105 @@
+//! A decode that is recorded once and replayed for batch after batch: one launch where the device has graphs.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use burn::tensor::{Graph, Int, Tensor, capture};
+use mgnt_model::{KvCache, NestedTransformer};
+
+use crate::decoder::{logits, undecided};
+use crate::resident::{Inputs, Resident, rows_of};
+use crate::samples::{Samples, Start};
+use crate::{Decoder, Error, Plan, Rule};
+
+/// A whole decode of one plan and batch size on a device, from random numbers to tokens.
+///
+/// A plan fixes every shape before the first iteration, so on a device with graphs (CUDA) the launches of all
+/// iterations are recorded, and a batch is one replay of them. A recording is kept only if, with other classes and another
+/// seed, it gives the tokens of a decode without it; else, and on a device without graphs, each batch is decoded anew.
+///
+/// It stays on the thread that made it, whose stream the recording is of.
+pub struct Recorded<'a> {
+    model: &'a NestedTransformer,
+    plan: &'a Plan,
+    rule: Rule<'a>,
+    batch: usize,
+    inputs: Rc<RefCell<Inputs>>,
+    graph: Graph<Tensor<2, Int>, Box<dyn FnMut() -> Tensor<2, Int> + 'a>>,
+    is_graph: bool,
+    thread: PhantomData<*const ()>,
+}
+
+impl<'a> Recorded<'a> {
+    /// Records decodes of `batch` samples. `None` where the plan's order or top-p needs the host.
+    pub fn new(model: &'a NestedTransformer, plan: &'a Plan, batch: usize) -> Result<Option<Self>, Error> {
+        plan.check_model(model.config())?;
+        let start = start(model, plan, vec![0; batch], 0, 0)?;
+        let (Some(rule), Some(inputs)) = (plan.order().rule(), Inputs::new(model, plan, &start)) else {
+            return Ok(None);
+        };
+        let inputs = Rc::new(RefCell::new(inputs));
+        let given = inputs.clone();
+        let decode = move || decoded(model, plan, rule, &given.borrow());
+        let graph = capture(&model.device(), Box::new(decode) as Box<dyn FnMut() -> _ + 'a>);
+        let is_graph = graph.is_hardware();
+        let mut recorded = Self { model, plan, rule, batch, inputs, graph, is_graph, thread: PhantomData };
+        if is_graph {
+            let classes: Vec<usize> = (0..batch).map(|row| row % model.config().classes.max(1)).collect();
+            let decoder = Decoder::new(model, plan).classes(&classes).seed(1).resident();
+            recorded.is_graph = recorded.run(&classes, 1, 0)? == decoder.run()?.tokens;
+        }
+        Ok(Some(recorded))
+    }
+
+    /// Whether batches are replays of a graph.
+    pub fn is_graph(&self) -> bool {
+        self.is_graph
+    }
+
+    /// Decodes as [`Decoder`] does; there must be a class for each sample.
+    pub fn run(&mut self, classes: &[usize], seed: u64, first_sample: u64) -> Result<Vec<Vec<u16>>, Error> {
+        if classes.len() != self.batch {
+            return Err(Error::field("classes", format!("{}, as recorded", self.batch), classes.len()));
+        }
+        let start = start(self.model, self.plan, classes.to_vec(), seed, first_sample)?;
+        let Some(inputs) = Inputs::new(self.model, self.plan, &start) else {
+            return Err(Error::field("plan", "one for a device", "an order or top-p of the host"));
+        };
+        if !self.is_graph {
+            return rows_of(decoded(self.model, self.plan, self.rule, &inputs));
+        }
+        self.inputs.borrow_mut().overwrite(inputs);
+        // SAFETY: what the closure reads is alive: the model is borrowed and the inputs are shared for as long as `self`.
+        // Nothing else uses them meanwhile, since `self` is borrowed mutably and cannot leave this thread, which also
+        // writes the inputs above and reads the tokens below.
+        let raster = unsafe { self.graph.replay() };
+        rows_of(raster.clone())
+    }
+}
+
+fn start(
+    model: &NestedTransformer,
+    plan: &Plan,
+    classes: Vec<usize>,
+    seed: u64,
+    first_sample: u64,
+) -> Result<Start, Error> {
+    Decoder::new(model, plan).classes(&classes).seed(seed).first_sample(first_sample).start()
+}
+
+/// Tokens in raster order, `[B, N]`. Nothing in it comes from the host but shapes and the plan's constants.
+fn decoded(model: &NestedTransformer, plan: &Plan, rule: Rule, inputs: &Inputs) -> Tensor<2, Int> {
+    let mut samples = Resident::new(rule, inputs);
+    let mut cache: Option<KvCache> = None;
+    for iteration in plan.iterations() {
+        if iteration.refresh {
+            cache = None;
+        }
+        let active = samples.active(cache.as_ref().map_or(0, KvCache::len), iteration.guidance > 0.0);
+        let hidden;
+        (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
+        samples.draw(logits(model, hidden, iteration), iteration);
+    }
+    samples.in_raster_order()
+}

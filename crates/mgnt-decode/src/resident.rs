@@ -1,0 +1,334 @@
+//! A batch whose tokens, noise and choices stay on the model's device from the first iteration to the last.
+//!
+//! Every shape is the plan's, so nothing is read back on the way: an accelerator runs ahead of the host. Draws use the
+//! same random numbers as on the host ([`Sequence`](crate::sequence::Sequence)), in f32 instead of f64: where two
+//! scores, or a random number and a bound between two codes, are equal to f32's rounding, another token may come out.
+
+use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData, s};
+use mgnt_model::NestedTransformer;
+use rayon::prelude::*;
+
+use crate::noise::{Draws, Noise, gumbel};
+use crate::order::Rule;
+use crate::samples::{Samples, Start};
+use crate::{Error, Iteration, Plan};
+
+/// What a decode reads that comes from the host: all of it is there before the first iteration.
+pub(crate) struct Inputs {
+    mask: u32,
+    null: u32,
+    top_k: Option<usize>,
+    /// Tokens that were given, alike in all samples.
+    given: usize,
+    /// Class token, given tokens, 0 at the others, `[B, 1 + N]`.
+    tokens: Tensor<2, Int>,
+    /// Their positions: 0 for the class, raster place + 1, `[B, 1 + N]`.
+    positions: Tensor<2, Int>,
+    /// For the draws of tokens, by iteration and raster place, `[K, B, N]`.
+    token_noise: Tensor<3>,
+    /// For the choice among them, `[K, B, N]`, where the rule takes any.
+    choice_noise: Option<Tensor<3>>,
+    /// The rank of each raster place, `[1, N]`, where the rule is a sequence of places.
+    ranks: Option<Tensor<2>>,
+}
+
+/// The largest f32 below one.
+const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
+
+impl Inputs {
+    /// `None` where the plan's order or its top-p cut is known on the host only.
+    pub fn new(model: &NestedTransformer, plan: &Plan, start: &Start) -> Option<Self> {
+        let rule = plan.order().rule()?;
+        if plan.strategy().top_p.is_some() {
+            return None;
+        }
+        let device = model.device();
+        let vocabulary = model.config().vocabulary();
+        let batch = start.classes.len();
+        let (given, open): (Vec<usize>, Vec<usize>) =
+            (0..start.known.len()).partition(|&place| start.known[place].is_some());
+        let places: Vec<i32> = given.iter().chain(&open).map(|&place| place as i32 + 1).collect();
+        let known = given.iter().filter_map(|&place| start.known[place]).map(i32::from);
+        let tokens: Vec<i32> = known.chain(open.iter().map(|_| 0)).collect();
+        let length = 1 + places.len();
+        let whole = |first: &dyn Fn(usize) -> i32, rest: &[i32]| {
+            let values: Vec<i32> =
+                (0..batch).flat_map(|row| std::iter::once(first(row)).chain(rest.iter().copied())).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(values, [batch, length]), &device)
+        };
+        let noise = |of: &(dyn Fn(Draws) -> f32 + Sync)| drawn(plan, start, &device, of);
+        let ranks = match rule {
+            Rule::Places(ranks) => {
+                let ranks: Vec<f32> = ranks.iter().map(|&rank| rank as f32).collect();
+                let length = ranks.len();
+                Some(Tensor::from_data(TensorData::new(ranks, [1, length]), &device))
+            }
+            _ => None,
+        };
+        Some(Self {
+            mask: vocabulary.mask(),
+            null: vocabulary.null(),
+            top_k: plan.strategy().top_k.filter(|&k| k < model.config().codes),
+            given: given.len(),
+            tokens: whole(&|row| start.classes[row] as i32, &tokens),
+            positions: whole(&|_| 0, &places),
+            token_noise: noise(&|draws| (draws.token as f32).min(BELOW_ONE)),
+            choice_noise: match rule {
+                Rule::Confidence => Some(noise(&|draws| gumbel(draws.choice) as f32)),
+                Rule::Random => Some(noise(&|draws| draws.choice as f32)),
+                Rule::Places(_) => None,
+            },
+            ranks,
+        })
+    }
+
+    /// Writes what differs from batch to batch where it stood before: a graph reads these very buffers.
+    pub fn overwrite(&mut self, new: Self) {
+        self.tokens.inplace(|old| old.slice_assign(s![.., ..], new.tokens));
+        self.token_noise.inplace(|old| old.slice_assign(s![.., .., ..], new.token_noise));
+        if let (Some(old), Some(new)) = (&mut self.choice_noise, new.choice_noise) {
+            old.inplace(|old| old.slice_assign(s![.., .., ..], new));
+        }
+    }
+}
+
+/// The samples of a batch, in decode order, on a device.
+pub(crate) struct Resident<'a> {
+    rule: Rule<'a>,
+    inputs: &'a Inputs,
+    /// Class token, decided tokens in the order of their decision, what was last drawn at the others, `[B, 1 + N]`.
+    tokens: Tensor<2, Int>,
+    positions: Tensor<2, Int>,
+    /// Tokens decided, alike in all samples.
+    decided: usize,
+    device: Device,
+}
+
+impl<'a> Resident<'a> {
+    /// Samples before the first iteration.
+    pub fn new(rule: Rule<'a>, inputs: &'a Inputs) -> Self {
+        let (tokens, positions) = (inputs.tokens.clone(), inputs.positions.clone());
+        let device = tokens.device();
+        Self { rule, inputs, tokens, positions, decided: inputs.given, device }
+    }
+
+    fn batch(&self) -> usize {
+        self.tokens.dims()[0]
+    }
+
+    /// Draws a token at each undecided place from its logits `[B * M, V]`, and decides as many as the plan says.
+    pub fn draw(&mut self, logits: Tensor<2>, iteration: &Iteration) {
+        let (batch, masked, count) = (self.batch(), iteration.masked, iteration.decided);
+        let first = 1 + self.decided;
+        let positions = self.positions.clone().slice(s![.., first..]);
+        let places = positions.clone() - 1;
+        let uniform = self.noise_at(&self.inputs.token_noise, iteration.index, &places);
+        let uniform = uniform.reshape([batch * masked, 1]);
+        let drawn = Drawn::new(logits, uniform, iteration.token_temperature, self.inputs.top_k);
+        let scores = self.scores(&drawn, iteration, &places, [batch, masked]);
+        let codes = drawn.codes.reshape([batch, masked]);
+
+        // Newly decided places come first, in the order of their decision, then the rest as it stood.
+        let source = if count < masked {
+            let (_, chosen) = scores.topk_with_indices(count, 1);
+            sources(chosen, masked)
+        } else {
+            places_of(batch, masked, &self.device)
+        };
+        let before = |whole: &Tensor<2, Int>| whole.clone().slice(s![.., ..first]);
+        self.tokens = Tensor::cat(vec![before(&self.tokens), codes.gather(1, source.clone())], 1);
+        self.positions = Tensor::cat(vec![before(&self.positions), positions.gather(1, source)], 1);
+        self.decided += count;
+    }
+
+    /// Tokens in raster order, `[B, N]`.
+    pub fn in_raster_order(&self) -> Tensor<2, Int> {
+        let tokens = self.tokens.clone().slice(s![.., 1..]);
+        let places = self.positions.clone().slice(s![.., 1..]) - 1;
+        Tensor::zeros(tokens.dims(), &self.device).scatter(1, places, tokens, IndexingUpdateOp::Add)
+    }
+
+    /// Random numbers of an iteration at `places [B, M]`.
+    fn noise_at(&self, all: &Tensor<3>, iteration: usize, places: &Tensor<2, Int>) -> Tensor<2> {
+        let [_, batch, tokens] = all.dims();
+        let now = all.clone().slice(s![iteration..iteration + 1, .., ..]).reshape([batch, tokens]);
+        now.gather(1, places.clone())
+    }
+
+    /// How good a choice each drawn code is, `[B, M]`.
+    fn scores(
+        &self,
+        drawn: &Drawn,
+        iteration: &Iteration,
+        places: &Tensor<2, Int>,
+        [batch, masked]: [usize; 2],
+    ) -> Tensor<2> {
+        let noise =
+            self.inputs.choice_noise.as_ref().map(|noise| self.noise_at(noise, iteration.index, places));
+        match (self.rule, noise, &self.inputs.ranks) {
+            (Rule::Confidence, Some(noise), _) => {
+                let log_probabilities = drawn.log_probabilities.clone().reshape([batch, masked]);
+                log_probabilities + noise * iteration.choice_temperature
+            }
+            (_, Some(noise), _) => noise,
+            (_, None, Some(ranks)) => ranks.clone().repeat_dim(0, batch).gather(1, places.clone()).neg(),
+            (_, None, None) => Tensor::zeros([batch, masked], &self.device),
+        }
+    }
+}
+
+impl Samples for Resident<'_> {
+    fn active(&self, start: usize, guided: bool) -> (Tensor<2, Int>, Tensor<2, Int>) {
+        let [batch, length] = self.tokens.dims();
+        let first = 1 + self.decided;
+        let hidden = Tensor::full([batch, length - first], self.inputs.mask, &self.device);
+        let seen = Tensor::cat(vec![self.tokens.clone().slice(s![.., ..first]), hidden], 1);
+        let (tokens, positions) = match guided {
+            true => {
+                let null = Tensor::full([batch, 1], self.inputs.null, &self.device);
+                let without = Tensor::cat(vec![null, seen.clone().slice(s![.., 1..])], 1);
+                (Tensor::cat(vec![seen, without], 0), self.positions.clone().repeat_dim(0, 2))
+            }
+            false => (seen, self.positions.clone()),
+        };
+        (tokens.slice(s![.., start..]), positions.slice(s![.., start..]))
+    }
+
+    fn draw_and_decide(&mut self, logits: Tensor<2>, iteration: &Iteration) -> Result<(), Error> {
+        self.draw(logits, iteration);
+        Ok(())
+    }
+
+    fn raster(&self) -> Result<Vec<Vec<u16>>, Error> {
+        rows_of(self.in_raster_order())
+    }
+
+    fn undecided(&self) -> Result<Vec<Vec<bool>>, Error> {
+        let [_, length] = self.positions.dims();
+        let places = read(self.positions.clone().slice(s![.., 1..]) - 1)?;
+        let open = |row: &[i64]| {
+            let mut open = vec![false; length - 1];
+            row[self.decided..].iter().for_each(|&place| open[place as usize] = true);
+            open
+        };
+        Ok(places.chunks((length - 1).max(1)).map(open).collect())
+    }
+
+    /// What was computed is not waited for, so there is no time to tell before the end.
+    fn is_awaited(&self) -> bool {
+        false
+    }
+}
+
+/// A code for each row of logits.
+struct Drawn {
+    /// `[R, 1]`.
+    codes: Tensor<2, Int>,
+    /// `log softmax(logits)[code]`, untempered and uncut, `[R, 1]`.
+    log_probabilities: Tensor<2>,
+}
+
+impl Drawn {
+    /// Draws from `softmax(logits / temperature)`, `logits [R, V]`, cut to the `top_k` most probable codes, by the
+    /// inverse of the cumulative distribution at `uniform [R, 1]`.
+    fn new(logits: Tensor<2>, uniform: Tensor<2>, temperature: f64, top_k: Option<usize>) -> Self {
+        let [_, codes] = logits.dims();
+        let shifted = logits.clone() - logits.clone().max_dim(1);
+        let exponentials = shifted.clone().exp();
+        let whole = exponentials.clone().sum_dim(1);
+        let mut weights =
+            if temperature == 1.0 { exponentials } else { (shifted.clone() / temperature).exp() };
+        if let Some(k) = top_k {
+            let least = logits.clone().topk(k, 1).min_dim(1);
+            let cut: Tensor<2, Bool> = logits.lower(least);
+            weights = weights.mask_fill(cut, 0.0);
+        }
+        let sums = weights.cumsum(1);
+        let target = sums.clone().slice(s![.., codes - 1..]) * uniform;
+        // The first code whose sum is above the target.
+        let codes = sums.lower_equal(target).int().sum_dim(1).clamp_max(codes as i64 - 1);
+        let log_probabilities = shifted.gather(1, codes.clone()) - whole.log();
+        Self { codes, log_probabilities }
+    }
+}
+
+/// Which of `masked` places comes where, `[B, masked]`: the chosen ones `[B, n]` first, then the others in their order.
+fn sources(chosen: Tensor<2, Int>, masked: usize) -> Tensor<2, Int> {
+    let ([batch, count], device) = (chosen.dims(), chosen.device());
+    let zeros = || Tensor::<2, Int>::zeros([batch, masked], &device);
+    let is_chosen =
+        zeros().scatter(1, chosen.clone(), Tensor::ones([batch, count], &device), IndexingUpdateOp::Add);
+    let rest = is_chosen.neg() + 1;
+    let behind = (rest.clone().cumsum(1) + (count as i64 - 1)) * rest;
+    let target = behind.scatter(1, chosen, places_of(batch, count, &device), IndexingUpdateOp::Add);
+    zeros().scatter(1, target, places_of(batch, masked, &device), IndexingUpdateOp::Add)
+}
+
+/// 0 to `length - 1` for each sample.
+fn places_of(batch: usize, length: usize, device: &Device) -> Tensor<2, Int> {
+    Tensor::arange(0..length as i64, device).unsqueeze::<2>().repeat_dim(0, batch)
+}
+
+/// `of` the random numbers of every iteration, sample and place, `[K, B, N]`.
+fn drawn(plan: &Plan, start: &Start, device: &Device, of: &(dyn Fn(Draws) -> f32 + Sync)) -> Tensor<3> {
+    let (iterations, batch, tokens) = (plan.iterations().len(), start.classes.len(), start.known.len());
+    let places: Vec<usize> = (0..tokens).collect();
+    let noise = Noise::new(start.seed);
+    let rows: Vec<(usize, u64)> =
+        (0..iterations).flat_map(|i| (0..batch as u64).map(move |row| (i, row))).collect();
+    let rows = rows.into_par_iter().flat_map_iter(|(iteration, row)| {
+        let stream = noise.stream(start.first_sample + row, iteration);
+        stream.at(&places).into_iter().map(of)
+    });
+    let values: Vec<f32> = rows.collect();
+    Tensor::from_data(TensorData::new(values, [iterations, batch, tokens]), device)
+}
+
+/// Tokens of each sample.
+pub(crate) fn rows_of(raster: Tensor<2, Int>) -> Result<Vec<Vec<u16>>, Error> {
+    let [_, length] = raster.dims();
+    let tokens = read(raster)?;
+    Ok(tokens.chunks(length.max(1)).map(|row| row.iter().map(|&token| token as u16).collect()).collect())
+}
+
+fn read(tensor: Tensor<2, Int>) -> Result<Vec<i64>, Error> {
+    let data = tensor.try_into_data().map_err(|e| Error::Device(format!("{e:?}")))?;
+    data.convert::<i64>().try_into_vec().map_err(|e| Error::Device(format!("{e:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_places_come_first_and_the_rest_as_it_stood() {
+        let device = Device::flex();
+        let chosen = Tensor::<2, Int>::from_data([[3, 0], [1, 4]], &device);
+        let got = read(sources(chosen, 5)).unwrap();
+        assert_eq!(got, [3, 0, 1, 2, 4, 1, 4, 0, 2, 3]);
+    }
+
+    #[test]
+    fn draws_are_the_inverse_of_the_cumulative_distribution() {
+        let device = Device::flex();
+        let row = [0.0f32, 3.0, 1.0, 2.0];
+        let draw = |uniform: f32, temperature: f64, top_k| {
+            let logits = Tensor::<2>::from_floats([row], &device);
+            let drawn = Drawn::new(logits, Tensor::from_floats([[uniform]], &device), temperature, top_k);
+            let log = drawn.log_probabilities.into_scalar::<f32>();
+            (read(drawn.codes).unwrap()[0], log)
+        };
+        // Shares: 0.032, 0.644, 0.087, 0.237.
+        for (uniform, code) in
+            [(0.0, 0), (0.03, 0), (0.04, 1), (0.67, 1), (0.68, 2), (0.77, 3), (BELOW_ONE, 3)]
+        {
+            let (got, log) = draw(uniform, 1.0, None);
+            let exact = row[code] - row.iter().map(|l| l.exp()).sum::<f32>().ln();
+            assert!(got == code as i64 && (log - exact).abs() < 1e-6, "{uniform}: {got} {log}");
+        }
+        // Half the temperature squares the shares: 0.002, 0.865, 0.016, 0.117.
+        assert_eq!(draw(0.866, 0.5, None).0, 1);
+        assert_eq!(draw(0.88, 0.5, None).0, 2);
+        assert_eq!([0.0, 0.72, 0.74, BELOW_ONE].map(|u| draw(u, 1.0, Some(2)).0), [1, 1, 3, 3]);
+    }
+}
