@@ -18,6 +18,7 @@ mod decoder;
 pub mod edit;
 mod error;
 mod ledger;
+mod memory;
 mod noise;
 mod order;
 mod plan;
@@ -32,6 +33,7 @@ mod sequence;
 pub use decoder::{Decoded, Decoder, Snapshot};
 pub use error::Error;
 pub use ledger::{Ledger, Line};
+pub use memory::DecodeMemory;
 pub use noise::{Draws, Noise, Stream, gumbel};
 pub use order::{Candidate, Confidence, Order, OrderKind, Random, Rule, Sequenced, halton};
 pub use plan::{

@@ -93,8 +93,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         rows.extend(match arguments.what {
             What::Forward => forwards(&arguments, batch.into(), &device)?,
             What::Decode => {
-                let model = arguments.compute.cast(NestedTransformer::init(&config()?, 1, &device)?)?;
-                let strategy = arguments.strategy.strategy(model.config())?;
+                let config = config()?;
+                let strategy = arguments.strategy.strategy(&config)?;
+                arguments.compute.check_memory(&strategy.plan(&config)?, batch.into())?;
+                let model = arguments.compute.cast(NestedTransformer::init(&config, 1, &device)?)?;
                 decodes(&model, strategy, batch.into(), arguments.repeat)?
             }
             What::Train => bench_train::rows(&arguments, batch.into(), &device)?,

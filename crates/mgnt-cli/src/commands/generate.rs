@@ -85,6 +85,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
+    arguments.compute.check_memory(&plan, arguments.batch.into())?;
     let strategy = plan.strategy().clone();
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let count = arguments.count as usize;

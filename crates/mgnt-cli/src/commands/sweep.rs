@@ -249,6 +249,7 @@ impl Sweep<'_> {
         let plan = strategy.plan(self.model.config())?;
         let (gflops, less_compute) =
             (plan.flops() as f64 / 1e9, plan.baseline_flops() as f64 / plan.flops() as f64);
+        arguments.compute.check_memory(&plan, arguments.batch.into())?;
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
         let mut statistics = Statistics::new(arguments.dims.count());

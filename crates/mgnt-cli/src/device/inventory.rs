@@ -44,7 +44,8 @@ fn processor() -> Option<String> {
     Some(format!("{name}, {} threads", available_parallelism().ok()?))
 }
 
-fn memory() -> Option<u64> {
+/// Bytes of the system's memory.
+pub fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     Some(kibibytes.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
-use mgnt_decode::{Decoder, Plan};
+use mgnt_decode::{DecodeMemory, Decoder, Plan};
 use mgnt_model::NestedTransformer;
 use serde::Serialize;
 
@@ -78,6 +78,16 @@ impl DeviceWord {
                 word = other,
                 feature = other.feature(),
             ))),
+        }
+    }
+
+    /// Bytes of its memory, where the system tells.
+    pub fn memory(self) -> Option<u64> {
+        match self {
+            Self::Cpu | Self::Ndarray => inventory::memory(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => cuda::devices().ok()?.get(number).map(|found| found.memory),
+            _ => None,
         }
     }
 
@@ -169,10 +179,41 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
     if model.is_on_processor() { decoder } else { decoder.resident() }
 }
 
+fn enough(place: &str, has: u64, memory: DecodeMemory, batch: usize) -> anyhow::Result<()> {
+    let needs = memory.of_batch(batch);
+    if needs <= has {
+        return Ok(());
+    }
+    let fits = match memory.largest_batch(has) {
+        0 => "not even one sample fits".into(),
+        batch => format!("--batch {batch} fits"),
+    };
+    anyhow::bail!(
+        "{place}: not enough memory: to decode {batch} at once takes about {}, and it has {}; {fits}",
+        gib(needs),
+        gib(has)
+    )
+}
+
+/// Bytes in words.
+pub fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
 impl Compute {
     /// Opens the device.
     pub fn open(&self) -> anyhow::Result<Device> {
         self.device.open()
+    }
+
+    /// Fails where the device has less memory than decodes of `batch` samples need, and says which batch fits.
+    pub fn check_memory(&self, plan: &Plan, batch: usize) -> anyhow::Result<()> {
+        let number = FloatDType::from(self.dtype);
+        let memory = DecodeMemory::new(plan, burn::tensor::DType::from(number).size() as u64);
+        match self.device.memory() {
+            Some(has) => enough(&format!("--device {}", self.device), has, memory, batch),
+            None => Ok(()),
+        }
     }
 
     /// Reads a model directory.
@@ -198,6 +239,18 @@ mod tests {
         for wrong in ["gpu", "cuda:x", "cpu:1", ""] {
             assert!(wrong.parse::<DeviceWord>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn too_large_a_batch_is_refused_with_one_that_fits() {
+        let memory = DecodeMemory { weights: 1 << 30, a_sample: 1 << 28 };
+        assert!(enough("--device cuda:0", 3 << 30, memory, 8).is_ok());
+        let error = enough("--device cuda:0", 3 << 30, memory, 64).unwrap_err().to_string();
+        let expected = "--device cuda:0: not enough memory: to decode 64 at once takes about 17.0 GiB, and it has 3.0 GiB; \
+                        --batch 8 fits";
+        assert_eq!(error, expected);
+        let error = enough("--device cuda:0", 1 << 29, memory, 1).unwrap_err().to_string();
+        assert!(error.ends_with("not even one sample fits"), "{error}");
     }
 
     #[cfg(not(feature = "cuda"))]

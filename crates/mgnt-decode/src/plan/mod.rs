@@ -144,6 +144,11 @@ impl Plan {
         self.order.as_ref()
     }
 
+    /// Sizes of the model that it is for.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     /// The same strategy with the value of every iteration spelled out, to be saved and changed by hand.
     pub fn explicit(&self) -> Strategy {
         let each = |value: fn(&Iteration) -> f64| self.iterations.iter().map(value).collect::<Vec<_>>();

@@ -79,6 +79,7 @@ impl Request {
         out: &Path,
     ) -> anyhow::Result<Self> {
         let plan = arguments.strategy.plan(model.config())?;
+        arguments.compute.check_memory(&plan, arguments.batch.into())?;
         crate::commands::generation::check_pair(model.config(), &tokenizer)?;
         let files = |folder: &Path| -> anyhow::Result<String> {
             let parts =

@@ -144,8 +144,7 @@ fn same_tokens_of_every_decode(compute: &Compute, device: &Device) -> anyhow::Re
     let model = compute.cast(NestedTransformer::init(&config, 1, device)?)?;
     let decoder = || Decoder::new(&model, &plan).classes(&classes).seed(1);
     let (on_host, resident) = (decoder().run()?.tokens, decoder().resident().run()?.tokens);
-    let mut rows =
-        vec![turned("tokens, resident against on the host", &resident, &on_host, TURNED)];
+    let mut rows = vec![turned("tokens, resident against on the host", &resident, &on_host, TURNED)];
     if let Some(mut recorded) = Recorded::new(&model, &plan, classes.len())? {
         let name = match recorded.is_graph() {
             true => "tokens, replayed graph against resident",

@@ -1,0 +1,91 @@
+//! What a decode holds, by arithmetic: no tensor, no device.
+
+use crate::{Iteration, Plan};
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+
+/// Bytes of a decode: an estimate on the safe side, which counts attention's weights as if they were all there at once.
+/// `docs/performance.md` holds it against measured peaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeMemory {
+    /// Of the weights.
+    pub weights: u64,
+    /// Of each sample at the fullest iteration.
+    pub a_sample: u64,
+}
+
+impl DecodeMemory {
+    /// Of a plan whose matrices, keys and values have numbers of so many bytes.
+    pub fn new(plan: &Plan, number: u64) -> Self {
+        let of = |iteration| of_iteration(plan, iteration, number);
+        Self {
+            weights: number * plan.config().parameters() as u64,
+            a_sample: plan.iterations().iter().map(of).max().unwrap_or(0),
+        }
+    }
+
+    /// All of it for a batch.
+    pub fn of_batch(&self, batch: usize) -> u64 {
+        self.weights + self.a_sample * batch as u64
+    }
+
+    /// The largest batch that so many bytes hold.
+    pub fn largest_batch(&self, bytes: u64) -> usize {
+        (bytes.saturating_sub(self.weights) / self.a_sample.max(1)) as usize
+    }
+}
+
+fn of_iteration(plan: &Plan, iteration: &Iteration, number: u64) -> u64 {
+    let config = plan.config();
+    let sub_model = iteration.sub_model;
+    let [active, context, masked, width, codes] =
+        [iteration.active, iteration.context, iteration.masked, config.width, config.codes].map(|n| n as u64);
+    let attention = sub_model.attention_width(config) as u64;
+    let hidden = sub_model.hidden(config) as u64;
+    let heads = sub_model.heads(config) as u64;
+    // The residual stream with a branch; queries, keys, values and what they give; the MLP's hidden units twice.
+    let rows = active * (4 * width + 4 * attention + 2 * hidden);
+    let attending = 2 * context * attention + heads * active * context;
+    // Logits, their exponentials and the sums of those.
+    let drawing = 3 * masked * codes;
+    let copies = if iteration.guidance > 0.0 { 2 } else { 1 };
+    // The cache that is read and the one that is made.
+    let cached = 2 * iteration.cache_bytes * number / F32;
+    copies * (F32 * (rows + attending + drawing) + cached)
+}
+
+#[cfg(test)]
+mod tests {
+    use mgnt_model::{ModelConfig, Preset};
+
+    use super::*;
+    use crate::{Guidance, Strategy};
+
+    #[test]
+    fn scale_l_by_hand() {
+        let config = ModelConfig::preset(Preset::L);
+        let plan = Strategy::baseline(12).plan(&config).unwrap();
+        let memory = DecodeMemory::new(&plan, 4);
+        assert_eq!(memory.weights, 4 * config.parameters() as u64);
+        // 257 (4 + 4 + 2 x 4) x 1024 rows, 2 x 257 x 1024 + 16 x 257 x 257 attending, 3 x 256 x 1024 drawing.
+        let numbers = 257 * 16 * 1024 + 2 * 257 * 1024 + 16 * 257 * 257 + 3 * 256 * 1024;
+        assert_eq!(memory.a_sample, 4 * numbers);
+        assert_eq!(memory.of_batch(3), memory.weights + 12 * numbers);
+        assert_eq!(memory.largest_batch(memory.of_batch(5) + 1), 5);
+        assert_eq!(memory.largest_batch(memory.weights - 1), 0);
+    }
+
+    #[test]
+    fn guidance_doubles_and_half_a_number_halves_the_cache() {
+        let config = ModelConfig::preset(Preset::L);
+        let of = |strategy: Strategy, number| DecodeMemory::new(&strategy.plan(&config).unwrap(), number);
+        let nested = || Strategy::parse("8x3,4x3,2x3,1x3").unwrap();
+        let guided = Strategy { guidance: Guidance::Constant(1.0), ..nested() };
+        let plain = of(nested(), 4);
+        assert!(of(guided, 4).a_sample > plain.a_sample);
+        let half = of(nested(), 2);
+        assert_eq!(2 * half.weights, plain.weights);
+        assert!(half.a_sample < plain.a_sample);
+    }
+}
