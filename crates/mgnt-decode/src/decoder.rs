@@ -7,6 +7,7 @@ use mgnt_model::{KvCache, NestedTransformer};
 
 use crate::resident::{Inputs, Resident};
 use crate::samples::{OnHost, Samples, Start};
+use crate::side_by_side::decode_in_parts;
 use crate::{Error, Iteration, Ledger, Plan};
 
 /// Decodes a batch of samples by a plan.
@@ -114,39 +115,16 @@ impl<'a> Decoder<'a> {
     }
 
     /// Decodes. Fails before the model runs where classes, known tokens and plan do not fit the model.
-    pub fn run(mut self) -> Result<Decoded, Error> {
+    ///
+    /// A batch of a model that is [`on_processor`](NestedTransformer::on_processor) is decoded in parts side by side,
+    /// unless it is watched.
+    pub fn run(self) -> Result<Decoded, Error> {
         let start = self.start()?;
-        let (model, plan) = (self.model, self.plan);
-        let inputs = if self.resident { Inputs::new(model, plan, &start) } else { None };
-        let mut samples: Box<dyn Samples> = match (plan.order().rule(), &inputs) {
-            (Some(rule), Some(inputs)) => Box::new(Resident::new(rule, inputs)),
-            _ => Box::new(OnHost::new(plan, model.config().vocabulary(), &start, model.device())),
-        };
-        let begin = Instant::now();
-        let mut ledger = Ledger::new(plan, self.classes.len());
-        let mut cache: Option<KvCache> = None;
-        for iteration in plan.iterations() {
-            let clock = Instant::now();
-            if iteration.refresh {
-                cache = None;
-            }
-            let guided = iteration.guidance > 0.0;
-            let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
-            let hidden;
-            (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
-            let logits = logits(model, hidden, iteration);
-            let sampling = Instant::now();
-            samples.draw_and_decide(logits, iteration)?;
-            let held = cache.as_ref().map_or(0, KvCache::bytes);
-            let awaited = samples.is_awaited();
-            let (time, sampled) = (clock.elapsed(), sampling.elapsed());
-            let watched = self.report(iteration.index, samples.as_ref())?;
-            let time = if awaited { Some(time) } else { watched.then(|| clock.elapsed()) };
-            ledger.record(iteration.index, held, time, awaited.then_some(sampled));
+        let Self { model, plan, resident, watch, .. } = self;
+        match watch {
+            None if model.is_on_processor() && !resident => decode_in_parts(model, plan, &start),
+            watch => decode(model, plan, &start, resident, watch),
         }
-        let tokens = samples.raster()?;
-        ledger.end(begin.elapsed());
-        Ok(Decoded { tokens, ledger })
     }
 
     /// What the decode begins with, checked.
@@ -189,14 +167,58 @@ impl<'a> Decoder<'a> {
         let classes = self.classes.iter().map(|&class| token(class)).collect::<Result<_, _>>()?;
         Ok(Start { classes, known, seed: self.seed, first_sample: self.first_sample })
     }
+}
 
-    /// Tells who watches, if anyone does.
-    fn report(&mut self, iteration: usize, samples: &dyn Samples) -> Result<bool, Error> {
-        let Some(watch) = &mut self.watch else { return Ok(false) };
-        let (tokens, undecided) = (samples.raster()?, samples.undecided()?);
-        watch(&Snapshot { iteration, tokens: &tokens, undecided: &undecided });
-        Ok(true)
+/// Decodes a batch together.
+pub(crate) fn decode(
+    model: &NestedTransformer,
+    plan: &Plan,
+    start: &Start,
+    resident: bool,
+    mut watch: Option<&mut dyn FnMut(&Snapshot)>,
+) -> Result<Decoded, Error> {
+    let inputs = if resident { Inputs::new(model, plan, start) } else { None };
+    let mut samples: Box<dyn Samples> = match (plan.order().rule(), &inputs) {
+        (Some(rule), Some(inputs)) => Box::new(Resident::new(rule, inputs)),
+        _ => Box::new(OnHost::new(plan, model.config().vocabulary(), start, model.device())),
+    };
+    let begin = Instant::now();
+    let mut ledger = Ledger::new(plan, start.classes.len());
+    let mut cache: Option<KvCache> = None;
+    for iteration in plan.iterations() {
+        let clock = Instant::now();
+        if iteration.refresh {
+            cache = None;
+        }
+        let guided = iteration.guidance > 0.0;
+        let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
+        let hidden;
+        (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
+        let logits = logits(model, hidden, iteration);
+        let sampling = Instant::now();
+        samples.draw_and_decide(logits, iteration)?;
+        let held = cache.as_ref().map_or(0, KvCache::bytes);
+        let awaited = samples.is_awaited();
+        let (time, sampled) = (clock.elapsed(), sampling.elapsed());
+        let watched = report(&mut watch, iteration.index, samples.as_ref())?;
+        let time = if awaited { Some(time) } else { watched.then(|| clock.elapsed()) };
+        ledger.record(iteration.index, held, time, awaited.then_some(sampled));
     }
+    let tokens = samples.raster()?;
+    ledger.end(begin.elapsed());
+    Ok(Decoded { tokens, ledger })
+}
+
+/// Tells who watches, if anyone does.
+fn report(
+    watch: &mut Option<&mut dyn FnMut(&Snapshot)>,
+    iteration: usize,
+    samples: &dyn Samples,
+) -> Result<bool, Error> {
+    let Some(watch) = watch else { return Ok(false) };
+    let (tokens, undecided) = (samples.raster()?, samples.undecided()?);
+    watch(&Snapshot { iteration, tokens: &tokens, undecided: &undecided });
+    Ok(true)
 }
 
 /// The residual stream at the undecided places of the `active` tokens and positions of each sample, `[B * M, D]`, and the

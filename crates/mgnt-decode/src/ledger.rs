@@ -110,6 +110,18 @@ impl Ledger {
         self.milliseconds.get_or_insert(time.as_secs_f64() * 1e3);
     }
 
+    /// Takes in another part of the batch that was decoded at the same time: the slower one counts.
+    pub(crate) fn beside(&mut self, other: &Ledger) {
+        let slower = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b));
+        self.batch += other.batch;
+        self.milliseconds = slower(self.milliseconds, other.milliseconds);
+        self.sampling_milliseconds = slower(self.sampling_milliseconds, other.sampling_milliseconds);
+        for (line, other) in self.iterations.iter_mut().zip(&other.iterations) {
+            line.cache_held = line.cache_held.zip(other.cache_held).map(|(a, b)| a + b);
+            line.milliseconds = slower(line.milliseconds, other.milliseconds);
+        }
+    }
+
     /// Adds the times of another batch decoded by the same plan; of bytes held the larger number counts.
     pub fn add(&mut self, other: &Ledger) {
         self.batch += other.batch;

@@ -29,6 +29,7 @@ mod sampler;
 mod samples;
 pub mod search;
 mod sequence;
+mod side_by_side;
 
 pub use decoder::{Decoded, Decoder, Snapshot};
 pub use error::Error;

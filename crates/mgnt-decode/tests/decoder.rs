@@ -280,3 +280,20 @@ fn a_recorded_decode_serves_batch_after_batch() {
     let on_host = Strategy { top_p: Some(0.5), ..strategy }.plan(&config()).unwrap();
     assert!(Recorded::new(&model, &on_host, 3).unwrap().is_none());
 }
+
+/// Parts of a batch side by side, as on processors: the same tokens, and a ledger of the whole batch.
+#[test]
+fn parts_of_a_batch_are_the_batch() {
+    let (model, plan) = (model(), Strategy::parse("8x2,4x2,2x2,1x2").unwrap().plan(&config()).unwrap());
+    let beside = model.clone().on_processor();
+    let classes = [1, 2, 0, 4, 3];
+    let decode = |model: &NestedTransformer| {
+        Decoder::new(model, &plan).classes(&classes).seed(3).first_sample(9).run().unwrap()
+    };
+    let (whole, parts) = (decode(&model), decode(&beside));
+    assert_eq!(whole.tokens, parts.tokens);
+    assert_eq!((parts.ledger.batch, parts.ledger.gflops), (5, whole.ledger.gflops));
+    let held = |ledger: &Ledger| ledger.iterations.iter().map(|line| line.cache_held).collect::<Vec<_>>();
+    assert_eq!(held(&whole.ledger), held(&parts.ledger));
+    assert!(parts.ledger.milliseconds.is_some() && parts.ledger.sampling_milliseconds.is_some());
+}

@@ -1,0 +1,72 @@
+//! Decodes of parts of a batch side by side, for processors: most of the backend's operations use one thread, and products
+//! in one pool for all wait for each other.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::decoder::decode;
+use crate::samples::Start;
+use crate::{Decoded, Error, Plan};
+use mgnt_model::NestedTransformer;
+
+/// Decodes a batch in as many parts as there are cores, or samples. No sample depends on its batch, so that the tokens
+/// are those of the whole.
+pub(crate) fn decode_in_parts(
+    model: &NestedTransformer,
+    plan: &Plan,
+    start: &Start,
+) -> Result<Decoded, Error> {
+    let batch = start.classes.len();
+    let pools = pools(batch)?;
+    let count = pools.len();
+    if count < 2 {
+        return decode(model, plan, start, false, None);
+    }
+    let clock = Instant::now();
+    let part = |index: usize| {
+        let range = index * batch / count..(index + 1) * batch / count;
+        let start = Start {
+            first_sample: start.first_sample + range.start as u64,
+            classes: start.classes[range].to_vec(),
+            known: start.known.clone(),
+            seed: start.seed,
+        };
+        pools[index].install(|| decode(model, plan, &start, false, None))
+    };
+    let part = &part;
+    let parts: Vec<Result<Decoded, Error>> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..count).map(|index| scope.spawn(move || part(index))).collect();
+        let joined = running.into_iter().map(|thread| thread.join());
+        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut parts = parts.into_iter();
+    let first = parts.next().unwrap_or_else(|| decode(model, plan, start, false, None))?;
+    let mut whole = parts.try_fold(first, |mut whole, part| {
+        let part = part?;
+        whole.tokens.extend(part.tokens);
+        whole.ledger.beside(&part.ledger);
+        Ok::<_, Error>(whole)
+    })?;
+    whole.ledger.milliseconds = Some(clock.elapsed().as_secs_f64() * 1e3);
+    Ok(whole)
+}
+
+/// A pool for each part of a batch, each with a share of the cores. They stay, and with them the memory that their threads
+/// freed.
+fn pools(batch: usize) -> Result<Arc<Vec<ThreadPool>>, Error> {
+    static POOLS: Mutex<BTreeMap<usize, Arc<Vec<ThreadPool>>>> = Mutex::new(BTreeMap::new());
+    let cores = rayon::current_num_threads();
+    let count = cores.min(batch).max(1);
+    let mut all = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(pools) = all.get(&count) {
+        return Ok(pools.clone());
+    }
+    let pool = |_| ThreadPoolBuilder::new().num_threads(cores / count).build();
+    let pools = (0..count).map(pool).collect::<Result<Vec<_>, _>>();
+    let pools = Arc::new(pools.map_err(|e| Error::Device(format!("no threads: {e}")))?);
+    all.insert(count, pools.clone());
+    Ok(pools)
+}
