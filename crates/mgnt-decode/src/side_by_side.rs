@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mgnt_model::NestedTransformer;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::decoder::decode;
 use crate::samples::Start;
 use crate::{Decoded, Error, Plan};
-use mgnt_model::NestedTransformer;
 
 /// Decodes a batch in as many parts as there are cores, or samples. No sample depends on its batch, so that the tokens
 /// are those of the whole.
