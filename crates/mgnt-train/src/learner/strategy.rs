@@ -104,7 +104,8 @@ impl<T: Task> StepCounted<T> {
         while let Some(item) = walk.next() {
             let epoch = progress.step / validate_every + 1;
             if begins {
-                let total_items = (validate_every - progress.step % validate_every).min(steps - progress.step);
+                let total_items =
+                    (validate_every - progress.step % validate_every).min(steps - progress.step);
                 components.tell_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items });
             }
             let item = item.map_err(|e| Error::Learner(e.to_string()))?;
