@@ -101,8 +101,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// Keeps tokens, noise and choices on the model's device, and reads tokens once, at the end: for accelerators, which
-    /// run ahead of the host then, so that single iterations have no time unless they are watched. Draws are made in f32 instead of f64, so that a token may differ where rounding
-    /// decides. An order of one's own ([`Plan::with_order`]) and top-p stay on the host.
+    /// run ahead of the host then, so that single iterations have no time unless they are watched. Draws are made in f32
+    /// instead of f64, so that a token may differ where rounding decides. An order of one's own ([`Plan::with_order`])
+    /// and top-p stay on the host.
     pub fn resident(mut self) -> Self {
         self.resident = true;
         self
@@ -178,23 +179,16 @@ pub(crate) fn decode(
     mut watch: Option<&mut dyn FnMut(&Snapshot)>,
 ) -> Result<Decoded, Error> {
     let inputs = if resident { Inputs::new(model, plan, start) } else { None };
-    let mut samples: Box<dyn Samples> = match (plan.order().rule(), &inputs) {
-        (Some(rule), Some(inputs)) => Box::new(Resident::new(rule, inputs)),
-        _ => Box::new(OnHost::new(plan, model.config().vocabulary(), start, model.device())),
+    let mut samples: Box<dyn Samples> = match &inputs {
+        Some(inputs) => Box::new(Resident::new(inputs)),
+        None => Box::new(OnHost::new(plan, model.config().vocabulary(), start, model.device())),
     };
     let begin = Instant::now();
     let mut ledger = Ledger::new(plan, start.classes.len());
     let mut cache: Option<KvCache> = None;
     for iteration in plan.iterations() {
         let clock = Instant::now();
-        if iteration.refresh {
-            cache = None;
-        }
-        let guided = iteration.guidance > 0.0;
-        let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
-        let hidden;
-        (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
-        let logits = logits(model, hidden, iteration);
+        let logits = logits(model, iteration, samples.as_ref(), &mut cache);
         let sampling = Instant::now();
         samples.draw_and_decide(logits, iteration)?;
         let held = cache.as_ref().map_or(0, KvCache::bytes);
@@ -237,11 +231,24 @@ pub(crate) fn undecided(
     (hidden, iteration.cache_serves_next.then_some(kept))
 }
 
-/// Logits over the codes, `[B * M, V]`, of the residual stream at undecided places, guided where the iteration is.
-pub(crate) fn logits(model: &NestedTransformer, hidden: Tensor<2>, iteration: &Iteration) -> Tensor<2> {
+/// Logits over the codes at the undecided places of each sample, `[B * M, V]`, guided where the iteration is. `cache` is
+/// dropped where the iteration makes it anew, and becomes that for the next one.
+pub(crate) fn logits(
+    model: &NestedTransformer,
+    iteration: &Iteration,
+    samples: &dyn Samples,
+    cache: &mut Option<KvCache>,
+) -> Tensor<2> {
+    if iteration.refresh {
+        *cache = None;
+    }
+    let guided = iteration.guidance > 0.0;
+    let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
+    let (hidden, kept) = undecided(model, iteration, active, cache.as_ref());
+    *cache = kept;
     let [rows, _] = hidden.dims();
     let logits = model.code_logits(hidden);
-    if iteration.guidance == 0.0 {
+    if !guided {
         return logits;
     }
     let [conditional, unconditional] = [0, 1].map(|half| logits.clone().narrow(0, half * rows / 2, rows / 2));

@@ -50,9 +50,9 @@ fn of_iteration(plan: &Plan, iteration: &Iteration, number: u64) -> u64 {
     // Logits, their exponentials and the sums of those.
     let drawing = 3 * masked * codes;
     let copies = if iteration.guidance > 0.0 { 2 } else { 1 };
-    // The cache that is read and the one that is made.
+    // The cache that is read and the one that is made; a plan counts both copies of it.
     let cached = 2 * iteration.cache_bytes * number / F32;
-    copies * (F32 * (rows + attending + drawing) + cached)
+    copies * F32 * (rows + attending + drawing) + cached
 }
 
 #[cfg(test)]
@@ -83,9 +83,13 @@ mod tests {
         let nested = || Strategy::parse("8x3,4x3,2x3,1x3").unwrap();
         let guided = Strategy { guidance: Guidance::Constant(1.0), ..nested() };
         let plain = of(nested(), 4);
-        assert!(of(guided, 4).a_sample > plain.a_sample);
+        assert_eq!(of(guided, 4).a_sample, 2 * plain.a_sample);
         let half = of(nested(), 2);
         assert_eq!(2 * half.weights, plain.weights);
-        assert!(half.a_sample < plain.a_sample);
+        // The fullest iteration is the same: what is left of it is half its cache, which counts twice.
+        let plan = nested().plan(&config).unwrap();
+        let fullest = plan.iterations().iter().max_by_key(|i| of_iteration(&plan, i, 4)).unwrap();
+        assert!(fullest.cache_bytes > 0);
+        assert_eq!(plain.a_sample - half.a_sample, fullest.cache_bytes);
     }
 }

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use burn::tensor::{Graph, Int, Tensor, capture};
 use mgnt_model::{KvCache, NestedTransformer};
 
-use crate::decoder::{logits, undecided};
+use crate::decoder::logits;
 use crate::resident::{Inputs, Resident, rows_of};
-use crate::samples::{Samples, Start};
-use crate::{Decoder, Error, Plan, Rule};
+use crate::samples::Start;
+use crate::{Decoder, Error, Plan};
 
 /// A whole decode of one plan and batch size on a device, from random numbers to tokens.
 ///
@@ -22,9 +22,8 @@ use crate::{Decoder, Error, Plan, Rule};
 pub struct Recorded<'a> {
     model: &'a NestedTransformer,
     plan: &'a Plan,
-    rule: Rule<'a>,
     batch: usize,
-    inputs: Rc<RefCell<Inputs>>,
+    inputs: Rc<RefCell<Inputs<'a>>>,
     graph: Graph<Tensor<2, Int>, Box<dyn FnMut() -> Tensor<2, Int> + 'a>>,
     is_graph: bool,
     thread: PhantomData<*const ()>,
@@ -35,15 +34,13 @@ impl<'a> Recorded<'a> {
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan, batch: usize) -> Result<Option<Self>, Error> {
         plan.check_model(model.config())?;
         let start = start(model, plan, vec![0; batch], 0, 0)?;
-        let (Some(rule), Some(inputs)) = (plan.order().rule(), Inputs::new(model, plan, &start)) else {
-            return Ok(None);
-        };
+        let Some(inputs) = Inputs::new(model, plan, &start) else { return Ok(None) };
         let inputs = Rc::new(RefCell::new(inputs));
         let given = inputs.clone();
-        let decode = move || decoded(model, plan, rule, &given.borrow());
+        let decode = move || decoded(model, plan, &given.borrow());
         let graph = capture(&model.device(), Box::new(decode) as Box<dyn FnMut() -> _ + 'a>);
         let is_graph = graph.is_hardware();
-        let mut recorded = Self { model, plan, rule, batch, inputs, graph, is_graph, thread: PhantomData };
+        let mut recorded = Self { model, plan, batch, inputs, graph, is_graph, thread: PhantomData };
         if is_graph {
             let classes: Vec<usize> = (0..batch).map(|row| row % model.config().classes.max(1)).collect();
             let decoder = Decoder::new(model, plan).classes(&classes).seed(1).resident();
@@ -67,7 +64,7 @@ impl<'a> Recorded<'a> {
             return Err(Error::field("plan", "one for a device", "an order or top-p of the host"));
         };
         if !self.is_graph {
-            return rows_of(decoded(self.model, self.plan, self.rule, &inputs));
+            return rows_of(decoded(self.model, self.plan, &inputs));
         }
         self.inputs.borrow_mut().overwrite(inputs);
         // SAFETY: what the closure reads is alive: the model is borrowed and the inputs are shared for as long as `self`.
@@ -89,17 +86,12 @@ fn start(
 }
 
 /// Tokens in raster order, `[B, N]`. Nothing in it comes from the host but shapes and the plan's constants.
-fn decoded(model: &NestedTransformer, plan: &Plan, rule: Rule, inputs: &Inputs) -> Tensor<2, Int> {
-    let mut samples = Resident::new(rule, inputs);
+fn decoded(model: &NestedTransformer, plan: &Plan, inputs: &Inputs) -> Tensor<2, Int> {
+    let mut samples = Resident::new(inputs);
     let mut cache: Option<KvCache> = None;
     for iteration in plan.iterations() {
-        if iteration.refresh {
-            cache = None;
-        }
-        let active = samples.active(cache.as_ref().map_or(0, KvCache::len), iteration.guidance > 0.0);
-        let hidden;
-        (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
-        samples.draw(logits(model, hidden, iteration), iteration);
+        let logits = logits(model, iteration, &samples, &mut cache);
+        samples.draw(logits, iteration);
     }
     samples.in_raster_order()
 }

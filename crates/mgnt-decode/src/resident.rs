@@ -14,7 +14,8 @@ use crate::samples::{Samples, Start};
 use crate::{Error, Iteration, Plan};
 
 /// What a decode reads that comes from the host: all of it is there before the first iteration.
-pub(crate) struct Inputs {
+pub(crate) struct Inputs<'a> {
+    rule: Rule<'a>,
     mask: u32,
     null: u32,
     top_k: Option<usize>,
@@ -35,9 +36,9 @@ pub(crate) struct Inputs {
 /// The largest f32 below one.
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 
-impl Inputs {
+impl<'a> Inputs<'a> {
     /// `None` where the plan's order or its top-p cut is known on the host only.
-    pub fn new(model: &NestedTransformer, plan: &Plan, start: &Start) -> Option<Self> {
+    pub fn new(model: &NestedTransformer, plan: &'a Plan, start: &Start) -> Option<Self> {
         let rule = plan.order().rule()?;
         if plan.strategy().top_p.is_some() {
             return None;
@@ -56,7 +57,11 @@ impl Inputs {
                 (0..batch).flat_map(|row| std::iter::once(first(row)).chain(rest.iter().copied())).collect();
             Tensor::<2, Int>::from_data(TensorData::new(values, [batch, length]), &device)
         };
-        let noise = |of: &(dyn Fn(Draws) -> f32 + Sync)| drawn(plan, start, &device, of);
+        let draws = draws(plan, start);
+        let noise = |of: fn(&Draws) -> f32| {
+            let values: Vec<f32> = draws.iter().map(of).collect();
+            Tensor::from_data(TensorData::new(values, [plan.iterations().len(), batch, length - 1]), &device)
+        };
         let ranks = match rule {
             Rule::Places(ranks) => {
                 let ranks: Vec<f32> = ranks.iter().map(|&rank| rank as f32).collect();
@@ -66,16 +71,17 @@ impl Inputs {
             _ => None,
         };
         Some(Self {
+            rule,
             mask: vocabulary.mask(),
             null: vocabulary.null(),
             top_k: plan.strategy().top_k.filter(|&k| k < model.config().codes),
             given: given.len(),
             tokens: whole(&|row| start.classes[row] as i32, &tokens),
             positions: whole(&|_| 0, &places),
-            token_noise: noise(&|draws| (draws.token as f32).min(BELOW_ONE)),
+            token_noise: noise(|draws| (draws.token as f32).min(BELOW_ONE)),
             choice_noise: match rule {
-                Rule::Confidence => Some(noise(&|draws| gumbel(draws.choice) as f32)),
-                Rule::Random => Some(noise(&|draws| draws.choice as f32)),
+                Rule::Confidence => Some(noise(|draws| gumbel(draws.choice) as f32)),
+                Rule::Random => Some(noise(|draws| draws.choice as f32)),
                 Rule::Places(_) => None,
             },
             ranks,
@@ -94,8 +100,7 @@ impl Inputs {
 
 /// The samples of a batch, in decode order, on a device.
 pub(crate) struct Resident<'a> {
-    rule: Rule<'a>,
-    inputs: &'a Inputs,
+    inputs: &'a Inputs<'a>,
     /// Class token, decided tokens in the order of their decision, what was last drawn at the others, `[B, 1 + N]`.
     tokens: Tensor<2, Int>,
     positions: Tensor<2, Int>,
@@ -106,10 +111,10 @@ pub(crate) struct Resident<'a> {
 
 impl<'a> Resident<'a> {
     /// Samples before the first iteration.
-    pub fn new(rule: Rule<'a>, inputs: &'a Inputs) -> Self {
+    pub fn new(inputs: &'a Inputs<'a>) -> Self {
         let (tokens, positions) = (inputs.tokens.clone(), inputs.positions.clone());
         let device = tokens.device();
-        Self { rule, inputs, tokens, positions, decided: inputs.given, device }
+        Self { inputs, tokens, positions, decided: inputs.given, device }
     }
 
     fn batch(&self) -> usize {
@@ -165,7 +170,7 @@ impl<'a> Resident<'a> {
     ) -> Tensor<2> {
         let noise =
             self.inputs.choice_noise.as_ref().map(|noise| self.noise_at(noise, iteration.index, places));
-        match (self.rule, noise, &self.inputs.ranks) {
+        match (self.inputs.rule, noise, &self.inputs.ranks) {
             (Rule::Confidence, Some(noise), _) => {
                 let log_probabilities = drawn.log_probabilities.clone().reshape([batch, masked]);
                 log_probabilities + noise * iteration.choice_temperature
@@ -269,19 +274,17 @@ fn places_of(batch: usize, length: usize, device: &Device) -> Tensor<2, Int> {
     Tensor::arange(0..length as i64, device).unsqueeze::<2>().repeat_dim(0, batch)
 }
 
-/// `of` the random numbers of every iteration, sample and place, `[K, B, N]`.
-fn drawn(plan: &Plan, start: &Start, device: &Device, of: &(dyn Fn(Draws) -> f32 + Sync)) -> Tensor<3> {
-    let (iterations, batch, tokens) = (plan.iterations().len(), start.classes.len(), start.known.len());
-    let places: Vec<usize> = (0..tokens).collect();
+/// The random numbers of every iteration, sample and place, in this order.
+fn draws(plan: &Plan, start: &Start) -> Vec<Draws> {
+    let places: Vec<usize> = (0..start.known.len()).collect();
     let noise = Noise::new(start.seed);
-    let rows: Vec<(usize, u64)> =
-        (0..iterations).flat_map(|i| (0..batch as u64).map(move |row| (i, row))).collect();
-    let rows = rows.into_par_iter().flat_map_iter(|(iteration, row)| {
-        let stream = noise.stream(start.first_sample + row, iteration);
-        stream.at(&places).into_iter().map(of)
-    });
-    let values: Vec<f32> = rows.collect();
-    Tensor::from_data(TensorData::new(values, [iterations, batch, tokens]), device)
+    let samples = start.first_sample..start.first_sample + start.classes.len() as u64;
+    let rows: Vec<(usize, u64)> = (0..plan.iterations().len())
+        .flat_map(|iteration| samples.clone().map(move |sample| (iteration, sample)))
+        .collect();
+    rows.into_par_iter()
+        .flat_map_iter(|(iteration, sample)| noise.stream(sample, iteration).at(&places))
+        .collect()
 }
 
 /// Tokens of each sample.

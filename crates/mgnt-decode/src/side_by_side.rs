@@ -37,18 +37,17 @@ pub(crate) fn decode_in_parts(
         pools[index].install(|| decode(model, plan, &start, false, None))
     };
     let part = &part;
-    let parts: Vec<Result<Decoded, Error>> = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..count).map(|index| scope.spawn(move || part(index))).collect();
-        let joined = running.into_iter().map(|thread| thread.join());
-        joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
-    let mut parts = parts.into_iter();
-    let first = parts.next().unwrap_or_else(|| decode(model, plan, start, false, None))?;
-    let mut whole = parts.try_fold(first, |mut whole, part| {
-        let part = part?;
-        whole.tokens.extend(part.tokens);
-        whole.ledger.beside(&part.ledger);
-        Ok::<_, Error>(whole)
+    let mut whole = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..count).map(|index| scope.spawn(move || part(index))).collect();
+        let joined = others.into_iter().map(|thread| thread.join());
+        let first = part(0);
+        joined.fold(first, |whole, other| {
+            let other = other.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let (mut whole, other) = (whole?, other?);
+            whole.tokens.extend(other.tokens);
+            whole.ledger.beside(&other.ledger);
+            Ok(whole)
+        })
     })?;
     whole.ledger.milliseconds = Some(clock.elapsed().as_secs_f64() * 1e3);
     Ok(whole)

@@ -122,8 +122,8 @@ impl NestedTransformer {
         Ok(Self { embedding, blocks: precision::with_matrices(blocks, to), last_norm, head, config })
     }
 
-    /// The same model that takes exponentials on the host: for processors, whose backend takes them one by one. On
-    /// another device it is right as well, but slow.
+    /// The same model as it is fast on processors: exponentials are taken on the host, since their backend takes them one by
+    /// one. On another device it is right as well, but slow.
     pub fn on_processor(mut self) -> Self {
         for block in &mut self.blocks {
             (block.attention.on_host, block.mlp.on_host) = (true, true);
@@ -132,7 +132,7 @@ impl NestedTransformer {
         self
     }
 
-    /// Whether exponentials are taken on the host.
+    /// Whether it is [`on_processor`](Self::on_processor): who uses it may choose their own ways by that.
     pub fn is_on_processor(&self) -> bool {
         self.head.on_host
     }

@@ -81,12 +81,13 @@ impl Checkpoints {
     /// Writes a checkpoint of the three records that were handed over, then removes all but the newest ones that are to
     /// be kept. Where it fails, those before stay.
     pub fn save(&self, records: &Receiver<Record>, progress: &Progress) -> Result<(), Error> {
-        let mut records = records.iter().take(3).collect::<Vec<_>>();
+        // Taken in any case: a folder that cannot be made must not leave them to the next checkpoint.
+        let records: Vec<Record> = records.iter().take(3).collect();
         let folder = self.folder.join(format!("step-{:08}", progress.step));
         atomic::write_folder(&folder, |folder| {
             let failed = |e: RecordError| Error::run(folder, e);
             // Burn syncs each file to disk.
-            for record in records.drain(..) {
+            for record in records {
                 match record {
                     Record::Model(record) => record.save(folder.join(MODEL)),
                     Record::Optimizer(record) => record.save(folder.join(OPTIMIZER)),

@@ -31,7 +31,7 @@ pub struct RunOptions<'a> {
     pub out: &'a Path,
     /// Continue the newest checkpoint; without, there must be none.
     pub resume: bool,
-    /// Compute the parts of a step in a thread each: right for CPUs.
+    /// Compute as many parts of a step at once as there are cores: right for CPUs.
     pub side_by_side: bool,
     /// Looked at between steps: whether to save and stop.
     pub stop: &'a Interrupter,
@@ -52,7 +52,7 @@ pub enum Outcome {
 /// Only one process at a time can do so. A run is resumed with the recipe and the data that it began with, which each
 /// checkpoint names.
 pub fn run<T: Task>(
-    task: T,
+    mut task: T,
     optimization: &Optimization,
     recipe: &impl Serialize,
     options: RunOptions,
@@ -69,7 +69,6 @@ pub fn run<T: Task>(
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
-    let mut task = task;
     let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
     let model = task.initial(&part::taped(device, optimization))?;

@@ -95,7 +95,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             What::Decode => {
                 let config = config()?;
                 let strategy = arguments.strategy.strategy(&config)?;
-                arguments.compute.check_memory(&strategy.plan(&config)?, batch.into())?;
+                // Of all that is timed the full model holds the most.
+                let full = Strategy {
+                    models: ModelSchedule::constant(1, strategy.iterations()),
+                    ..strategy.clone()
+                };
+                arguments.compute.check_memory(&full.plan(&config)?, batch.into())?;
                 let model = arguments.compute.cast(NestedTransformer::init(&config, 1, &device)?)?;
                 decodes(&model, strategy, batch.into(), arguments.repeat)?
             }

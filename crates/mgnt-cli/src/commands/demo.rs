@@ -135,10 +135,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 
     eprintln!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
-    let mut model = NestedTransformer::load(run.join("model"), &device)?;
-    if arguments.device.is_cpu() {
-        model = model.on_processor();
-    }
+    let model = arguments.device.suited(NestedTransformer::load(run.join("model"), &device)?);
     let tokenizer = ImageTokenizer::load(&tokenizer_folder, &device)?;
     let compared =
         compare(&model, &tokenizer, (EACH / usize::from(arguments.hurry)).max(2), arguments.seed, &device)?;

@@ -120,7 +120,7 @@ fn enough(recipe: &Recipe, config: &ModelConfig, at_once: usize, has: u64) -> an
 /// A forecast in words.
 fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Forecast) -> String {
     let optimization = &recipe.optimization;
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let in_gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let memory = &forecast.memory;
     let epochs = (optimization.steps * optimization.batch) as f64 / samples as f64;
     format!(
@@ -150,12 +150,12 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
         steps = optimization.steps,
         all = forecast.flops,
         hours = forecast.h100_hours(),
-        total = gib(memory.total()),
-        state = gib(memory.state),
-        gradients = gib(memory.gradients),
+        total = in_gib(memory.total()),
+        state = in_gib(memory.state),
+        gradients = in_gib(memory.gradients),
         part = forecast.samples_a_part,
-        activations = gib(memory.activations),
-        checkpoint = gib(forecast.checkpoint_bytes),
+        activations = in_gib(memory.activations),
+        checkpoint = in_gib(forecast.checkpoint_bytes),
         keep = optimization.keep,
     )
 }

@@ -91,6 +91,11 @@ impl DeviceWord {
         }
     }
 
+    /// A model as it is fast on the device.
+    pub fn suited(self, model: NestedTransformer) -> NestedTransformer {
+        if self.is_cpu() { model.on_processor() } else { model }
+    }
+
     /// Whether it is a processor of threads, on which small parts of work run better side by side.
     pub fn is_cpu(self) -> bool {
         matches!(self, Self::Cpu | Self::Ndarray)
@@ -179,6 +184,7 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
     if model.is_on_processor() { decoder } else { decoder.resident() }
 }
 
+/// Fails where a batch needs more than so many bytes.
 fn enough(place: &str, has: u64, memory: DecodeMemory, batch: usize) -> anyhow::Result<()> {
     let needs = memory.of_batch(batch);
     if needs <= has {
@@ -223,8 +229,7 @@ impl Compute {
 
     /// The model in the type that was asked for, as it is fast on the device.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
-        let model = if self.device.is_cpu() { model.on_processor() } else { model };
-        Ok(model.with_type(self.dtype.into())?)
+        Ok(self.device.suited(model).with_type(self.dtype.into())?)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use burn::tensor::TensorReadError;
+use burn::train::metric::state::{FormatOptions, NumericMetricState};
 use burn::train::metric::{
     Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
-    SerializedEntry, format_float,
+    SerializedEntry,
 };
 
 use crate::task::Figures;
@@ -14,18 +15,18 @@ use crate::task::Figures;
 #[derive(Clone)]
 pub(crate) struct Figure {
     name: MetricName,
-    last: Option<f64>,
-    sum: f64,
-    count: usize,
+    state: NumericMetricState,
+    /// Whether the last step had it.
+    told: bool,
 }
 
 impl Figure {
     pub fn new(name: &str) -> Self {
-        Self { name: Arc::new(name.to_owned()), last: None, sum: 0.0, count: 0 }
+        Self { name: Arc::new(name.to_owned()), state: NumericMetricState::new(), told: false }
     }
 
-    fn mean(&self) -> f64 {
-        self.sum / self.count as f64
+    fn format(&self) -> FormatOptions {
+        FormatOptions::new(self.name()).precision(4)
     }
 }
 
@@ -45,38 +46,34 @@ impl Metric for Figure {
         figures: &Arc<Figures>,
         _: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        self.last = figures.iter().find(|(name, _)| *name == *self.name).map(|(_, value)| *value);
-        let Some(value) = self.last else { return Ok(SerializedEntry::not_available(None)) };
-        self.sum += value;
-        self.count += 1;
-        let serialized = NumericEntry::Value(value).serialize();
-        Ok(SerializedEntry::new(format_float(value, 4), serialized))
+        let value = figures.iter().find(|(name, _)| *name == *self.name).map(|(_, value)| *value);
+        self.told = value.is_some();
+        let Some(value) = value else { return Ok(SerializedEntry::not_available(None)) };
+        self.state.update(value, 1);
+        Ok(self.state.compute_update(self.format()))
     }
 
     fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
-        if self.count == 0 {
-            return Ok(SerializedEntry::not_available(None));
-        }
-        Ok(SerializedEntry::new(format_float(self.mean(), 4), self.final_value().serialize()))
+        Ok(self.state.compute_final(self.format()))
     }
 
     fn clear(&mut self) {
-        (self.last, self.sum, self.count) = (None, 0.0, 0);
+        self.state.reset();
+        self.told = false;
     }
 }
 
 impl Numeric for Figure {
     fn value(&self) -> Option<NumericEntry> {
-        self.last.map(NumericEntry::Value)
+        self.told.then(|| self.state.current_value())
     }
 
     fn running_value(&self) -> Option<NumericEntry> {
-        (self.count > 0)
-            .then(|| NumericEntry::Aggregated { aggregated_value: self.mean(), count: self.count })
+        self.told.then(|| self.state.running_value())
     }
 
     fn final_value(&self) -> NumericEntry {
-        NumericEntry::Final(self.mean())
+        self.state.final_value()
     }
 }
 
@@ -92,7 +89,7 @@ mod tests {
         let figures = |value: f64| Arc::new(vec![("other".into(), 9.0), ("loss".to_owned(), value)]);
         let mut figure = Figure::new("loss");
         figure.update(&figures(0.1), &metadata).unwrap();
-        assert!(matches!(figure.value(), Some(NumericEntry::Value(0.1))));
+        assert_eq!(figure.value().map(|value| value.current()), Some(0.1));
         figure.update(&figures(0.5), &metadata).unwrap();
         let absent = figure.update(&Arc::new(vec![]), &metadata).unwrap();
         assert!(absent.is_not_available() && figure.value().is_none());
@@ -102,6 +99,6 @@ mod tests {
             figure.final_value()
         );
         figure.clear();
-        assert!(figure.compute().unwrap().is_not_available() && figure.running_value().is_none());
+        assert!(figure.value().is_none() && figure.running_value().is_none());
     }
 }

@@ -129,12 +129,14 @@ fn cached_forwards(compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row
 /// Tokens of one schedule from the same seeds on this device and on the CPU, both in this type.
 fn same_tokens_as_the_cpu(compute: &Compute, device: &Device) -> anyhow::Result<Row> {
     let (config, plan, classes) = decode_of(&drawn())?;
-    let decode = |device: &Device| -> anyhow::Result<Vec<Vec<u16>>> {
+    // Each as it is used there: the CPU draws on the host, and takes exponentials its own way.
+    let cpu = Compute { device: DeviceWord::Cpu, dtype: compute.dtype };
+    let decode = |compute: &Compute, device: &Device| -> anyhow::Result<Vec<Vec<u16>>> {
         let model = compute.cast(NestedTransformer::init(&config, 1, device)?)?;
         Ok(decoder(&model, &plan).classes(&classes).seed(1).run()?.tokens)
     };
     let limit = if compute.dtype == Dtype::F32 { TURNED } else { TURNED_BY_HALF };
-    let (here, there) = (decode(device)?, decode(&DeviceWord::Cpu.open()?)?);
+    let (here, there) = (decode(compute, device)?, decode(&cpu, &cpu.open()?)?);
     Ok(turned("drawn tokens, against the CPU's", &here, &there, limit))
 }
 
