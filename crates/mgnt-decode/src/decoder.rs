@@ -221,7 +221,7 @@ pub(crate) fn undecided(
     model: &NestedTransformer,
     iteration: &Iteration,
     (tokens, positions): (Tensor<2, Int>, Tensor<2, Int>),
-    cache: Option<&KvCache>,
+    cache: Option<KvCache>,
 ) -> (Tensor<2>, Option<KvCache>) {
     let masked = iteration.masked;
     let keep = if iteration.cache_serves_next { model.config().positions() - masked } else { 0 };
@@ -244,7 +244,7 @@ pub(crate) fn logits(
     }
     let guided = iteration.guidance > 0.0;
     let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
-    let (hidden, kept) = undecided(model, iteration, active, cache.as_ref());
+    let (hidden, kept) = undecided(model, iteration, active, cache.take());
     *cache = kept;
     let [rows, _] = hidden.dims();
     let logits = model.code_logits(hidden);

@@ -45,9 +45,9 @@ pub struct Line {
     pub revealed: usize,
     /// GFLOPs of one sample.
     pub gflops: f64,
-    /// Bytes of one sample's keys and values kept for the next iteration, as planned, in f32.
+    /// Bytes of one sample's buffers of keys and values for the next iteration, as planned, in f32.
     pub cache_bytes: u64,
-    /// Bytes of keys and values that were held after it for the whole batch, by the shapes and type of its
+    /// Bytes of the buffers that were held after it for the whole batch, by the shapes and type of its
     /// tensors, where it ran.
     pub cache_held: Option<u64>,
     /// Measured time of the whole batch, where it ran and was waited for.

@@ -9,7 +9,7 @@ const F32: u64 = 4;
 /// `docs/performance.md` holds it against measured peaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeMemory {
-    /// Of the weights.
+    /// Of the weights, those of queries, keys and values twice.
     pub weights: u64,
     /// Of each sample at the fullest iteration.
     pub a_sample: u64,
@@ -19,8 +19,11 @@ impl DecodeMemory {
     /// Of a plan whose matrices, keys and values have numbers of so many bytes.
     pub fn new(plan: &Plan, number: u64) -> Self {
         let of = |iteration| of_iteration(plan, iteration, number);
+        let config = plan.config();
+        // The copy of a model that is `on_accelerator`: queries, keys and values.
+        let joined = 3 * config.layers * (config.width + 1) * config.width;
         Self {
-            weights: number * plan.config().parameters() as u64,
+            weights: number * (config.parameters() + joined) as u64,
             a_sample: plan.iterations().iter().map(of).max().unwrap_or(0),
         }
     }
@@ -50,8 +53,8 @@ fn of_iteration(plan: &Plan, iteration: &Iteration, number: u64) -> u64 {
     // Logits, their exponentials and the sums of those.
     let drawing = 3 * masked * codes;
     let copies = if iteration.guidance > 0.0 { 2 } else { 1 };
-    // The cache that is read and the one that is made; a plan counts both copies of it.
-    let cached = 2 * iteration.cache_bytes * number / F32;
+    // The plan counts both copies of the cache.
+    let cached = iteration.cache_bytes * number / F32;
     copies * F32 * (rows + attending + drawing) + cached
 }
 
@@ -67,7 +70,7 @@ mod tests {
         let config = ModelConfig::preset(Preset::L);
         let plan = Strategy::baseline(12).plan(&config).unwrap();
         let memory = DecodeMemory::new(&plan, 4);
-        assert_eq!(memory.weights, 4 * config.parameters() as u64);
+        assert_eq!(memory.weights, 4 * (config.parameters() + 24 * 3 * 1025 * 1024) as u64);
         // 257 (4 + 4 + 2 x 4) x 1024 rows, 2 x 257 x 1024 + 16 x 257 x 257 attending, 3 x 256 x 1024 drawing.
         let numbers = 257 * 16 * 1024 + 2 * 257 * 1024 + 16 * 257 * 257 + 3 * 256 * 1024;
         assert_eq!(memory.a_sample, 4 * numbers);
@@ -86,10 +89,10 @@ mod tests {
         assert_eq!(of(guided, 4).a_sample, 2 * plain.a_sample);
         let half = of(nested(), 2);
         assert_eq!(2 * half.weights, plain.weights);
-        // The fullest iteration is the same: what is left of it is half its cache, which counts twice.
+        // The fullest iteration is the same: what is left of it is half its cache.
         let plan = nested().plan(&config).unwrap();
         let fullest = plan.iterations().iter().max_by_key(|i| of_iteration(&plan, i, 4)).unwrap();
         assert!(fullest.cache_bytes > 0);
-        assert_eq!(plain.a_sample - half.a_sample, fullest.cache_bytes);
+        assert_eq!(2 * (plain.a_sample - half.a_sample), fullest.cache_bytes);
     }
 }

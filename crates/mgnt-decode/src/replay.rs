@@ -48,7 +48,7 @@ pub fn replay<E: From<Error>>(
         let hidden;
         let start = cache.as_ref().map_or(0, KvCache::len);
         let active = active(&samples, start, &model.config().vocabulary(), false, &model.device());
-        (hidden, cache) = undecided(model, iteration, active, cache.as_ref());
+        (hidden, cache) = undecided(model, iteration, active, cache.take());
         let logits = model.vocabulary_logits(hidden);
         let (places, rows) = ascending(&samples);
         let rows = Tensor::from_data(TensorData::new(rows.clone(), [rows.len()]), &model.device());

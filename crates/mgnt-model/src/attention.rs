@@ -5,6 +5,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Tensor, s};
 
+use crate::cache::{Cached, KeysValues};
 use crate::{ModelConfig, SubModel, host, precision};
 
 /// A projection whose sub-models use the first rows and columns of one weight.
@@ -30,47 +31,14 @@ impl Dense {
     }
 }
 
-/// Keys and values of one block, each `[B, heads, positions, head width]`.
-#[derive(Debug, Clone)]
-pub(crate) struct KeysValues {
-    pub keys: Tensor<4>,
-    pub values: Tensor<4>,
-}
-
-impl KeysValues {
-    /// The first `length` positions, of at most all, in memory of their own: a slice would hold the whole context's.
-    fn prefix(self, length: usize) -> Self {
-        let cut = |whole: Tensor<4>| {
-            let part = whole.slice(s![.., .., 0..length, ..]);
-            Tensor::empty(part.shape(), (&part.device(), part.dtype())).slice_assign(s![..], part)
-        };
-        Self { keys: cut(self.keys), values: cut(self.values) }
-    }
-
-    /// Bytes of both.
-    pub fn bytes(&self) -> u64 {
-        let bytes = |t: &Tensor<4>| (t.shape().num_elements() * t.dtype().size()) as u64;
-        bytes(&self.keys) + bytes(&self.values)
-    }
-
-    /// These positions, then those of `fresh`.
-    fn followed_by(&self, fresh: KeysValues) -> Self {
-        Self {
-            keys: Tensor::cat(vec![self.keys.clone(), fresh.keys], 2),
-            values: Tensor::cat(vec![self.values.clone(), fresh.values], 2),
-        }
-    }
-}
-
-/// What active positions attend over besides themselves, and what is kept for the next call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Context<'a> {
+/// What active positions attend over besides themselves, and whether it is kept for the next call.
+pub(crate) struct Context {
     /// Samples in the batch.
     pub batch: usize,
     /// Positions that come before the active ones.
-    pub cached: Option<&'a KeysValues>,
-    /// How many positions, cached ones first, to keep.
-    pub keep: usize,
+    pub cached: Option<Cached>,
+    /// Whether keys and values of the whole context are handed back.
+    pub keep: bool,
 }
 
 /// Softmax attention of which a sub-model uses the first heads.
@@ -80,15 +48,39 @@ pub(crate) struct Attention {
     pub key: Dense,
     pub value: Dense,
     pub output: Dense,
+    /// Query, key and value of each head side by side, head after head: a sub-model's are the first columns. For
+    /// accelerators.
+    pub joined: Option<Dense>,
     pub dropout: Dropout,
     /// Whether exponentials are taken on the host, where a tape is.
     pub on_host: bool,
 }
 
 impl Attention {
+    /// With one product for queries, keys and values.
+    pub fn join(&mut self, heads: usize) {
+        let apart = [&self.query, &self.key, &self.value];
+        let weights = apart.map(|dense| {
+            let weight = dense.weight.val();
+            let [inputs, outputs] = weight.dims();
+            weight.reshape([inputs, heads, outputs / heads])
+        });
+        let biases = apart.map(|dense| {
+            let bias = dense.bias.val();
+            let [outputs] = bias.dims();
+            bias.reshape([heads, outputs / heads])
+        });
+        let weight = Tensor::cat(weights.to_vec(), 2);
+        let [inputs, _, of_a_head] = weight.dims();
+        self.joined = Some(Dense {
+            weight: Param::from_tensor(weight.reshape([inputs, heads * of_a_head])),
+            bias: Param::from_tensor(Tensor::cat(biases.to_vec(), 1).reshape([heads * of_a_head])),
+        });
+    }
+
     /// `x [B * A, features]` attends over the cached positions and its own.
     ///
-    /// Returns `[B * A, features]` and what is to be kept of the context's keys and values.
+    /// Returns `[B * A, features]` and, where they are to be kept, keys and values of the context.
     pub fn forward(
         &self,
         x: Tensor<2>,
@@ -96,44 +88,83 @@ impl Attention {
         config: &ModelConfig,
         sub_model: SubModel,
     ) -> (Tensor<2>, Option<KeysValues>) {
-        let Context { batch, cached, keep } = context;
-        let (heads, width) = (sub_model.heads(config), sub_model.attention_width(config));
         let [rows, features] = x.dims();
-        // What is cached and what attention multiplies has the type of the weights.
-        let compute = self.query.weight.val().dtype();
-        let by_head = |t: Tensor<2>| {
-            let t = precision::cast(t, compute);
-            t.reshape([batch, rows / batch, heads, config.head_width()]).swap_dims(1, 2)
-        };
-        let query = by_head(self.query.forward(x.clone(), width));
-        let fresh = KeysValues {
-            keys: by_head(self.key.forward(x.clone(), width)),
-            values: by_head(self.value.forward(x, width)),
-        };
-        let all = match cached {
+        let (query, fresh) = self.project(x, context.batch, config, sub_model);
+        let all = match context.cached {
             Some(cached) => cached.followed_by(fresh),
             None => fresh,
         };
         let mixed = self.mix(query, all.keys.clone(), all.values.clone());
-        let kept = (keep > 0).then(|| all.prefix(keep));
-        let mixed = mixed.swap_dims(1, 2).reshape([rows, width]);
-        (self.output.forward(mixed, features), kept)
+        let mixed = mixed.swap_dims(1, 2).reshape([rows, sub_model.attention_width(config)]);
+        (self.output.forward(mixed, features), context.keep.then_some(all))
+    }
+
+    /// Queries `[B, heads, A, head width]`, keys and values of `x [B * A, features]`.
+    fn project(
+        &self,
+        x: Tensor<2>,
+        batch: usize,
+        config: &ModelConfig,
+        sub_model: SubModel,
+    ) -> (Tensor<4>, KeysValues) {
+        let (heads, width) = (sub_model.heads(config), config.head_width());
+        let [rows, _] = x.dims();
+        // What is cached and what attention multiplies has the type of the weights.
+        let compute = self.query.weight.val().dtype();
+        let by_head = |t: Tensor<2>| {
+            let [_, outputs] = t.dims();
+            precision::cast(t, compute).reshape([batch, rows / batch, heads, outputs / heads]).swap_dims(1, 2)
+        };
+        let [query, keys, values] = match &self.joined {
+            Some(joined) => {
+                let all = by_head(joined.forward(x, 3 * heads * width));
+                [0, 1, 2].map(|i| all.clone().slice(s![.., .., .., i * width..(i + 1) * width]))
+            }
+            None => [&self.query, &self.key, &self.value]
+                .map(|dense| by_head(dense.forward(x.clone(), heads * width))),
+        };
+        (query, KeysValues { keys, values })
     }
 
     fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
+        let compute = values.dtype();
         // The fused operation has no backward and knows no dropout on attention weights.
         if !query.device().is_autodiff() {
-            return attention(query, keys, values, None, None, AttentionModuleOptions::default());
+            return match self.joined {
+                Some(_) if compute == DType::F32 => softmax(scores(query, keys), 3).matmul(values),
+                Some(_) => in_whole_tiles(query, keys, values),
+                None => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
+            };
         }
-        let [_, _, _, head_width] = query.dims();
-        let compute = values.dtype();
-        let scores = (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3));
+        let scores = scores(query, keys);
         if self.dropout.prob == 0.0 && compute == DType::F32 {
             return weigh(scores, values, self.on_host);
         }
         let weights = self.dropout.forward(softmax(precision::full(scores), 3));
         precision::cast(weights, compute).matmul(values)
     }
+}
+
+/// Scaled products of queries and keys, `[B, heads, A, S]`.
+fn scores(query: Tensor<4>, keys: Tensor<4>) -> Tensor<4> {
+    let [_, _, _, head_width] = query.dims();
+    (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3))
+}
+
+/// Queries that an accelerator's fused attention takes at once. It takes no part of them, and its products have f16
+/// operands whatever the type of the tensors (cubek-attention 0.3.1): so it is not for f32.
+const TILE: usize = 32;
+
+/// Attention with as many queries as tiles need; what comes of those beyond is dropped.
+fn in_whole_tiles(query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, active, width] = query.dims();
+    let attend = |query| attention(query, keys, values, None, None, AttentionModuleOptions::default());
+    if active.is_multiple_of(TILE) {
+        return attend(query);
+    }
+    let beyond = active.next_multiple_of(TILE) - active;
+    let zeros = Tensor::zeros([batch, heads, beyond, width], (&query.device(), query.dtype()));
+    attend(Tensor::cat(vec![query, zeros], 2)).slice(s![.., .., ..active, ..])
 }
 
 /// `softmax(scores) values` whose tape holds the weights and nothing else of the scores' size.
@@ -163,6 +194,21 @@ mod tests {
     use burn::tensor::{Device, Distribution};
 
     use super::*;
+
+    #[test]
+    fn queries_beyond_change_nothing() {
+        let device = Device::flex();
+        let drawn = |positions: usize| {
+            Tensor::<4>::random([2, 3, positions, 8], Distribution::Normal(0.0, 1.0), &device)
+        };
+        for active in [1, 31, 32, 33, 257] {
+            let (query, keys, values) = (drawn(active), drawn(257), drawn(257));
+            let plain = softmax(scores(query.clone(), keys.clone()), 3).matmul(values.clone());
+            let tiled = in_whole_tiles(query, keys, values);
+            assert_eq!(tiled.dims(), [2, 3, active, 8]);
+            assert!((tiled - plain).abs().max().into_scalar::<f32>() < 1e-5, "{active} queries");
+        }
+    }
 
     #[test]
     fn weighing_and_its_gradients_are_those_of_a_plain_softmax() {

@@ -2,7 +2,8 @@ use burn::module::Module;
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{Tensor, s};
 
-use crate::attention::{Attention, Context, Dense, KeysValues};
+use crate::attention::{Attention, Context, Dense};
+use crate::cache::KeysValues;
 use crate::gelu::gelu;
 use crate::{ModelConfig, Norm, SubModel};
 
@@ -34,7 +35,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `x [B * A, D]` to the same shape, with what is to be kept of the context's keys and values.
+    /// `x [B * A, D]` to the same shape, with keys and values of the context where they are to be kept.
     pub fn forward(
         &self,
         x: Tensor<2>,

@@ -1,6 +1,54 @@
-use crate::attention::KeysValues;
+use burn::tensor::{Tensor, s};
+
+/// Keys and values of one block, each `[B, heads, positions, head width]`.
+#[derive(Debug, Clone)]
+pub(crate) struct KeysValues {
+    pub keys: Tensor<4>,
+    pub values: Tensor<4>,
+}
+
+impl KeysValues {
+    /// Bytes of both.
+    fn bytes(&self) -> u64 {
+        let bytes = |t: &Tensor<4>| (t.shape().num_elements() * t.dtype().size()) as u64;
+        bytes(&self.keys) + bytes(&self.values)
+    }
+}
+
+/// A block's part of a [`KvCache`].
+pub(crate) struct Cached {
+    buffer: KeysValues,
+    /// Positions of the buffer that are valid: the first ones.
+    length: usize,
+}
+
+impl Cached {
+    /// The valid positions, then those of `fresh`.
+    ///
+    /// Where both fill the buffer, as in every iteration of a decode, the fresh ones are written into it, and nothing
+    /// else is copied.
+    pub fn followed_by(self, fresh: KeysValues) -> KeysValues {
+        let length = self.length;
+        let join = |buffer: Tensor<4>, fresh: Tensor<4>| {
+            let ([_, _, room, _], [_, _, new, _]) = (buffer.dims(), fresh.dims());
+            if length + new == room {
+                buffer.slice_assign(s![.., .., length.., ..], fresh)
+            } else {
+                Tensor::cat(vec![buffer.slice(s![.., .., ..length, ..]), fresh], 2)
+            }
+        };
+        KeysValues {
+            keys: join(self.buffer.keys, fresh.keys),
+            values: join(self.buffer.values, fresh.values),
+        }
+    }
+}
 
 /// Keys and values of a growing prefix of positions, for every block.
+///
+/// Its buffers are those of the whole context of the forward that made it, of which the prefix is valid. The next
+/// forward takes it by value and writes the rest anew: a decode that processes all that is not cached has one buffer a
+/// block for as long as the size of the sub-model stays.
 ///
 /// It holds no policy: what to keep and when to drop it is the caller's.
 #[derive(Debug, Clone)]
@@ -20,12 +68,14 @@ impl KvCache {
         self.length == 0
     }
 
-    /// Bytes of the keys and values held, by the shapes and type of their tensors.
+    /// Bytes of its buffers, by the shapes and type of their tensors.
     pub fn bytes(&self) -> u64 {
         self.blocks.iter().map(KeysValues::bytes).sum()
     }
 
-    pub(crate) fn block(&self, index: usize) -> &KeysValues {
-        &self.blocks[index]
+    /// The parts of the blocks, in their order.
+    pub(crate) fn into_blocks(self) -> impl Iterator<Item = Cached> {
+        let length = self.length;
+        self.blocks.into_iter().map(move |buffer| Cached { buffer, length })
     }
 }

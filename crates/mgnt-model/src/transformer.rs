@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::attention::{Attention, Context, Dense};
 use crate::block::{Block, Mlp};
+use crate::cache::KeysValues;
 use crate::embedding::Embedding;
 use crate::head::Head;
 use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host, precision};
@@ -59,6 +60,7 @@ impl NestedTransformer {
                         key: initial.dense(d, d),
                         value: initial.dense(d, d),
                         output: initial.dense(d, d),
+                        joined: None,
                         dropout: dropout(),
                         on_host: false,
                     },
@@ -88,7 +90,11 @@ impl NestedTransformer {
 
     /// Writes a model directory, whole or not at all.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
-        let weights = module::to_map(self)?;
+        let mut model = self.clone();
+        for block in &mut model.blocks {
+            block.attention.joined = None;
+        }
+        let weights = module::to_map(&model)?;
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
     }
 
@@ -137,6 +143,18 @@ impl NestedTransformer {
         self.head.on_host
     }
 
+    /// The same model as it is fast on accelerators, for inference: queries, keys and values come from one product, for
+    /// which their weights are copied, and attention takes the shapes and types that fused kernels are made for. On a
+    /// processor it is right as well.
+    ///
+    /// The copy does not follow later changes of the weights.
+    pub fn on_accelerator(mut self) -> Self {
+        for block in &mut self.blocks {
+            block.attention.join(self.config.heads);
+        }
+        self
+    }
+
     /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor).
     pub fn softmax<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if self.head.on_host { host::softmax(x) } else { softmax(x, D - 1) }
@@ -177,12 +195,13 @@ impl NestedTransformer {
     pub fn hidden_of(&self, embedded: Tensor<3>, sub_model: SubModel) -> Tensor<3> {
         let [batch, length, width] = embedded.dims();
         let x = embedded.reshape([batch * length, width]);
-        self.through_blocks(x, batch, None, 0, sub_model).0.reshape([batch, length, width])
+        self.through_blocks(x, batch, None, false, sub_model).0.reshape([batch, length, width])
     }
 
     /// The residual stream `[B, A, D]` of the active `tokens` at their `positions` (both `[B, A]`), which attend
     /// over the cached positions and over each other; and a cache of the first `keep` positions of that context:
-    /// cached ones first, then the active ones in the order in which they were given.
+    /// cached ones first, then the active ones in the order in which they were given. The cache is taken by value, and
+    /// where the context has the size of its buffers, as it has in a decode, the new one has the same.
     ///
     /// Position 0 is the class token's, image token i is at position i + 1. The order of the active positions is
     /// the caller's. A cache serves only sub-models of the width that made it
@@ -191,32 +210,34 @@ impl NestedTransformer {
         &self,
         tokens: Tensor<2, Int>,
         positions: Tensor<2, Int>,
-        cache: Option<&KvCache>,
+        cache: Option<KvCache>,
         keep: usize,
         sub_model: SubModel,
     ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
-        let length = keep.min(active + cache.map_or(0, KvCache::len));
+        let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
         let x = self.embedding.forward(tokens, positions);
-        let (x, kept) = self.through_blocks(x, batch, cache, length, sub_model);
-        (x.reshape([batch, active, self.config.width]), kept)
+        let (x, blocks) = self.through_blocks(x, batch, cache, length > 0, sub_model);
+        (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
 
-    /// `x [B * A, D]` before the first block to that after the last, and a cache of `keep` positions.
+    /// `x [B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
+    /// context where they are to be kept.
     fn through_blocks(
         &self,
         mut x: Tensor<2>,
         batch: usize,
-        cache: Option<&KvCache>,
-        keep: usize,
+        cache: Option<KvCache>,
+        keep: bool,
         sub_model: SubModel,
-    ) -> (Tensor<2>, KvCache) {
-        let mut kept = KvCache { blocks: Vec::with_capacity(self.blocks.len()), length: keep };
-        for (index, block) in self.blocks.iter().enumerate() {
-            let cached = cache.map(|cache| cache.block(index));
+    ) -> (Tensor<2>, Vec<KeysValues>) {
+        let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
             let keys_values;
-            (x, keys_values) = block.forward(x, Context { batch, cached, keep }, &self.config, sub_model);
-            kept.blocks.extend(keys_values);
+            let context = Context { batch, cached: cached.next(), keep };
+            (x, keys_values) = block.forward(x, context, &self.config, sub_model);
+            kept.extend(keys_values);
         }
         if let Some(norm) = &self.last_norm {
             x = norm.forward(x);

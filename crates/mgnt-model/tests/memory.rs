@@ -47,4 +47,22 @@ fn loading_takes_little_more_than_the_file_and_a_sub_model_less_than_the_full_on
         assert!(less <= full, "p = {p} took {less} bytes, the full model {full}");
     }
     assert!(full < size / 8, "the full model took {full} bytes: are weights of {size} copied?");
+
+    // Three steps over a cache: the first moves what the whole forward left into buffers, the others write into those.
+    let positions: Tensor<2, Int> =
+        Tensor::arange(0..config.positions() as i64, &device).unsqueeze().repeat_dim(0, 2);
+    let (_, mut cache) = model.forward_cached(tokens.clone(), positions.clone(), None, 61, config.full());
+    let mut steps = Vec::new();
+    for first in [61, 62, 63] {
+        let rest = |t: &Tensor<2, Int>| t.clone().narrow(1, first, config.positions() - first);
+        let (tokens, positions) = (rest(&tokens), rest(&positions));
+        let bytes = cache.bytes() as usize;
+        let work = || model.forward_cached(tokens, positions, Some(cache), first + 1, config.full()).1;
+        let (step, next) = peak(work);
+        steps.push(step);
+        assert_eq!(next.bytes() as usize, bytes);
+        cache = next;
+    }
+    let of_a_block = cache.bytes() as usize / config.layers;
+    assert!(steps[1..].iter().all(|&step| step < of_a_block), "{steps:?} bytes, of a block {of_a_block}");
 }

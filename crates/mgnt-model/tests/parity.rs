@@ -82,11 +82,22 @@ fn published_magvit_names() {
 fn every_sub_model() {
     let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
     let (config, model) = model(weights_of(&map));
-    for p in [1, 2, 4, 8] {
-        let logits = model.forward(ints(&map, "input_ids"), config.sub_model(p).unwrap());
-        let difference = difference(logits, &map, &format!("logits_p{p}"));
-        assert!(difference < 1e-4, "p = {p}: {difference}");
+    for (form, model) in forms(&model) {
+        for p in [1, 2, 4, 8] {
+            let logits = model.forward(ints(&map, "input_ids"), config.sub_model(p).unwrap());
+            let difference = difference(logits, &map, &format!("logits_p{p}"));
+            assert!(difference < 1e-4, "{form}, p = {p}: {difference}");
+        }
     }
+}
+
+/// A model in each form that devices have for it.
+fn forms(model: &NestedTransformer) -> [(&'static str, NestedTransformer); 3] {
+    [
+        ("plain", model.clone()),
+        ("processor", model.clone().on_processor()),
+        ("accelerator", model.clone().on_accelerator()),
+    ]
 }
 
 /// A full model whose weights outside of what sub-model p uses are zero computes what p does, in every nesting.
@@ -119,9 +130,11 @@ fn every_nesting_is_the_full_model_with_the_rest_at_zero() {
             for p in [1, 2, 4] {
                 let masked = NestedTransformer::from_weights(&config, zeroed(&weights, nesting, p), &device);
                 let expected = masked.unwrap().forward(tokens.clone(), config.full());
-                let got = model.forward(tokens.clone(), config.sub_model(p).unwrap());
-                let difference = (got - expected).abs().max().into_scalar::<f32>();
-                assert!(difference < 1e-5, "{nesting:?} {norm:?} p = {p}: {difference}");
+                for (form, model) in forms(&model) {
+                    let got = model.forward(tokens.clone(), config.sub_model(p).unwrap());
+                    let difference = (got - expected.clone()).abs().max().into_scalar::<f32>();
+                    assert!(difference < 1e-5, "{form} {nesting:?} {norm:?} p = {p}: {difference}");
+                }
             }
         }
     }
@@ -175,17 +188,44 @@ fn a_cached_step_over_the_same_tokens_equals_the_full_forward() {
     let tokens = ints(&map, "input_ids");
     let [batch, length] = tokens.dims();
     let positions = Tensor::arange(0..length as i64, &device).unsqueeze().repeat_dim(0, batch);
-    for p in [1, 2, 4, 8] {
-        let sub_model = config.sub_model(p).unwrap();
-        let (full, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, 40, sub_model);
-        assert_eq!(cache.len(), 40);
-        assert_eq!(cache.bytes(), (2 * config.layers * batch * 40 * config.width / p * 4) as u64);
-        let rest = |t: &Tensor<2, Int>| t.clone().narrow(1, 40, length - 40);
-        let (part, whole) =
-            model.forward_cached(rest(&tokens), rest(&positions), Some(&cache), length, sub_model);
-        assert_eq!(whole.len(), length);
-        let difference = (part - full.narrow(1, 40, length - 40)).abs().max().into_scalar::<f32>();
-        assert!(difference < 1e-5, "p = {p}: {difference}");
+    let from = |t: &Tensor<2, Int>, first: usize| t.clone().narrow(1, first, length - first);
+    for (form, model) in forms(&model) {
+        for p in [1, 2, 4, 8] {
+            let sub_model = config.sub_model(p).unwrap();
+            let (full, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, 30, sub_model);
+            assert_eq!(cache.len(), 30);
+            let bytes = (2 * config.layers * batch * length * config.width / p * 4) as u64;
+            assert_eq!(cache.bytes(), bytes);
+            let near = |part: Tensor<3>, first: usize| {
+                let rest = full.clone().narrow(1, first, length - first);
+                let difference = (part - rest).abs().max().into_scalar::<f32>();
+                assert!(difference < 1e-5, "{form}, p = {p}, from {first}: {difference}");
+            };
+            // What is cached serves twice: what is written behind it does not reach into a copy.
+            let again = cache.clone();
+            let (part, grown) =
+                model.forward_cached(from(&tokens, 30), from(&positions, 30), Some(cache), 40, sub_model);
+            near(part, 30);
+            assert_eq!((grown.len(), grown.bytes()), (40, bytes));
+            let other = from(&tokens, 40).zeros_like();
+            let (_, spoilt) =
+                model.forward_cached(other, from(&positions, 40), Some(grown), length, sub_model);
+            assert_eq!((spoilt.len(), spoilt.bytes()), (length, bytes));
+            let (part, whole) =
+                model.forward_cached(from(&tokens, 30), from(&positions, 30), Some(again), length, sub_model);
+            near(part, 30);
+            assert_eq!(whole.len(), length);
+            // A context that does not fill the buffers.
+            let fewer = |t: &Tensor<2, Int>| t.clone().narrow(1, 0, 20);
+            let (_, short) = model.forward_cached(fewer(&tokens), fewer(&positions), None, 10, sub_model);
+            let one = |t: &Tensor<2, Int>| t.clone().narrow(1, 10, 1);
+            let (_, less) =
+                model.forward_cached(one(&tokens), one(&positions), Some(short.clone()), 11, sub_model);
+            assert_eq!((less.len(), less.bytes()), (11, bytes / length as u64 * 11));
+            let (_, more) =
+                model.forward_cached(from(&tokens, 10), from(&positions, 10), Some(short), length, sub_model);
+            assert_eq!((more.len(), more.bytes()), (length, bytes));
+        }
     }
 }
 
@@ -198,7 +238,8 @@ fn half_precision_stays_near_single() {
     for (dtype, size, bound) in [(FloatDType::BF16, 2, 2e-2), (FloatDType::F16, 2, 2.5e-3)] {
         let half = single.clone().with_type(dtype).unwrap();
         assert_eq!((half.compute_type(), single.compute_type()), (dtype.into(), DType::F32));
-        for p in [1, 2, 4, 8] {
+        let joined = single.clone().on_accelerator().with_type(dtype).unwrap();
+        for (half, p) in [&half, &joined].into_iter().flat_map(|half| [1, 2, 4, 8].map(|p| (half, p))) {
             let sub_model = config.sub_model(p).unwrap();
             let exact = single.forward(tokens.clone(), sub_model);
             let logits = half.forward(tokens.clone(), sub_model);
@@ -222,7 +263,8 @@ fn a_model_directory_round_trips_and_says_what_does_not_fit() {
     let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
     let (config, model) = model(weights_of(&map));
     let folder = tempfile::tempdir().unwrap();
-    model.save(folder.path().join("m")).unwrap();
+    // In every form it is the same file.
+    model.clone().on_accelerator().save(folder.path().join("m")).unwrap();
     let again = NestedTransformer::load(folder.path().join("m"), &Device::flex()).unwrap();
     let tokens = ints(&map, "input_ids");
     let difference = difference(again.forward(tokens, config.full()), &map, "logits_p1");

@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let positions = Tensor::<1, Int>::arange(0..17, &device).unsqueeze::<2>();
     let (whole, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, 9, half);
     let rest = |t: Tensor<2, Int>| t.narrow(1, 9, 8);
-    let (part, _) = model.forward_cached(rest(tokens), rest(positions), Some(&cache), 0, half);
+    let (part, _) = model.forward_cached(rest(tokens), rest(positions), Some(cache), 0, half);
     let difference = (part.clone() - whole.narrow(1, 9, 8)).abs().max().into_scalar::<f32>();
     assert!(difference < 1e-5, "{difference}");
     let logits = model.code_logits(part.reshape([8, 64]));

@@ -93,7 +93,7 @@ impl DeviceWord {
 
     /// A model as it is fast on the device.
     pub fn suited(self, model: NestedTransformer) -> NestedTransformer {
-        if self.is_cpu() { model.on_processor() } else { model }
+        if self.is_cpu() { model.on_processor() } else { model.on_accelerator() }
     }
 
     /// Whether it is a processor of threads, on which small parts of work run better side by side.

@@ -58,7 +58,8 @@ pub struct Iteration {
     pub choice_temperature: f64,
     /// FLOPs of one sample (two copies under guidance).
     pub flops: u64,
-    /// Bytes of one sample's keys and values that the next iteration finds, in f32.
+    /// Bytes of one sample's buffers of keys and values that the next iteration finds, in f32: they have the size of
+    /// the whole context.
     pub cache_bytes: u64,
 }
 
@@ -103,7 +104,7 @@ impl Plan {
                 choice_temperature: strategy.choice_temperature.at(i, r),
                 flops: copies * forward_flops(config, sub_model, forward),
                 cache_bytes: if cache_serves_next {
-                    copies * cache_bytes(config, sub_model, cached, 4)
+                    copies * cache_bytes(config, sub_model, context, 4)
                 } else {
                     0
                 },

@@ -117,7 +117,7 @@ fn cached_forwards(compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row
         let sub_model = config.sub_model(p)?;
         let (whole, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, first, sub_model);
         let rest = |ids: &Tensor<2, Int>| ids.clone().narrow(1, first, length - first);
-        let (cached, _) = model.forward_cached(rest(&tokens), rest(&positions), Some(&cache), 0, sub_model);
+        let (cached, _) = model.forward_cached(rest(&tokens), rest(&positions), Some(cache), 0, sub_model);
         let (mut said, mut expected) = (TensorMap::new(), TensorMap::new());
         answers::insert(&mut said, "hidden", cached)?;
         answers::insert(&mut expected, "hidden", whole.narrow(1, first, length - first))?;
