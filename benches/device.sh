@@ -8,13 +8,15 @@
 # DEVICE   cpu, ndarray, wgpu or cuda[:n]
 # CONFIG   the model that is timed          (default configs/model-L.ron)
 # RECIPE   what is trained, on drawn tokens (default configs/image/debug.ron)
-# BATCHES, TYPES, REPEAT, PYTHON in the environment change the defaults below. A part that fails is named at the end,
-# and does not stop the others.
+# BATCHES, TYPES, REPEAT, PYTHON in the environment change the defaults below. With TOKENS, a token store, the recipe REAL
+# (default configs/image/imagenette64.ron) is trained on it for SECONDS_OF_TRAINING (default 240), stopped, and resumed for as long;
+# VALIDATION is a store too, and the same command continues it. A part that fails is named at the end, and does not stop
+# the others.
 set -uo pipefail
 mgnt=$(readlink -f "$1") device=$2 out=$3
 root=$(cd "$(dirname "$0")/.." && pwd)
 config=${4:-$root/configs/model-L.ron} recipe=${5:-$root/configs/image/debug.ron}
-batches=${BATCHES:-1,8,64} types=${TYPES:-f32 bf16} repeat=${REPEAT:-3} python=${PYTHON:-python3}
+batches=${BATCHES:-1,8,64} types=${TYPES:-f32 tf32 bf16} repeat=${REPEAT:-3} python=${PYTHON:-python3}
 mkdir -p "$out"
 out=$(readlink -f "$out")
 failed=()
@@ -48,6 +50,17 @@ for type in $types; do
     fi
 done
 part train "$mgnt" bench train --config "$recipe" --device "$device" --batch 16 --repeat "$repeat"
+if [ -n "${TOKENS:-}" ]; then
+    training=("$mgnt" train-imagenet --config "${REAL:-$root/configs/image/imagenette64.ron}" --data "$TOKENS" --device "$device"
+        --out "$out/real" ${VALIDATION:+--validation "$VALIDATION"})
+    # An interrupt ends a training after its step, with a checkpoint and exit code 0.
+    first=()
+    [ -e "$out/real/run.json" ] && first=(--resume)
+    for turn in real real-resumed; do
+        part "$turn" timeout --preserve-status --signal INT "${SECONDS_OF_TRAINING:-240}" "${training[@]}" "${first[@]}"
+        first=(--resume)
+    done
+fi
 part demo "$mgnt" demo --device "$device" --hurry 10 --out "$out/demo"
 
 echo

@@ -117,12 +117,14 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["f32", "bf16", "f16"], default="f32")
+    parser.add_argument("--dtype", choices=["f32", "tf32", "bf16", "f16"], default="f32")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[arguments.dtype]
+    if arguments.dtype == "tf32":
+        torch.set_float32_matmul_precision("high")
+    dtype = {"f32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[arguments.dtype]
     weights = load_file(os.path.join(arguments.model, "model.safetensors"))
     model = Transformer(weights, arguments.heads, arguments.codes).eval().to(arguments.device, dtype)
     count = model.positions.shape[0] - 1

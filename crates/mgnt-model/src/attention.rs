@@ -15,6 +15,8 @@ pub(crate) struct Dense {
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Param<Tensor<1>>,
+    /// Whether its product is as exact as `f32` on tensor cores too.
+    pub exact: bool,
 }
 
 impl Dense {
@@ -27,7 +29,7 @@ impl Dense {
         let [_, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
         let bias = self.bias.val().slice(s![0..outputs]);
-        precision::product(x, weight) + bias.unsqueeze()
+        precision::product(x, weight, self.exact) + bias.unsqueeze()
     }
 }
 
@@ -75,7 +77,15 @@ impl Attention {
         self.joined = Some(Dense {
             weight: Param::from_tensor(weight.reshape([inputs, heads * of_a_head])),
             bias: Param::from_tensor(Tensor::cat(biases.to_vec(), 1).reshape([heads * of_a_head])),
+            exact: self.query.exact,
         });
+    }
+
+    /// Its projections.
+    pub fn projections(&mut self) -> impl Iterator<Item = &mut Dense> {
+        [&mut self.query, &mut self.key, &mut self.value, &mut self.output]
+            .into_iter()
+            .chain(&mut self.joined)
     }
 
     /// `x [B * A, features]` attends over the cached positions and its own.
@@ -130,13 +140,16 @@ impl Attention {
         let compute = values.dtype();
         // The fused operation has no backward and knows no dropout on attention weights.
         if !query.device().is_autodiff() {
-            return match self.joined {
-                Some(_) if compute == DType::F32 => softmax(scores(query, keys), 3).matmul(values),
-                Some(_) => in_whole_tiles(query, keys, values),
-                None => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
+            let (exact, is_joined) = (self.query.exact, self.joined.is_some());
+            return if compute == DType::F32 && (exact || is_joined) {
+                precision::matmul(softmax(scores(query, keys, exact), 3), values, exact)
+            } else if is_joined {
+                in_whole_tiles(query, keys, values)
+            } else {
+                attention(query, keys, values, None, None, AttentionModuleOptions::default())
             };
         }
-        let scores = scores(query, keys);
+        let scores = scores(query, keys, self.query.exact);
         if self.dropout.prob == 0.0 && compute == DType::F32 {
             return weigh(scores, values, self.on_host);
         }
@@ -146,9 +159,9 @@ impl Attention {
 }
 
 /// Scaled products of queries and keys, `[B, heads, A, S]`.
-fn scores(query: Tensor<4>, keys: Tensor<4>) -> Tensor<4> {
+fn scores(query: Tensor<4>, keys: Tensor<4>, exact: bool) -> Tensor<4> {
     let [_, _, _, head_width] = query.dims();
-    (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3))
+    precision::matmul(query * (head_width as f64).powf(-0.5), keys.swap_dims(2, 3), exact)
 }
 
 /// Queries that an accelerator's fused attention takes at once. It takes no part of them, and its products have f16
@@ -203,7 +216,7 @@ mod tests {
         };
         for active in [1, 31, 32, 33, 257] {
             let (query, keys, values) = (drawn(active), drawn(257), drawn(257));
-            let plain = softmax(scores(query.clone(), keys.clone()), 3).matmul(values.clone());
+            let plain = softmax(scores(query.clone(), keys.clone(), false), 3).matmul(values.clone());
             let tiled = in_whole_tiles(query, keys, values);
             assert_eq!(tiled.dims(), [2, 3, active, 8]);
             assert!((tiled - plain).abs().max().into_scalar::<f32>() < 1e-5, "{active} queries");

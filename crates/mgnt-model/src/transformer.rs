@@ -155,6 +155,23 @@ impl NestedTransformer {
         self
     }
 
+    /// The same model whose products of `f32` are as exact as `f32` where a device's tensor cores would round their
+    /// operands to TF32, as they do on CUDA: each takes four. Halves are as they were.
+    ///
+    /// Fails where the device has no bf16, which each device with TF32 has.
+    pub fn with_exact_products(mut self) -> Result<Self, Error> {
+        if !self.device().supports_dtype(FloatDType::BF16) {
+            return Err(Error::Type { asked: "BF16, for exact products of F32".into() });
+        }
+        for block in &mut self.blocks {
+            let Block { attention, mlp, .. } = block;
+            let all = attention.projections().chain([&mut mlp.up, &mut mlp.down]);
+            all.for_each(|dense| dense.exact = true);
+        }
+        self.head.dense.exact = true;
+        Ok(self)
+    }
+
     /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor).
     pub fn softmax<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if self.head.on_host { host::softmax(x) } else { softmax(x, D - 1) }
@@ -293,7 +310,7 @@ impl Initial<'_> {
     }
 
     fn dense(&mut self, inputs: usize, outputs: usize) -> Dense {
-        Dense { weight: self.matrix(inputs, outputs), bias: self.vector(outputs) }
+        Dense { weight: self.matrix(inputs, outputs), bias: self.vector(outputs), exact: false }
     }
 }
 

@@ -92,11 +92,12 @@ fn every_sub_model() {
 }
 
 /// A model in each form that devices have for it.
-fn forms(model: &NestedTransformer) -> [(&'static str, NestedTransformer); 3] {
+fn forms(model: &NestedTransformer) -> [(&'static str, NestedTransformer); 4] {
     [
         ("plain", model.clone()),
         ("processor", model.clone().on_processor()),
         ("accelerator", model.clone().on_accelerator()),
+        ("exact", model.clone().on_accelerator().with_exact_products().unwrap()),
     ]
 }
 

@@ -142,8 +142,10 @@ pub struct Compute {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// Single precision
+    /// Single precision; where tensor cores would round its products (CUDA) each is taken as four
     F32,
+    /// Single precision with products as tensor cores take them, of ten bits of fraction; elsewhere the same as f32
+    Tf32,
     /// Eight bits of exponent, seven of fraction
     Bf16,
     /// Five bits of exponent, ten of fraction
@@ -162,6 +164,7 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
         })
@@ -171,7 +174,7 @@ impl fmt::Display for Dtype {
 impl From<Dtype> for FloatDType {
     fn from(dtype: Dtype) -> Self {
         match dtype {
-            Dtype::F32 => Self::F32,
+            Dtype::F32 | Dtype::Tf32 => Self::F32,
             Dtype::Bf16 => Self::BF16,
             Dtype::F16 => Self::F16,
         }
@@ -229,7 +232,11 @@ impl Compute {
 
     /// The model in the type that was asked for, as it is fast on the device.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
-        Ok(self.device.suited(model).with_type(self.dtype.into())?)
+        let model = self.device.suited(model).with_type(self.dtype.into())?;
+        match self.device {
+            DeviceWord::Cuda(_) if self.dtype == Dtype::F32 => Ok(model.with_exact_products()?),
+            _ => Ok(model),
+        }
     }
 }
 
