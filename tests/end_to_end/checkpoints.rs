@@ -103,6 +103,10 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     succeed("export torch --dtype bf16 -o half.safetensors", path);
     let (half, whole) = (fs::metadata(path.join("half.safetensors")), weights("torch").len() as u64);
     assert!(half.unwrap().len() < whole * 11 / 20);
+    succeed("export torch --dtype bf16 --directory -o small", path);
+    assert!(fs::metadata(path.join("small/model.safetensors")).unwrap().len() < whole * 11 / 20);
+    succeed(&format!("probe small --input {} --output out.safetensors", case.display()), path);
+    fail("export torch --names port --directory -o x", path, 2, &["--directory", "--names"]);
 
     for (file, line) in [
         (&bin, "import maskgit-vqgan-torch cut -o x"),

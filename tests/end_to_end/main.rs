@@ -13,6 +13,7 @@ mod watching;
 mod world;
 
 use std::fs;
+use std::path::Path;
 
 use mgnt_data::synthetic;
 
@@ -67,10 +68,18 @@ fn bad_input_is_one_clear_error() {
 #[test]
 fn the_demo_leaves_a_page() {
     let folder = tempfile::tempdir().unwrap();
-    let json: serde_json::Value =
-        serde_json::from_str(&succeed("demo --out d --pictures 4 --hurry 100 --json", folder.path()))
-            .unwrap();
-    assert!(json["schedule"]["less_compute"].as_f64().unwrap() > 2.0);
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/imagenette64");
+    let demo = format!("demo --out d --pictures 4 --hurry 100 --json --shipped {}", shipped.display());
+    let json: serde_json::Value = serde_json::from_str(&succeed(&demo, folder.path())).unwrap();
+    for part in [&json, &json["shipped"]] {
+        assert!(part["schedule"]["less_compute"].as_f64().unwrap() > 2.0);
+    }
+    // Weights that learnt something say the same in both decodes more often than by chance.
+    let of = |name: &str| json["shipped"][name].as_f64().unwrap();
+    assert!(of("code_agreement") > of("agreement_by_chance"), "{}", json["shipped"]);
     let page = fs::read_to_string(folder.path().join("d/index.html")).unwrap();
     assert!(page.contains("data:image/gif;base64,") && page.contains("data:image/png;base64,"));
+    assert!(page.contains("<h2>Photos</h2>"));
+    fail("demo --out e --shipped .", folder.path(), 1, &["transformer", "config.ron"]);
+    assert!(!folder.path().join("e").exists());
 }

@@ -3,6 +3,7 @@
 //! Two words are project chores of its own: `test` (the whole test suite) and `ci` (the gate: `.ci/run`).
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -59,8 +60,18 @@ fn build_and_run(arguments: &[String]) -> Result<u8, String> {
         eprintln!("building mgnt for the first time; this takes some minutes");
     }
     match run(&mut build)? {
-        0 => run(Command::new(binary).args(arguments)),
+        0 => run(Command::new(binary).args(arguments).args(shipped(arguments))),
         code => Ok(code),
+    }
+}
+
+/// The weights of this repository, where a demonstration is not told of others.
+fn shipped(arguments: &[String]) -> Vec<OsString> {
+    let is_told = arguments.iter().any(|word| word == "--shipped" || word.starts_with("--shipped="));
+    if arguments.first().is_some_and(|command| command == "demo") && !is_told {
+        vec!["--shipped".into(), root().join("assets").join("imagenette64").into()]
+    } else {
+        Vec::new()
     }
 }
 
@@ -129,6 +140,17 @@ mod tests {
 
     fn of(line: &str) -> Result<Vec<&'static str>, String> {
         features(&line.split(' ').map(String::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_demonstration_shows_the_weights_of_this_repository() {
+        let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+        let given = shipped(&words("demo --hurry 2"));
+        assert_eq!(given[0], "--shipped");
+        assert!(Path::new(&given[1]).join("classes.txt").exists());
+        for line in ["demo --shipped other", "demo --shipped=other", "generate"] {
+            assert!(shipped(&words(line)).is_empty(), "{line}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! `mgnt export`: a model directory as one safetensors file for other programs.
+//! `mgnt export`: a model directory as one safetensors file for other programs, or as a model directory of half the size.
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use mgnt_tokenizer::{ImageTokenizerConfig, published};
-use mgnt_weights::directory::ModelDirectory;
-use mgnt_weights::{DType, TensorMap, safetensors};
+use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
+use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
 /// Arguments of `mgnt export`.
 #[derive(Args)]
@@ -19,8 +20,11 @@ pub struct Arguments {
     /// Type of the numbers
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     dtype: Precision,
-    /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    /// Write a model directory, which all commands take, in place of a file
+    #[arg(long, conflicts_with = "names")]
+    directory: bool,
+    /// The file or folder to write
+    #[arg(long, short, value_name = "PATH")]
     out: PathBuf,
 }
 
@@ -58,7 +62,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     // What PyTorch's own loaders look for.
     out.set_metadata("format", "pt");
-    safetensors::write(&arguments.out, &out)?;
+    if arguments.directory {
+        let config = arguments.model.join(CONFIG);
+        let config = std::fs::read(&config).with_context(|| config.display().to_string())?;
+        atomic::write_folder(&arguments.out, |folder| {
+            atomic::write_bytes(&folder.join(CONFIG), &config)?;
+            safetensors::write(&folder.join(WEIGHTS), &out)
+        })?;
+    } else {
+        safetensors::write(&arguments.out, &out)?;
+    }
     eprintln!("{}: {} tensors", arguments.out.display(), out.len());
     Ok(())
 }

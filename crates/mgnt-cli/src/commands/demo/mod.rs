@@ -1,5 +1,9 @@
 //! `mgnt demo`: the whole path on a bare machine, from drawn pictures to a page that compares the baseline with the
-//! schedule and its cache.
+//! schedule and its cache; and the same comparison with weights of photos that come with mgnt.
+
+mod compared;
+mod page;
+mod shipped;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +12,6 @@ use std::time::Instant;
 use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::{Picture, PictureStore, PrepareOptions, TokenStore, prepare, synthetic};
-use mgnt_decode::{Ledger, Strategy};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::tokenizer::Networks;
@@ -20,15 +23,14 @@ use mgnt_weights::{atomic, directory};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::generation::{Generator, add_up, classes};
+use self::compared::{Comparison, Figures};
+use self::shipped::Shipped;
 use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
 use super::watcher::RunWatcher;
 use crate::device::DeviceWord;
-use crate::output::animation::gif;
 use crate::output::grid::{Cell, labelled_grid};
-use crate::output::page::Page;
 
 /// Arguments of `mgnt demo`.
 #[derive(Args)]
@@ -42,6 +44,10 @@ pub struct Arguments {
     /// Divide the steps of both trainings and the pictures by this, for an impression in less time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     hurry: u16,
+    /// Weights of photos to show beside: a folder with `transformer`, `tokenizer` and `classes.txt` (`cargo xtask demo`
+    /// gives those of `assets`)
+    #[arg(long, value_name = "DIR")]
+    shipped: Option<PathBuf>,
     /// Seed of the generated pictures
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -53,20 +59,14 @@ pub struct Arguments {
     json: bool,
 }
 
-/// The paper's growing schedule.
-const GROWING: &str = "8x3,4x3,2x3,1x3";
 const TOKENIZER: (&str, &str) =
-    ("configs/image/demo-tokenizer.ron", include_str!("../../../../configs/image/demo-tokenizer.ron"));
+    ("configs/image/demo-tokenizer.ron", include_str!("../../../../../configs/image/demo-tokenizer.ron"));
 const TRANSFORMER: (&str, &str) =
-    ("configs/image/demo.ron", include_str!("../../../../configs/image/demo.ron"));
+    ("configs/image/demo.ron", include_str!("../../../../../configs/image/demo.ron"));
 /// Drawn pictures of each class that are held out.
 const HELD_OUT: usize = 8;
 /// Generated pictures of each class, where there is no hurry.
 const EACH: usize = 4;
-/// Pictures decoded together.
-const BATCH: usize = 8;
-/// Iterations of both decodes.
-const ITERATIONS: usize = 12;
 
 /// What was measured.
 #[derive(Serialize)]
@@ -74,14 +74,12 @@ struct Measures {
     page: PathBuf,
     /// Of held-out pictures through the tokenizer, in decibels.
     reconstruction_psnr: f64,
-    /// Share of tokens in which baseline and schedule agree, from the same seeds.
-    code_agreement: f64,
-    /// The agreement that two random pictures of a class have.
-    agreement_by_chance: f64,
-    /// Milliseconds of the baseline over those of the schedule.
-    faster: f64,
-    baseline: Ledger,
-    schedule: Ledger,
+    /// Of the weights that were trained here.
+    #[serde(flatten)]
+    trained: Figures,
+    /// Of the weights that came with mgnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shipped: Option<Figures>,
 }
 
 /// Runs the demonstration.
@@ -97,6 +95,20 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         optimization.steps = (optimization.steps / usize::from(arguments.hurry)).max(2);
         optimization.warm_up_steps /= usize::from(arguments.hurry);
     }
+
+    let each = (EACH / usize::from(arguments.hurry)).max(2);
+
+    let shipped = arguments.shipped.as_deref().map(|folder| Shipped::load(folder, arguments.device, &device));
+    let shipped = shipped.transpose()?;
+    let photos = match &shipped {
+        Some(shipped) => {
+            eprintln!("decoding photos by the weights that come with mgnt");
+            let compared = shipped.compare(each, arguments.hurry, arguments.seed, &device)?;
+            atomic::write_bytes(&out.join("photos.png"), &compared.grid)?;
+            Some(compared)
+        }
+        None => None,
+    };
 
     eprintln!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
     let size = tokenizer_recipe.tokenizer.size;
@@ -137,23 +149,21 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     eprintln!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
     let model = arguments.device.suited(NestedTransformer::load(run.join("model"), &device)?);
     let tokenizer = ImageTokenizer::load(&tokenizer_folder, &device)?;
-    let compared =
-        compare(&model, &tokenizer, (EACH / usize::from(arguments.hurry)).max(2), arguments.seed, &device)?;
+    let names = synthetic::CLASSES.map(String::from);
+    let comparison = Comparison {
+        model: &model,
+        tokenizer: &tokenizer,
+        names: &names,
+        each,
+        guidance: 0.0,
+        seed: arguments.seed,
+        device: &device,
+    };
+    let compared = comparison.run()?;
 
     let (originals, rebuilt) = reconstructions(&tokenizer, &held_out, &device)?;
     let psnr = psnr(&originals, &rebuilt);
-    let chance = agreement(&compared.baseline_tokens, &shifted(&compared.baseline_tokens));
-    let measures = Measures {
-        page: out.join("index.html"),
-        reconstruction_psnr: psnr,
-        code_agreement: agreement(&compared.baseline_tokens, &compared.schedule_tokens),
-        agreement_by_chance: chance,
-        faster: compared.baseline.milliseconds.unwrap_or(0.0) / compared.schedule.milliseconds.unwrap_or(1.0),
-        baseline: compared.baseline,
-        schedule: compared.schedule,
-    };
-    let grid = compared.grid;
-    atomic::write_bytes(&out.join("grid.png"), &grid)?;
+    atomic::write_bytes(&out.join("grid.png"), &compared.grid)?;
     atomic::write_bytes(&out.join("decoding.gif"), &compared.animation)?;
     let shown: Vec<Cell> = originals
         .iter()
@@ -162,19 +172,38 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         .map(|(picture, label)| Cell { picture, label: label.into() })
         .collect();
     let rebuilt = labelled_grid(&shown, originals.len()).into_picture()?.to_png()?;
-    let page = page(&measures, &model, &grid, &compared.animation, &rebuilt, start);
-    atomic::write_bytes(&measures.page, page.as_bytes())?;
+    let parts = page::Parts {
+        trained: (model.config(), &compared),
+        shipped: shipped.as_ref().map(Shipped::config).zip(photos.as_ref()),
+        rebuilt: &rebuilt,
+        reconstruction_psnr: psnr,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    let page = out.join("index.html");
+    atomic::write_bytes(&page, parts.page().as_bytes())?;
 
+    let measures = Measures {
+        page,
+        reconstruction_psnr: psnr,
+        trained: compared.figures,
+        shipped: photos.map(|compared| compared.figures),
+    };
     if arguments.json {
         return print_json(&measures);
     }
-    print!("{}", measures.schedule);
-    println!(
-        "{:.2}x faster than the baseline in wall clock; {:.1} % of the tokens are the same ({:.1} % by chance)",
-        measures.faster,
-        100.0 * measures.code_agreement,
-        100.0 * measures.agreement_by_chance
-    );
+    let told = |what: &str, figures: &Figures| {
+        println!(
+            "{what}: {:.2}x faster than the baseline in wall clock; {:.1} % of the tokens are the same ({:.1} % by chance)",
+            figures.faster,
+            100.0 * figures.code_agreement,
+            100.0 * figures.agreement_by_chance
+        );
+    };
+    print!("{}", measures.trained.schedule);
+    told("trained here", &measures.trained);
+    if let Some(figures) = &measures.shipped {
+        told("photos", figures);
+    }
     println!("open {}", measures.page.display());
     Ok(())
 }
@@ -236,59 +265,6 @@ fn finish<T: Task>(
     Ok(outcome == Outcome::Finished)
 }
 
-/// Both decodes of the same samples.
-struct Compared {
-    baseline: Ledger,
-    schedule: Ledger,
-    baseline_tokens: Vec<Vec<u16>>,
-    schedule_tokens: Vec<Vec<u16>>,
-    grid: Vec<u8>,
-    animation: Vec<u8>,
-}
-
-fn compare(
-    model: &NestedTransformer,
-    tokenizer: &ImageTokenizer,
-    each: usize,
-    seed: u64,
-    device: &Device,
-) -> anyhow::Result<Compared> {
-    let config = model.config();
-    let baseline = Strategy::baseline(ITERATIONS).plan(config)?;
-    let schedule = Strategy::parse(GROWING)?.plan(config)?;
-    let baseline = Generator::new(model, tokenizer, baseline, seed, device)?;
-    let schedule = Generator::new(model, tokenizer, schedule, seed, device)?;
-    let classes = classes(config.classes, None, each * config.classes)?;
-
-    // The first decode of each also warms caches and memory up: its times do not count.
-    baseline.batch(&classes[..BATCH], 0)?;
-    let (_, frames) = schedule.watched(&classes[..BATCH], 0)?;
-    let (mut pictures, mut all_tokens) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    let mut ledgers = [None, None];
-    // Turn and turn about, so that whatever else the machine does falls on both.
-    for (i, chunk) in classes.chunks(BATCH).enumerate() {
-        for (which, generator) in [&baseline, &schedule].into_iter().enumerate() {
-            let batch = generator.batch(chunk, i * BATCH)?;
-            pictures[which].extend(batch.pictures);
-            all_tokens[which].extend(batch.tokens);
-            add_up(&mut ledgers[which], batch.ledger);
-        }
-    }
-    let mut cells = Vec::new();
-    for row in (0..classes.len()).collect::<Vec<_>>().chunks(BATCH) {
-        for (pictures, name) in pictures.iter().zip(["1x12", "nested"]) {
-            cells.extend(row.iter().map(|&i| {
-                let class = synthetic::CLASSES.get(classes[i]).copied().unwrap_or("?");
-                Cell { picture: &pictures[i], label: format!("{class} {name}") }
-            }));
-        }
-    }
-    let grid = labelled_grid(&cells, BATCH).into_picture()?.to_png()?;
-    let [Some(baseline), Some(schedule)] = ledgers else { anyhow::bail!("nothing was decoded") };
-    let [baseline_tokens, schedule_tokens] = all_tokens;
-    Ok(Compared { baseline, schedule, baseline_tokens, schedule_tokens, grid, animation: gif(&frames, 40)? })
-}
-
 /// One held-out picture of each class, and what the tokenizer makes of it.
 fn reconstructions(
     tokenizer: &ImageTokenizer,
@@ -310,113 +286,9 @@ fn psnr(a: &[Picture], b: &[Picture]) -> f64 {
     10.0 * (255.0 * 255.0 * count / sum.max(1e-9)).log10()
 }
 
-/// Share of tokens that are the same.
-fn agreement(a: &[Vec<u16>], b: &[Vec<u16>]) -> f64 {
-    let pairs = a.iter().flatten().zip(b.iter().flatten());
-    let (same, all) = pairs.fold((0u32, 0u32), |(same, all), (a, b)| (same + u32::from(a == b), all + 1));
-    f64::from(same) / f64::from(all.max(1))
-}
-
-/// Each sample in the place of the one before it of the same class.
-fn shifted(tokens: &[Vec<u16>]) -> Vec<Vec<u16>> {
-    let mut tokens = tokens.to_vec();
-    let by = synthetic::CLASSES.len().min(tokens.len());
-    tokens.rotate_left(by);
-    tokens
-}
-
-fn page(
-    measures: &Measures,
-    model: &NestedTransformer,
-    grid: &[u8],
-    animation: &[u8],
-    rebuilt: &[u8],
-    start: Instant,
-) -> String {
-    let (baseline, schedule) = (&measures.baseline, &measures.schedule);
-    let mut page = Page::new("mgnt: nested transformers with decode-time scaling");
-    page.paragraph(&format!(
-        "A tokenizer and a nested transformer of {:.2} M parameters, trained here on {} classes of drawn shapes; with \
-         all decoding it took {:.0} s. The weights hold the sub-models {:?}: sub-model p has 1/p of the heads and \
-         hidden units. Everything below is decoded from the same seeds, by the full model in every iteration (1x12) \
-         and by small sub-models first with a cache of keys and values ({}).",
-        model.config().parameters() as f64 / 1e6,
-        synthetic::CLASSES.len(),
-        start.elapsed().as_secs_f64(),
-        model.config().sub_models,
-        schedule.schedule,
-    ));
-    let row = |name: &str, ledger: &Ledger| {
-        vec![
-            name.to_owned(),
-            format!("{:.4}", ledger.gflops),
-            format!("{:.2}x", ledger.less_compute),
-            format!("{:.1}", ledger.milliseconds.unwrap_or(0.0) / ledger.batch as f64),
-        ]
-    };
-    page.table(
-        "Compute and time of one picture",
-        &["decode", "GFLOPs", "less compute", "ms"],
-        &[row("1x12, no cache", baseline), row(&format!("{}, cache", schedule.schedule), schedule)],
-    );
-    page.table(
-        "What the pictures say without a network to judge them",
-        &["measure", "value"],
-        &[
-            vec!["faster in wall clock".into(), format!("{:.2}x", measures.faster)],
-            vec![
-                "tokens that both decodes agree on, from the same seeds".into(),
-                format!("{:.1} %", 100.0 * measures.code_agreement),
-            ],
-            vec![
-                "the same for two pictures of one class".into(),
-                format!("{:.1} %", 100.0 * measures.agreement_by_chance),
-            ],
-            vec![
-                "reconstruction of held-out pictures (PSNR)".into(),
-                format!("{:.2} dB", measures.reconstruction_psnr),
-            ],
-        ],
-    );
-    page.figure(
-        grid,
-        "png",
-        "Generated pictures: rows of the baseline, each above the schedule's from the same seeds",
-    );
-    page.figure(
-        animation,
-        "gif",
-        "The schedule at work: iteration i by sub-model p; grey cells are still masked",
-    );
-    let lines = |ledger: &Ledger| -> Vec<Vec<String>> {
-        let line = |l: &mgnt_decode::Line| {
-            vec![
-                format!("{}{}", l.iteration, if l.refresh { " *" } else { "" }),
-                l.p.to_string(),
-                l.processed.to_string(),
-                l.revealed.to_string(),
-                format!("{:.4}", l.gflops),
-                format!("{:.1}", l.milliseconds.unwrap_or(0.0) / ledger.batch as f64),
-            ]
-        };
-        ledger.iterations.iter().map(line).collect()
-    };
-    let head = ["iteration", "p", "tokens processed", "revealed", "GFLOPs", "ms"];
-    page.table("The schedule, iteration by iteration (* = cache made anew)", &head, &lines(schedule));
-    page.table("The baseline", &head, &lines(baseline));
-    page.figure(rebuilt, "png", "Held-out pictures, and what the tokenizer rebuilds of them");
-    page.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn agreement_counts_equal_tokens() {
-        let (a, b) = (vec![vec![1, 2], vec![3, 4]], vec![vec![1, 0], vec![3, 4]]);
-        assert_eq!(agreement(&a, &b), 0.75);
-    }
 
     #[test]
     fn psnr_of_a_known_error() {
