@@ -4,6 +4,7 @@ use mgnt_decode::{Ledger, Line};
 use mgnt_model::ModelConfig;
 
 use super::compared::Compared;
+use super::shipped::GUIDANCE;
 use crate::output::page::Page;
 
 /// What stands on it.
@@ -32,7 +33,8 @@ impl Parts<'_> {
             page.heading("Photos");
             page.paragraph(&format!(
                 "A transformer of {:.2} M parameters that comes with mgnt, trained on two processor cores on Imagenette \
-                 at 64 px; assets/imagenette64/README.md says how long, and what it cannot do.",
+                 at 64 px; assets/imagenette64/README.md says how long, and what it cannot do. Both decodes have guidance \
+                 {GUIDANCE}, which takes two copies of each picture.",
                 config.parameters() as f64 / 1e6
             ));
             decodes(&mut page, compared);

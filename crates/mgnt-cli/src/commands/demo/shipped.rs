@@ -10,8 +10,8 @@ use mgnt_tokenizer::ImageTokenizer;
 use super::compared::{Compared, Comparison};
 use crate::device::DeviceWord;
 
-/// Guidance of both decodes: as much as makes these small weights' pictures of a class look like it.
-const GUIDANCE: f64 = 2.0;
+/// Guidance of both decodes: the best of those measured (docs/results.md).
+pub const GUIDANCE: f64 = 2.0;
 
 /// A transformer of photos with its tokenizer and the names of its classes.
 pub struct Shipped {
