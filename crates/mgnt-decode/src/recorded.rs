@@ -14,7 +14,7 @@ use crate::{Decoder, Error, Plan};
 
 /// A whole decode of one plan and batch size on a device, from random numbers to tokens.
 ///
-/// A plan fixes every shape before the first iteration, so on a device with graphs (CUDA) the launches of all
+/// A plan fixes every shape before the first iteration, so on a device with graphs (CUDA, wgpu) the launches of all
 /// iterations are recorded, and a batch is one replay of them. A recording is kept only if, with other classes and another
 /// seed, it gives the tokens of a decode without it; else, and on a device without graphs, each batch is decoded anew.
 ///

@@ -31,6 +31,8 @@ pub(crate) struct Inputs<'a> {
     choice_noise: Option<Tensor<3>>,
     /// The rank of each raster place, `[1, N]`, where the rule is a sequence of places.
     ranks: Option<Tensor<2>>,
+    /// 0 to N - 1, `[1, N]`: a range made on the way may come from the host, which no graph can record.
+    range: Tensor<2, Int>,
 }
 
 /// The largest f32 below one.
@@ -85,6 +87,7 @@ impl<'a> Inputs<'a> {
                 Rule::Places(_) => None,
             },
             ranks,
+            range: Tensor::arange(0..(length - 1) as i64, &device).unsqueeze(),
         })
     }
 
@@ -136,9 +139,9 @@ impl<'a> Resident<'a> {
         // Newly decided places come first, in the order of their decision, then the rest as it stood.
         let source = if count < masked {
             let (_, chosen) = scores.topk_with_indices(count, 1);
-            sources(chosen, masked)
+            sources(chosen, masked, &self.inputs.range)
         } else {
-            places_of(batch, masked, &self.device)
+            first_of(&self.inputs.range, batch, masked)
         };
         let before = |whole: &Tensor<2, Int>| whole.clone().slice(s![.., ..first]);
         self.tokens = Tensor::cat(vec![before(&self.tokens), codes.gather(1, source.clone())], 1);
@@ -258,20 +261,21 @@ impl Drawn {
 }
 
 /// Which of `masked` places comes where, `[B, masked]`: the chosen ones `[B, n]` first, then the others in their order.
-fn sources(chosen: Tensor<2, Int>, masked: usize) -> Tensor<2, Int> {
+/// `range [1, N]` counts from 0.
+fn sources(chosen: Tensor<2, Int>, masked: usize, range: &Tensor<2, Int>) -> Tensor<2, Int> {
     let ([batch, count], device) = (chosen.dims(), chosen.device());
     let zeros = || Tensor::<2, Int>::zeros([batch, masked], &device);
     let is_chosen =
         zeros().scatter(1, chosen.clone(), Tensor::ones([batch, count], &device), IndexingUpdateOp::Add);
     let rest = is_chosen.neg() + 1;
     let behind = (rest.clone().cumsum(1) + (count as i64 - 1)) * rest;
-    let target = behind.scatter(1, chosen, places_of(batch, count, &device), IndexingUpdateOp::Add);
-    zeros().scatter(1, target, places_of(batch, masked, &device), IndexingUpdateOp::Add)
+    let target = behind.scatter(1, chosen, first_of(range, batch, count), IndexingUpdateOp::Add);
+    zeros().scatter(1, target, first_of(range, batch, masked), IndexingUpdateOp::Add)
 }
 
-/// 0 to `length - 1` for each sample.
-fn places_of(batch: usize, length: usize, device: &Device) -> Tensor<2, Int> {
-    Tensor::arange(0..length as i64, device).unsqueeze::<2>().repeat_dim(0, batch)
+/// The first `length` of a range, for each sample.
+fn first_of(range: &Tensor<2, Int>, batch: usize, length: usize) -> Tensor<2, Int> {
+    range.clone().slice(s![.., ..length]).repeat_dim(0, batch)
 }
 
 /// The random numbers of every iteration, sample and place, in this order.
@@ -307,7 +311,8 @@ mod tests {
     fn chosen_places_come_first_and_the_rest_as_it_stood() {
         let device = Device::flex();
         let chosen = Tensor::<2, Int>::from_data([[3, 0], [1, 4]], &device);
-        let got = read(sources(chosen, 5)).unwrap();
+        let range = Tensor::arange(0..7, &device).unsqueeze();
+        let got = read(sources(chosen, 5, &range)).unwrap();
         assert_eq!(got, [3, 0, 1, 2, 4, 1, 4, 0, 2, 3]);
     }
 
