@@ -61,7 +61,7 @@ if [ -n "${TOKENS:-}" ]; then
         first=(--resume)
     done
 fi
-part demo "$mgnt" demo --device "$device" --hurry 10 --out "$out/demo"
+part demo "$mgnt" demo --device "$device" --hurry 10 --shipped "$root/assets/imagenette64" --out "$out/demo"
 
 echo
 echo "results in $out"
