@@ -79,3 +79,30 @@ impl KvCache {
         self.blocks.into_iter().map(move |buffer| Cached { buffer, length })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn positions(numbers: &[f32]) -> KeysValues {
+        let keys = Tensor::<1>::from_floats(numbers, &Device::flex()).reshape([1, 1, numbers.len(), 1]);
+        KeysValues { values: keys.clone() * 10.0, keys }
+    }
+
+    #[test]
+    fn fresh_positions_follow_the_valid_ones_whatever_the_buffer_holds() {
+        for (fresh, all) in [
+            (&[7.0, 8.0][..], &[1.0, 2.0, 7.0, 8.0][..]),
+            (&[7.0], &[1.0, 2.0, 7.0]),
+            (&[7.0, 8.0, 9.0], &[1.0, 2.0, 7.0, 8.0, 9.0]),
+        ] {
+            let cached = Cached { buffer: positions(&[1.0, 2.0, 3.0, 4.0]), length: 2 };
+            let KeysValues { keys, values } = cached.followed_by(positions(fresh));
+            let expected = positions(all);
+            keys.into_data().assert_eq(&expected.keys.into_data(), true);
+            values.into_data().assert_eq(&expected.values.into_data(), true);
+        }
+    }
+}
