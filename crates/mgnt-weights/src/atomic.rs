@@ -39,8 +39,18 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_file(path, |writer| writer.write_all(bytes).map_err(Error::io(path)))
 }
 
-/// Fills a folder under a temporary name and renames it into place, replacing an older one of that name.
+/// Fills a folder under a temporary name and renames it into place, replacing an older one of that name, whatever that
+/// holds. On Linux the two change places in one step; elsewhere, and on file systems that cannot, a process that is
+/// killed between two renames leaves the older one as `NAME.old.tmp`, which the next call or [`remove_leftovers`] puts
+/// back.
+///
+/// Fails before `fill` is called where `path` ends in no name of its own, such as `.`, or is a file.
 pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    check_folder_name(path)?;
+    let old = name_beside(path, OLD);
+    if old.is_dir() && !path.exists() {
+        fs::rename(&old, path).map_err(Error::io(&old))?;
+    }
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let temporary = temporary_name(path);
@@ -50,17 +60,7 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
     fs::create_dir(&temporary).map_err(Error::io(&temporary))?;
     let filled = fill(&temporary).and_then(|()| {
         sync_folder(&temporary);
-        if path.exists() {
-            let old = path.with_extension("old.tmp");
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(Error::io(&old))?;
-            }
-            fs::rename(path, &old).map_err(Error::io(path))?;
-            fs::rename(&temporary, path).map_err(Error::io(path))?;
-            fs::remove_dir_all(&old).map_err(Error::io(&old))?;
-        } else {
-            fs::rename(&temporary, path).map_err(Error::io(path))?;
-        }
+        replace_folder(&temporary, path, &old)?;
         Ok(())
     });
     if filled.is_err() {
@@ -71,6 +71,50 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
     filled
 }
 
+/// Refuses a place that no folder can be renamed to: one without a name of its own, such as `.`, and a file.
+pub fn check_folder_name(path: &Path) -> Result<(), Error> {
+    let wrong = |expected, got: &str| Err(Error::Place { path: path.into(), expected, got: got.into() });
+    if path.file_name().is_none() {
+        return wrong("a folder's own name", "a folder that is named by where it is");
+    }
+    if path.exists() && !path.is_dir() {
+        return wrong("a folder, or nothing", "a file");
+    }
+    Ok(())
+}
+
+/// Puts the folder `new` in the place of the one at `path`, if there is one. On the way that may be called `old`.
+pub fn replace_folder(new: &Path, path: &Path, old: &Path) -> Result<(), Error> {
+    if !path.exists() {
+        return fs::rename(new, path).map_err(Error::io(path));
+    }
+    if exchange(new, path) {
+        return fs::remove_dir_all(new).map_err(Error::io(new));
+    }
+    if old.exists() {
+        fs::remove_dir_all(old).map_err(Error::io(old))?;
+    }
+    fs::rename(path, old).map_err(Error::io(path))?;
+    if let Err(error) = fs::rename(new, path) {
+        // The first error is the one to tell.
+        let _ = fs::rename(old, path);
+        return Err(Error::io(path)(error));
+    }
+    fs::remove_dir_all(old).map_err(Error::io(old))
+}
+
+/// Whether two folders changed places, which they do in one step or not at all.
+#[cfg(target_os = "linux")]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
+}
+
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -78,10 +122,46 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
+/// Ending of a folder that another is about to replace.
+const OLD: &str = ".old.tmp";
+
 fn temporary_name(path: &Path) -> PathBuf {
+    name_beside(path, &format!(".{}.tmp", std::process::id()))
+}
+
+fn name_beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
+    name.push(ending);
     path.with_file_name(name)
+}
+
+/// Whether a name is one that this module gives to what is not finished: `NAME.PID.tmp`, or `NAME.old.tmp`.
+pub fn is_leftover(name: &str) -> bool {
+    let between = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
+    between.is_some_and(|(name, word)| {
+        let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+        !name.is_empty() && (word == "old" || is_number)
+    })
+}
+
+/// Removes from a folder what a process that was killed left unfinished there. A folder that was about to be replaced,
+/// and whose place is empty, is put back. A missing folder has no leftovers.
+///
+/// No other process may be writing there meanwhile.
+pub fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    for name in names.filter(|name| is_leftover(name)) {
+        let path = folder.join(&name);
+        let place = name.strip_suffix(OLD).map(|name| folder.join(name)).filter(|place| !place.exists());
+        let done = match place {
+            Some(place) => fs::rename(&path, place),
+            None if path.is_dir() => fs::remove_dir_all(&path),
+            None => fs::remove_file(&path),
+        };
+        done.map_err(Error::io(&path))?;
+    }
+    Ok(())
 }
 
 /// Makes a rename durable where the system allows it; it is no error where it does not.
@@ -110,6 +190,29 @@ mod tests {
     }
 
     #[test]
+    fn leftovers_go_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["notes.tmp", "a.b.tmp", "old.tmp", "12.tmp", "model.12.tmp", "x.old.tmp", "x", "tmp"] {
+            fs::write(at(name), name).unwrap();
+        }
+        for name in ["precious.tmp", "step.7.tmp", "best.old.tmp"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("f"), name).unwrap();
+        }
+        remove_leftovers(folder.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["12.tmp", "a.b.tmp", "best", "notes.tmp", "old.tmp", "precious.tmp", "tmp", "x"]);
+        assert_eq!(fs::read_to_string(at("x")).unwrap(), "x", "what replaced it stays");
+        assert_eq!(fs::read_to_string(at("best").join("f")).unwrap(), "best.old.tmp");
+        remove_leftovers(&at("none")).unwrap();
+    }
+
+    #[test]
     fn a_folder_appears_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
@@ -121,5 +224,46 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        // Killed between two renames: the old one is put back, and replaced as ever.
+        fs::rename(&path, folder.path().join("model.old.tmp")).unwrap();
+        let failed: Result<(), Error> = write_folder(&path, |_| Err(Error::Missing { name: "x".into() }));
+        assert!(failed.is_err());
+        assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn folders_change_places_where_they_cannot_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let [new, path, old] = ["new", "model-0.1", "old"].map(|name| folder.path().join(name));
+        for (text, place) in [("one", &path), ("two", &new), ("zero", &old)] {
+            fs::create_dir(place).unwrap();
+            fs::write(place.join("f"), text).unwrap();
+        }
+        replace_folder(&new, &path, &old).unwrap();
+        assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
+        assert!(!new.exists());
+        assert_eq!(name_beside(&path, OLD).file_name().unwrap(), "model-0.1.old.tmp");
+    }
+
+    #[test]
+    fn no_folder_is_emptied_that_was_not_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let file = folder.path().join("thesis.txt");
+        fs::write(&file, "text").unwrap();
+        for place in
+            [inner.join(".."), folder.path().join("inner/../.."), PathBuf::from("/"), PathBuf::from("..")]
+        {
+            let refused: Result<(), Error> =
+                write_folder(&place, |_| panic!("{} is filled", place.display()));
+            assert!(refused.unwrap_err().to_string().contains("own name"), "{}", place.display());
+        }
+        let refused: Result<(), Error> = write_folder(&file, |_| panic!("a file is replaced"));
+        assert!(refused.unwrap_err().to_string().contains("got a file"));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

@@ -32,7 +32,21 @@ impl ModelDirectory {
 
     /// Reads and parses `config.ron`.
     pub fn config<C: DeserializeOwned>(&self) -> Result<C, Error> {
-        read_ron(&self.path.join(CONFIG))
+        let path = self.path.join(CONFIG);
+        let models = ["model", "best"].map(|name| self.path.join(name));
+        if !path.exists()
+            && let Some(model) = models.into_iter().find(|model| model.join(CONFIG).exists())
+        {
+            let got = format!("the folder of a training, whose model is {}", model.display());
+            return Err(Error::Place { path: self.path.clone(), expected: "a model directory", got });
+        }
+        read_ron(&path)
+    }
+
+    /// Fills a module with the weights.
+    #[cfg(feature = "module")]
+    pub fn fill<M: burn::module::Module>(&self, module: M) -> Result<M, Error> {
+        crate::module::from_map(module, self.weights()?).map_err(|error| error.at(self.path.join(WEIGHTS)))
     }
 
     /// Reads `model.safetensors`.
@@ -40,12 +54,24 @@ impl ModelDirectory {
         safetensors::read(&self.path.join(WEIGHTS))
     }
 
-    /// Writes both files; the folder appears whole, or an older one stays.
+    /// Writes both files; the folder appears whole, or an older model stays ([`atomic::write_folder`]).
+    ///
+    /// Fails where the folder holds anything else.
     pub fn save<C: Serialize>(&self, config: &C, weights: &TensorMap) -> Result<(), Error> {
-        atomic::write_folder(&self.path, |folder| {
+        self.write(|folder| {
             write_ron(&folder.join(CONFIG), config)?;
             safetensors::write(&folder.join(WEIGHTS), weights)
         })
+    }
+
+    /// The same, of files that `fill` writes into the folder that it gets.
+    pub fn write<E: From<Error>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+        let has_entries = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
+        if has_entries && !self.path.join(CONFIG).exists() {
+            let expected = "an empty folder, or a model directory to replace";
+            return Err(Error::Place { path: self.path.clone(), expected, got: "other files".into() }.into());
+        }
+        atomic::write_folder(&self.path, fill)
     }
 }
 
@@ -97,6 +123,22 @@ mod tests {
         directory.save(&config, &weights).unwrap();
         assert_eq!(directory.config::<Config>().unwrap(), config);
         assert_eq!(directory.weights().unwrap(), weights);
+        directory.save(&Config { width: 4, note: None }, &weights).unwrap();
+        assert_eq!(directory.config::<Config>().unwrap().width, 4);
+
+        let of_run = ModelDirectory::new(folder.path().join("run"));
+        let best = of_run.path().join("best");
+        ModelDirectory::new(&best).save(&config, &weights).unwrap();
+        let error = of_run.config::<Config>().unwrap_err().to_string();
+        assert!(error.contains(&format!("whose model is {}", best.display())), "{error}");
+
+        let photos = folder.path().join("photos");
+        fs::create_dir(&photos).unwrap();
+        ModelDirectory::new(&photos).save(&config, &weights).unwrap();
+        fs::remove_file(photos.join(CONFIG)).unwrap();
+        fs::write(photos.join("p.jpg"), "photo").unwrap();
+        let refused = ModelDirectory::new(&photos).save(&config, &weights).unwrap_err().to_string();
+        assert!(refused.contains("got other files") && photos.join("p.jpg").exists(), "{refused}");
     }
 
     #[test]

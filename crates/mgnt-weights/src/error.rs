@@ -1,17 +1,28 @@
 use std::path::PathBuf;
 
 use crate::DType;
+use crate::limits::shown;
 
 /// What can be wrong with a file of tensors.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
+    },
+    /// A place where nothing of the kind can be written.
+    #[error("{path}: expected {expected}, got {got}", path = path.display())]
+    Place {
+        /// The file or folder.
+        path: PathBuf,
+        /// What may be there.
+        expected: &'static str,
+        /// What is there.
+        got: String,
     },
     /// Not a file of the format that it should be.
     #[error("{path}: not a valid {format} file: {reason}", path = path.display())]
@@ -47,6 +58,16 @@ pub enum Error {
         /// The shape in the file.
         got: Vec<usize>,
     },
+    /// A tensor has another number of dimensions.
+    #[error("tensor `{name}`: expected {expected} dimensions, got shape {got:?}")]
+    Rank {
+        /// Its name.
+        name: String,
+        /// The number that was needed.
+        expected: usize,
+        /// The shape in the file.
+        got: Vec<usize>,
+    },
     /// A tensor has a type that cannot serve.
     #[error("tensor `{name}`: expected {expected}, got {got:?}")]
     Type {
@@ -69,18 +90,44 @@ pub enum Error {
         /// Bytes that were given.
         got: usize,
     },
-    /// The tensors of a file are not those of a module; every difference is listed.
-    #[error("the tensors do not fit the model:\n{}", .0.join("\n"))]
+    /// Another error, of a file or folder.
+    #[error("{path}: {error}", path = path.display())]
+    At {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<Error>,
+    },
+    /// The tensors of a file are not those of a module; the first differences are told.
+    #[error("the tensors do not fit the model:\n{}", first_of(.0))]
     Mismatch(
-        /// A line for each missing, extra or misshapen tensor.
+        /// A line for each missing, extra or misshapen tensor, all of them.
         Vec<String>,
     ),
 }
 
+/// Differences that a message tells.
+const TOLD: usize = 20;
+
+fn first_of(lines: &[String]) -> String {
+    // Names of tensors are a file's text.
+    let told: Vec<String> = lines.iter().take(TOLD).map(|line| shown(line)).collect();
+    let told = told.join("\n");
+    match lines.len().saturating_sub(TOLD) {
+        0 => told,
+        more => format!("{told}\n  and {more} more"),
+    }
+}
+
 impl Error {
+    /// The same error, told of a file or folder that it does not name.
+    pub fn at(self, path: impl Into<PathBuf>) -> Self {
+        Self::At { path: path.into(), error: Box::new(self) }
+    }
+
     /// Wraps an error of the operating system with the path that it is about.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |reason| Error::Io { path, reason }
     }
 }

@@ -44,10 +44,22 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
 
 /// The parameters of a checkpoint, without the levels above them.
 ///
-/// Takes what lies below the first of `params/`, `target/params/`, `model/params/`, `target/` and `model/` that has
-/// any tensor, and drops the rest (the optimizer's state, for one). A map that has none of them is returned as it is.
+/// Takes what lies below the first of `ema_params/`, `params/`, `target/params/`, `optimizer/target/params/`,
+/// `optimizer/target/`, `g_params/`, `model/params/`, `target/` and `model/` that has any tensor, and drops the rest (the
+/// optimizer's state, for one). An average of the weights, where there is one, is what published models are. A map that
+/// has none of them is returned as it is.
 pub fn parameters(map: TensorMap) -> TensorMap {
-    const LEVELS: [&str; 5] = ["params/", "target/params/", "model/params/", "target/", "model/"];
+    const LEVELS: [&str; 9] = [
+        "ema_params/",
+        "params/",
+        "target/params/",
+        "optimizer/target/params/",
+        "optimizer/target/",
+        "g_params/",
+        "model/params/",
+        "target/",
+        "model/",
+    ];
     match LEVELS.iter().find(|level| map.iter().any(|(name, _)| name.starts_with(**level))) {
         Some(level) => map.below(level),
         None => map,
@@ -125,8 +137,9 @@ impl<'a> Reader<'a> {
         match kind {
             NDARRAY | SCALAR => {
                 let array = Array::parse(payload).map_err(|e| format!("tensor {}: {e}", name.quoted()))?;
+                let Some(dtype) = array.dtype else { return Ok(()) };
                 self.budget.take(array.bytes.len())?;
-                self.found.add(&mut self.budget, name.text(), array.dtype, array.shape, array.bytes.to_vec())
+                self.found.add(&mut self.budget, name.text(), dtype, array.shape, array.bytes.to_vec())
             }
             COMPLEX => Ok(()),
             _ => Err(format!("{}: extension type {kind} is not one of Flax's", name.quoted())),
@@ -158,6 +171,7 @@ impl<'a> Reader<'a> {
         if chunks.iter().any(|chunk| chunk.dtype != dtype) {
             return Err("the pieces of a cut array have different types".into());
         }
+        let Some(dtype) = dtype else { return Ok(()) };
         self.budget.take(chunks.iter().map(|chunk| chunk.bytes.len()).sum())?;
         let bytes = chunks.iter().map(|chunk| chunk.bytes).collect::<Vec<_>>().concat();
         self.found.add(&mut self.budget, name.text(), dtype, shape, bytes)
@@ -376,6 +390,9 @@ mod tests {
         assert_eq!(names(&["opt_state/params/x", "params/x", "target/y"]), "x");
         assert_eq!(names(&["target/params/x", "target/step"]), "x");
         assert_eq!(names(&["model/x", "step"]), "x");
+        assert_eq!(names(&["optimizer/target/x", "optimizer/state/x"]), "x");
+        assert_eq!(names(&["ema_params/x", "g_params/y", "d_params/z"]), "x");
+        assert_eq!(names(&["g_params/y", "d_params/z"]), "y");
         assert_eq!(names(&["x", "parameters/y"]), "parameters/y x");
     }
 
@@ -385,7 +402,6 @@ mod tests {
         for (value, reason) in [
             (array(1, &[2], "float32", &[0; 4]), "tensor `a/b`: shape [2] of F32 does not fit 4 bytes"),
             (array(1, &[1 << 40, 1 << 40], "uint8", &[]), "does not fit 0 bytes"),
-            (array(1, &[1], "complex64", &[0; 8]), "tensor `a/b`: type `complex64` is not read"),
             (array(1, &[1; 33], "uint8", &[0]), "tensor `a/b`: it has 33 dimensions"),
             (array(7, &[1], "uint8", &[0]), "`a/b`: extension type 7 is not one of Flax's"),
             (vec![0xc1], "`a/b`: unexpected MessagePack marker Reserved"),
@@ -394,6 +410,18 @@ mod tests {
             let message = refused(&at_a_b(&value));
             assert!(message.starts_with(start) && message.contains(reason), "{message}");
         }
+    }
+
+    /// A training's state has more than weights: they are read beside it.
+    #[test]
+    fn arrays_that_no_weights_have_are_left_out() {
+        let weights = array(1, &[1], "uint8", &[3]);
+        let key = array(1, &[2], "uint32", &[0; 8]);
+        let mask = array(1, &[2], "bool", &[0, 1]);
+        let whole = [map(3), text("rng"), key, text("w"), weights, text("mask"), mask].concat();
+        let read = parse(&whole, Path::new("x.msgpack")).unwrap();
+        assert_eq!(read.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["mask", "w"]);
+        assert_eq!(read.get("mask").unwrap().to_i64().unwrap(), [0, 1]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorView};
 
+use crate::limits::{quoted, shown};
 use crate::{DType, Error, NamedTensor, TensorMap, atomic};
 
 const FORMAT: &str = "safetensors";
@@ -35,8 +36,11 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<TensorMap, Error> {
 
 /// Where the data begins, and the header, which has been checked against the length of the whole.
 fn header(bytes: &[u8], path: &Path) -> Result<(usize, Metadata), Error> {
-    let invalid =
-        |e: SafeTensorError| Error::Format { path: path.into(), format: FORMAT, reason: e.to_string() };
+    let invalid = |e: SafeTensorError| Error::Format {
+        path: path.into(),
+        format: FORMAT,
+        reason: shown(&e.to_string()),
+    };
     let (length, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
     Ok((size_of::<u64>() + length, header))
 }
@@ -50,7 +54,7 @@ fn tensors(
     let mut tensors = BTreeMap::new();
     for (name, info) in header.tensors() {
         let dtype = dtype_of(info.dtype).ok_or_else(|| {
-            invalid(format!("tensor `{name}` has the type {:?}, which is not read", info.dtype))
+            invalid(format!("tensor {} has the type {:?}, which is not read", quoted(&name), info.dtype))
         })?;
         let (first, end) = info.data_offsets;
         let mut bytes = vec![0; end - first];
@@ -69,8 +73,11 @@ pub fn write(path: &Path, map: &TensorMap) -> Result<(), Error> {
 
 /// The bytes of a safetensors file; `path` is for errors only.
 pub fn to_bytes(map: &TensorMap, path: &Path) -> Result<Vec<u8>, Error> {
-    let invalid =
-        |e: SafeTensorError| Error::Format { path: path.into(), format: FORMAT, reason: e.to_string() };
+    let invalid = |e: SafeTensorError| Error::Format {
+        path: path.into(),
+        format: FORMAT,
+        reason: shown(&e.to_string()),
+    };
     let views = map
         .iter()
         .map(|(name, t)| {

@@ -26,6 +26,11 @@ pub enum DType {
 }
 
 impl DType {
+    /// Whether values have a fraction.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F16 | DType::Bf16 | DType::F32 | DType::F64)
+    }
+
     /// Bytes of one value.
     pub fn size(self) -> usize {
         match self {
@@ -94,12 +99,13 @@ impl NamedTensor {
 
     /// The same numbers in another float type, rounded to nearest; integers stay what they are.
     pub fn to_float(self, dtype: DType) -> Self {
-        if self.dtype == dtype || self.to_i64().is_some() {
+        if self.dtype == dtype || !self.dtype.is_float() {
             return self;
         }
         let bytes = match dtype {
-            DType::F16 => self.to_f32().into_iter().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
-            DType::Bf16 => self.to_f32().into_iter().flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+            // From f64, which holds every float type, so that nothing is rounded twice.
+            DType::F16 => self.to_f64().into_iter().flat_map(|v| f16::from_f64(v).to_le_bytes()).collect(),
+            DType::Bf16 => self.to_f64().into_iter().flat_map(|v| bf16::from_f64(v).to_le_bytes()).collect(),
             DType::F32 => self.to_f32().into_iter().flat_map(f32::to_le_bytes).collect(),
             DType::F64 => self.to_f64().into_iter().flat_map(f64::to_le_bytes).collect(),
             DType::U8 | DType::U16 | DType::I32 | DType::I64 => return self,

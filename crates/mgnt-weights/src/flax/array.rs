@@ -3,11 +3,12 @@
 use rmp::decode;
 
 use crate::DType;
-use crate::limits::{MAX_RANK, Reason, shown};
+use crate::limits::{MAX_RANK, Reason};
 
 /// An array as it lies in the file.
 pub(super) struct Array<'a> {
-    pub(super) dtype: DType,
+    /// `None` where it is one that no weights have, such as a random generator's key.
+    pub(super) dtype: Option<DType>,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: &'a [u8],
 }
@@ -28,29 +29,31 @@ impl<'a> Array<'a> {
         let length = decode::read_str_len(&mut payload).ok().ok_or("its type cannot be read")?;
         let (dtype, mut payload) =
             payload.split_at_checked(length as usize).ok_or("its type cannot be read")?;
-        let dtype = dtype_of(dtype)?;
+        let dtype = dtype_of(dtype);
         let length = decode::read_bin_len(&mut payload).ok().ok_or("its values cannot be read")? as usize;
         if length != payload.len() {
             return Err(format!("{length} bytes of values are announced, {} are there", payload.len()));
         }
-        let needed = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
-        if needed != Some(length) {
-            return Err(format!("shape {shape:?} of {dtype:?} does not fit {length} bytes"));
+        if let Some(dtype) = dtype {
+            let needed = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
+            if needed != Some(length) {
+                return Err(format!("shape {shape:?} of {dtype:?} does not fit {length} bytes"));
+            }
         }
         Ok(Self { dtype, shape, bytes: payload })
     }
 }
 
-fn dtype_of(name: &[u8]) -> Result<DType, Reason> {
-    Ok(match name {
+fn dtype_of(name: &[u8]) -> Option<DType> {
+    Some(match name {
         b"float32" => DType::F32,
         b"float64" => DType::F64,
         b"float16" => DType::F16,
         b"bfloat16" => DType::Bf16,
         b"int32" => DType::I32,
         b"int64" => DType::I64,
-        b"uint8" => DType::U8,
+        b"uint8" | b"bool" => DType::U8,
         b"uint16" => DType::U16,
-        other => return Err(format!("type `{}` is not read", shown(&String::from_utf8_lossy(other)))),
+        _ => return None,
     })
 }

@@ -97,7 +97,7 @@ fn dtype_of(descr: &str) -> Option<DType> {
     })
 }
 
-/// NumPy has no brain floats; they are written as what holds them exactly.
+/// NumPy has no brain floats: their values are written as `f32`, which holds them exactly.
 fn descr_of(dtype: DType) -> &'static str {
     match dtype {
         DType::U8 => "|u1",

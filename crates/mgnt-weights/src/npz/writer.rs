@@ -23,7 +23,8 @@ impl<W: Write + Seek> Writer<W> {
         Self { zip: ZipWriter::new(writer), path: path.into(), open: None }
     }
 
-    /// Starts an array, whose values [`Self::write`] then gets, row by row.
+    /// Starts an array, whose values [`Self::write`] then gets, row by row: for brain floats, which NumPy does not have,
+    /// those of `f32`.
     pub fn start(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<(), Error> {
         self.check_whole()?;
         let header = Header::bytes_of(dtype, shape);

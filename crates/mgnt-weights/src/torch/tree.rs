@@ -73,7 +73,7 @@ impl Global {
             ("torch", "BFloat16Storage") => Global::Storage(DType::Bf16),
             ("torch", "LongStorage") => Global::Storage(DType::I64),
             ("torch", "IntStorage") => Global::Storage(DType::I32),
-            ("torch", "ByteStorage") => Global::Storage(DType::U8),
+            ("torch", "ByteStorage" | "BoolStorage") => Global::Storage(DType::U8),
             _ => {
                 return Err(format!(
                     "it asks for `{}.{}`, which no weights need; nothing was run",
