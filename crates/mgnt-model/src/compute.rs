@@ -17,19 +17,20 @@ pub struct Forward {
 
 /// FLOPs of one forward of one sample:
 /// `L (2 A D 3D/p + 4 A S D/p + 2 A D D/p + 4 A D F/p) + 2 M (D^2 + D V)`; where sub-models nest in the features too,
-/// the projections' D is D/p.
+/// the projections' D is D/p. Where that is more than 64 bits hold, it is `u64::MAX`.
 pub fn forward_flops(config: &ModelConfig, sub_model: SubModel, forward: Forward) -> u64 {
     let [active, context, logits, layers, width, codes] =
         [forward.active, forward.context, forward.logits, config.layers, config.width, config.codes]
-            .map(|n| n as u64);
-    let attention = sub_model.attention_width(config) as u64;
-    let hidden = sub_model.hidden(config) as u64;
-    let features = sub_model.features(config) as u64;
+            .map(|n| n as u128);
+    let attention = sub_model.attention_width(config) as u128;
+    let hidden = sub_model.hidden(config) as u128;
+    let features = sub_model.features(config) as u128;
     let block = 2 * active * features * 3 * attention
         + 4 * active * context * attention
         + 2 * active * features * attention
         + 4 * active * features * hidden;
-    layers * block + 2 * logits * (width * width + width * codes)
+    let flops = layers * block + 2 * logits * (width * width + width * codes);
+    u64::try_from(flops).unwrap_or(u64::MAX)
 }
 
 /// Bytes of the keys and values of `positions` positions of one sample, at `value_bytes` a number.
@@ -60,6 +61,21 @@ mod tests {
         for (p, active, logits, expected) in rows {
             assert!((gigaflops(p, active, logits) - expected).abs() < 5e-5, "{p} {active} {logits}");
         }
+    }
+
+    #[test]
+    fn the_largest_sizes_do_not_wrap() {
+        let most = 1 << 20;
+        let config = ModelConfig {
+            layers: 1024,
+            width: most,
+            hidden: most,
+            tokens: most,
+            ..ModelConfig::preset(Preset::L)
+        };
+        config.validate().unwrap();
+        let forward = Forward { active: most, context: most, logits: most };
+        assert_eq!(forward_flops(&config, config.full(), forward), u64::MAX);
     }
 
     #[test]

@@ -125,8 +125,10 @@ impl ModelConfig {
         let wrong =
             |field, expected: &str, got: String| Error::Config { field, expected: expected.into(), got };
         for (field, value) in positive {
-            if value == 0 || value > 1 << 20 {
-                return Err(wrong(field, "1 to 1048576", value.to_string()));
+            // A block is dozens of objects before any weight is read.
+            let most = if field == "layers" { 1024 } else { 1 << 20 };
+            if value == 0 || value > most {
+                return Err(wrong(field, &format!("1 to {most}"), value.to_string()));
             }
         }
         if !self.width.is_multiple_of(self.heads) {
@@ -223,6 +225,7 @@ mod tests {
         let cases = [
             (ModelConfig { heads: 7, ..base.clone() }, "heads"),
             (ModelConfig { layers: 0, ..base.clone() }, "layers"),
+            (ModelConfig { layers: 1025, ..base.clone() }, "layers"),
             (ModelConfig { codes: 70_000, ..base.clone() }, "codes"),
             (ModelConfig { dropout: f64::NAN, ..base.clone() }, "dropout"),
             (ModelConfig { sub_models: vec![1, 32], ..base.clone() }, "sub_models"),

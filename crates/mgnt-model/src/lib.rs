@@ -21,6 +21,7 @@ mod host;
 mod nesting;
 mod precision;
 pub mod published;
+pub mod side_by_side;
 mod transformer;
 mod vocabulary;
 

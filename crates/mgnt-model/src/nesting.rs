@@ -4,7 +4,7 @@ use crate::{ModelConfig, Nesting};
 
 /// A sub-model by its downscaling factor p: p = 1 is the full model, p = 2 half of it.
 ///
-/// It comes from [`ModelConfig::sub_model`], so that p always divides what it has to divide.
+/// It comes from [`ModelConfig::sub_model`], so that p divides what it has to divide in models of that configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubModel(usize);
 

@@ -90,7 +90,7 @@ fn sizes(
         if shape.len() == rank {
             Ok(shape)
         } else {
-            Err(WeightsError::Shape { name, expected: vec![0; rank], got: shape }.into())
+            Err(WeightsError::Rank { name, expected: rank, got: shape }.into())
         }
     };
     let words = shape(format!("{prefix}Embed_0/word_embeddings/embedding"), 2)?;

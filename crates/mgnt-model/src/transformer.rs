@@ -22,6 +22,35 @@ const INITIAL_DEVIATION: f32 = 0.02;
 const NORM_EPSILON: f64 = 1e-12;
 
 /// The nested transformer: one set of weights, a sub-model chosen at each forward.
+///
+/// A sequence is the class token and the N tokens of a picture, of which those not known yet are the mask token:
+///
+/// ```no_run
+/// # fn logits(device: burn::tensor::Device) -> Result<(), Box<dyn std::error::Error>> {
+/// use burn::tensor::{Int, Tensor, TensorData};
+/// use mgnt_model::NestedTransformer;
+///
+/// let model = NestedTransformer::load("runs/imagenette-64/model", &device)?;
+/// let (config, vocabulary) = (model.config(), model.config().vocabulary());
+/// let mut tokens = vec![vocabulary.mask() as i32; config.positions()];
+/// tokens[0] = vocabulary.class(3)? as i32;
+/// let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, config.positions()]), &device);
+///
+/// // Logits of every position, [1, 1 + N, vocabulary], by an eighth of the heads and hidden units.
+/// let logits = model.forward(tokens.clone(), config.sub_model(8)?);
+///
+/// // The full model, whose keys and values of the class token are kept; then the others over that cache.
+/// let positions = Tensor::arange(0..config.positions() as i64, &device).unsqueeze();
+/// let (_, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, 1, config.full());
+/// let rest = |all: Tensor<2, Int>| all.narrow(1, 1, config.tokens);
+/// let (hidden, cache) = model.forward_cached(rest(tokens), rest(positions), Some(cache), 1, config.full());
+/// # Ok(()) }
+/// ```
+///
+/// # Panics
+///
+/// Forwards panic where the sub-model is none of this model's, a token is not of its
+/// [vocabulary](ModelConfig::vocabulary), or a position is beyond the last.
 #[derive(Module, Debug)]
 pub struct NestedTransformer {
     embedding: Embedding,
@@ -85,7 +114,7 @@ impl NestedTransformer {
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: ModelConfig = directory.config()?;
-        Self::from_weights(&config, directory.weights()?, device)
+        Ok(directory.fill(Self::built(&config, Initial { rng: None, device })?)?)
     }
 
     /// Writes a model directory, whole or not at all.
@@ -155,7 +184,7 @@ impl NestedTransformer {
         self
     }
 
-    /// The same model whose products of `f32` are as exact as `f32` where a device's tensor cores would round their
+    /// The same model, for inference, whose products of `f32` are as exact as `f32` where a device's tensor cores would round their
     /// operands to TF32, as they do on CUDA: each takes four. Halves are as they were.
     ///
     /// Fails where the device has no bf16, which each device with TF32 has.
@@ -179,7 +208,7 @@ impl NestedTransformer {
 
     /// The type of products, keys and values.
     pub fn compute_type(&self) -> DType {
-        self.embedding.tokens.val().dtype()
+        self.head.dense.weight.val().dtype()
     }
 
     /// Where the weights are.
@@ -248,6 +277,11 @@ impl NestedTransformer {
         keep: bool,
         sub_model: SubModel,
     ) -> (Tensor<2>, Vec<KeysValues>) {
+        let sizes = &self.config.sub_models;
+        assert!(
+            sizes.contains(&sub_model.p()),
+            "{sub_model} is not of this model, whose sub-models are {sizes:?}"
+        );
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
         let mut kept = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
