@@ -1,5 +1,6 @@
 //! The loop: a plan, a model, and per-sample random numbers become tokens and a ledger.
 
+use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::{Int, Tensor};
@@ -33,8 +34,20 @@ pub struct Decoder<'a> {
     watch: Option<&'a mut dyn FnMut(&Snapshot)>,
 }
 
+impl fmt::Debug for Decoder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder")
+            .field("strategy", self.plan.strategy())
+            .field("classes", &self.classes)
+            .field("seed", &self.seed)
+            .field("first_sample", &self.first_sample)
+            .field("resident", &self.resident)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a decode leaves.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Decoded {
     /// Tokens of each sample in raster order, `[B][N]`.
     pub tokens: Vec<Vec<u16>>,
@@ -93,7 +106,7 @@ impl<'a> Decoder<'a> {
         self
     }
 
-    /// Tokens given beforehand, in raster order; they are never drawn. The plan must have been made for the
+    /// Tokens given beforehand, in raster order, the same in all samples of the batch; they are never drawn. The plan must have been made for the
     /// number of the others ([`Strategy::plan_for`](crate::Strategy::plan_for)).
     pub fn known(mut self, tokens: Vec<Option<u16>>) -> Self {
         self.known = Some(tokens);
@@ -165,6 +178,9 @@ impl<'a> Decoder<'a> {
             None if config.null_class => Ok(vocabulary.null()),
             None => Err(Error::field("class", "one, since the model has no null class", "none")),
         };
+        if self.classes.is_empty() {
+            return Err(Error::field("classes", "at least one sample", 0));
+        }
         let classes = self.classes.iter().map(|&class| token(class)).collect::<Result<_, _>>()?;
         Ok(Start { classes, known, seed: self.seed, first_sample: self.first_sample })
     }
@@ -193,26 +209,18 @@ pub(crate) fn decode(
         samples.draw_and_decide(logits, iteration)?;
         let held = cache.as_ref().map_or(0, KvCache::bytes);
         let awaited = samples.is_awaited();
-        let (time, sampled) = (clock.elapsed(), sampling.elapsed());
-        let watched = report(&mut watch, iteration.index, samples.as_ref())?;
-        let time = if awaited { Some(time) } else { watched.then(|| clock.elapsed()) };
-        ledger.record(iteration.index, held, time, awaited.then_some(sampled));
+        let (mut time, sampled) = (awaited.then(|| clock.elapsed()), awaited.then(|| sampling.elapsed()));
+        if let Some(watch) = &mut watch {
+            let (tokens, undecided) = (samples.raster()?, samples.undecided()?);
+            // What is read was waited for; what the watcher does then is not the decode's.
+            time = time.or_else(|| Some(clock.elapsed()));
+            watch(&Snapshot { iteration: iteration.index, tokens: &tokens, undecided: &undecided });
+        }
+        ledger.record(iteration.index, held, time, sampled);
     }
     let tokens = samples.raster()?;
     ledger.end(begin.elapsed());
     Ok(Decoded { tokens, ledger })
-}
-
-/// Tells who watches, if anyone does.
-fn report(
-    watch: &mut Option<&mut dyn FnMut(&Snapshot)>,
-    iteration: usize,
-    samples: &dyn Samples,
-) -> Result<bool, Error> {
-    let Some(watch) = watch else { return Ok(false) };
-    let (tokens, undecided) = (samples.raster()?, samples.undecided()?);
-    watch(&Snapshot { iteration, tokens: &tokens, undecided: &undecided });
-    Ok(true)
 }
 
 /// The residual stream at the undecided places of the `active` tokens and positions of each sample, `[B * M, D]`, and the

@@ -29,12 +29,20 @@ impl PixelMask {
 
     /// The cells of a `grid` x `grid` raster that have any open pixel.
     ///
-    /// Fails where that leaves no known cell.
+    /// Fails where that leaves no known cell, and for a grid without cells.
     pub fn cells(&self, grid: usize) -> Result<Vec<bool>, Error> {
+        if grid == 0 {
+            return Err(Error::field("token grid", "at least one cell", 0));
+        }
+        // A pixel may lie across the border of cells.
+        let touched = |at: usize, side: usize| at * grid / side..=((at + 1) * grid - 1) / side;
         let mut cells = vec![false; grid * grid];
         for (i, _) in self.open.iter().enumerate().filter(|(_, open)| **open) {
-            let (x, y) = (i % self.width, i / self.width);
-            cells[y * grid / self.height * grid + x * grid / self.width] = true;
+            for row in touched(i / self.width, self.height) {
+                for column in touched(i % self.width, self.width) {
+                    cells[row * grid + column] = true;
+                }
+            }
         }
         if !cells.contains(&false) {
             return Err(Error::field(
@@ -109,6 +117,10 @@ mod tests {
         assert_eq!(half().cells(2).unwrap(), [false, true, false, true]);
         // In three columns the middle one is cut through.
         assert_eq!(half().cells(3).unwrap()[..3], [false, true, true]);
+        // Pixel 1 of 6 lies in the first and the second of four columns.
+        let second = PixelMask::new(6, 4, (0..24).map(|i| i % 6 == 1).collect()).unwrap();
+        assert_eq!(second.cells(4).unwrap()[..4], [true, true, false, false]);
+        assert!(half().cells(0).is_err());
         let tokens = known_tokens(&[5, 6, 7, 8], &half().cells(2).unwrap());
         assert_eq!(tokens, [Some(5), None, Some(7), None]);
     }

@@ -19,6 +19,11 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// What the model says is no number somewhere.
+    #[error(
+        "the model's logits are not finite: its weights are not, or its numbers are too large for the type that it computes in"
+    )]
+    NotFinite,
     /// The device failed to give its results.
     #[error("the device failed: {0}")]
     Device(String),

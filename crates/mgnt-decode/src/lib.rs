@@ -39,7 +39,7 @@ pub use noise::{Draws, Noise, Stream, gumbel};
 pub use order::{Candidate, Confidence, Order, OrderKind, Random, Rule, Sequenced, halton};
 pub use plan::{
     CachePolicy, ChoiceTemperature, Guidance, Iteration, MaskSchedule, ModelSchedule, Plan, Strategy,
-    TokenTemperature,
+    TokenTemperature, Unconditional,
 };
 pub use recorded::Recorded;
 pub(crate) use sampler::TokenSampler;

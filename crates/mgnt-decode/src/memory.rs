@@ -9,7 +9,7 @@ const F32: u64 = 4;
 /// `docs/performance.md` holds it against measured peaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeMemory {
-    /// Of the weights, those of queries, keys and values twice.
+    /// Of the weights.
     pub weights: u64,
     /// Of each sample at the fullest iteration.
     pub a_sample: u64,
@@ -19,13 +19,18 @@ impl DecodeMemory {
     /// Of a plan whose matrices, keys and values have numbers of so many bytes.
     pub fn new(plan: &Plan, number: u64) -> Self {
         let of = |iteration| of_iteration(plan, iteration, number);
-        let config = plan.config();
-        // The copy of a model that is `on_accelerator`: queries, keys and values.
-        let joined = 3 * config.layers * (config.width + 1) * config.width;
         Self {
-            weights: number * (config.parameters() + joined) as u64,
+            weights: number * plan.config().parameters() as u64,
             a_sample: plan.iterations().iter().map(of).max().unwrap_or(0),
         }
+    }
+
+    /// With the copy of what makes queries, keys and values that a model
+    /// [`on_accelerator`](mgnt_model::NestedTransformer::on_accelerator) holds.
+    pub fn on_accelerator(self, plan: &Plan, number: u64) -> Self {
+        let config = plan.config();
+        let copy = 3 * config.layers * (config.width + 1) * config.width;
+        Self { weights: self.weights + number * copy as u64, ..self }
     }
 
     /// All of it for a batch.
@@ -70,7 +75,10 @@ mod tests {
         let config = ModelConfig::preset(Preset::L);
         let plan = Strategy::baseline(12).plan(&config).unwrap();
         let memory = DecodeMemory::new(&plan, 4);
-        assert_eq!(memory.weights, 4 * (config.parameters() + 24 * 3 * 1025 * 1024) as u64);
+        assert_eq!(memory.weights, 4 * config.parameters() as u64);
+        let joined = memory.on_accelerator(&plan, 4);
+        assert_eq!(joined.weights, memory.weights + 4 * 24 * 3 * 1025 * 1024);
+        assert_eq!(joined.a_sample, memory.a_sample);
         // 257 (4 + 4 + 2 x 4) x 1024 rows, 2 x 257 x 1024 + 16 x 257 x 257 attending, 3 x 256 x 1024 drawing.
         let numbers = 257 * 16 * 1024 + 2 * 257 * 1024 + 16 * 257 * 257 + 3 * 256 * 1024;
         assert_eq!(memory.a_sample, 4 * numbers);

@@ -1,6 +1,7 @@
 //! A decode that is recorded once and replayed for batch after batch: one launch where the device has graphs.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
@@ -29,8 +30,20 @@ pub struct Recorded<'a> {
     thread: PhantomData<*const ()>,
 }
 
+impl fmt::Debug for Recorded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorded")
+            .field("strategy", self.plan.strategy())
+            .field("batch", &self.batch)
+            .field("is_graph", &self.is_graph)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'a> Recorded<'a> {
     /// Records decodes of `batch` samples. `None` where the plan's order or top-p needs the host.
+    ///
+    /// That takes a handful of whole decodes to warm up, on a device without graphs as well.
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan, batch: usize) -> Result<Option<Self>, Error> {
         plan.check_model(model.config())?;
         let start = start(model, plan, vec![0; batch], 0, 0)?;
@@ -68,8 +81,8 @@ impl<'a> Recorded<'a> {
         }
         self.inputs.borrow_mut().overwrite(inputs);
         // SAFETY: what the closure reads is alive: the model is borrowed and the inputs are shared for as long as `self`.
-        // Nothing else uses them meanwhile, since `self` is borrowed mutably and cannot leave this thread, which also
-        // writes the inputs above and reads the tokens below.
+        // Nothing writes them meanwhile: whoever else holds the model can only read its weights, and the inputs are this
+        // value's own, which is borrowed mutably and cannot leave this thread; it also reads the tokens below.
         let raster = unsafe { self.graph.replay() };
         rows_of(raster.clone())
     }

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use mgnt_model::{KvCache, NestedTransformer};
 
 use crate::decoder::undecided;
-use crate::samples::active;
+use crate::samples::{active, read};
 use crate::sequence::Sequence;
 use crate::{Error, Iteration, Plan};
 
@@ -31,7 +31,8 @@ pub struct Said<'a> {
     pub logits: Vec<f32>,
 }
 
-/// Runs a plan over known samples; `hear` gets what the model says in each iteration.
+/// Runs a plan over known samples; `hear` gets what the model says in each iteration of the class that was given, whether
+/// the plan guides or not.
 pub fn replay<E: From<Error>>(
     model: &NestedTransformer,
     plan: &Plan,
@@ -39,6 +40,9 @@ pub fn replay<E: From<Error>>(
     hear: &mut dyn FnMut(Said) -> Result<(), E>,
 ) -> Result<(), E> {
     plan.check_model(model.config())?;
+    if given.is_empty() {
+        return Err(Error::field("samples", "at least one", 0).into());
+    }
     let mut samples = given.iter().map(|g| sequence(model, g)).collect::<Result<Vec<_>, _>>()?;
     let mut cache: Option<KvCache> = None;
     for iteration in plan.iterations() {
@@ -52,8 +56,7 @@ pub fn replay<E: From<Error>>(
         let logits = model.vocabulary_logits(hidden);
         let (places, rows) = ascending(&samples);
         let rows = Tensor::from_data(TensorData::new(rows.clone(), [rows.len()]), &model.device());
-        let logits = logits.select(0, rows).into_data().convert::<f32>().try_into_vec::<f32>();
-        let logits = logits.map_err(|error| Error::Device(format!("{error:?}")))?;
+        let logits = read(logits.select(0, rows))?;
         hear(Said { iteration, places, logits })?;
         samples.iter_mut().for_each(|sample| sample.advance(iteration.decided));
     }

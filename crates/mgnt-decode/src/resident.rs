@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::noise::{Draws, Noise, gumbel};
 use crate::order::Rule;
-use crate::samples::{Samples, Start};
+use crate::samples::{Samples, Start, read};
 use crate::{Error, Iteration, Plan};
 
 /// What a decode reads that comes from the host: all of it is there before the first iteration.
@@ -109,6 +109,8 @@ pub(crate) struct Resident<'a> {
     positions: Tensor<2, Int>,
     /// Tokens decided, alike in all samples.
     decided: usize,
+    /// The sum of the log-probabilities of all that was drawn, `[B, 1]`: no number where some logits were none.
+    sureness: Tensor<2>,
     device: Device,
 }
 
@@ -117,7 +119,8 @@ impl<'a> Resident<'a> {
     pub fn new(inputs: &'a Inputs<'a>) -> Self {
         let (tokens, positions) = (inputs.tokens.clone(), inputs.positions.clone());
         let device = tokens.device();
-        Self { inputs, tokens, positions, decided: inputs.given, device }
+        let sureness = Tensor::zeros([tokens.dims()[0], 1], &device);
+        Self { inputs, tokens, positions, decided: inputs.given, sureness, device }
     }
 
     fn batch(&self) -> usize {
@@ -134,6 +137,8 @@ impl<'a> Resident<'a> {
         let uniform = uniform.reshape([batch * masked, 1]);
         let drawn = Drawn::new(logits, uniform, iteration.token_temperature, self.inputs.top_k);
         let scores = self.scores(&drawn, iteration, &places, [batch, masked]);
+        let log_probabilities = drawn.log_probabilities.reshape([batch, masked]);
+        self.sureness = self.sureness.clone() + log_probabilities.sum_dim(1);
         let codes = drawn.codes.reshape([batch, masked]);
 
         // Newly decided places come first, in the order of their decision, then the rest as it stood.
@@ -149,11 +154,13 @@ impl<'a> Resident<'a> {
         self.decided += count;
     }
 
-    /// Tokens in raster order, `[B, N]`.
+    /// Tokens in raster order, and in a last column whether any logits were not finite, `[B, N + 1]`, for [`rows_of`].
     pub fn in_raster_order(&self) -> Tensor<2, Int> {
         let tokens = self.tokens.clone().slice(s![.., 1..]);
         let places = self.positions.clone().slice(s![.., 1..]) - 1;
-        Tensor::zeros(tokens.dims(), &self.device).scatter(1, places, tokens, IndexingUpdateOp::Add)
+        let tokens =
+            Tensor::zeros(tokens.dims(), &self.device).scatter(1, places, tokens, IndexingUpdateOp::Add);
+        Tensor::cat(vec![tokens, self.sureness.clone().is_nan().int()], 1)
     }
 
     /// Random numbers of an iteration at `places [B, M]`.
@@ -213,7 +220,7 @@ impl Samples for Resident<'_> {
 
     fn undecided(&self) -> Result<Vec<Vec<bool>>, Error> {
         let [_, length] = self.positions.dims();
-        let places = read(self.positions.clone().slice(s![.., 1..]) - 1)?;
+        let places: Vec<i64> = read(self.positions.clone().slice(s![.., 1..]) - 1)?;
         let open = |row: &[i64]| {
             let mut open = vec![false; length - 1];
             row[self.decided..].iter().for_each(|&place| open[place as usize] = true);
@@ -291,16 +298,17 @@ fn draws(plan: &Plan, start: &Start) -> Vec<Draws> {
         .collect()
 }
 
-/// Tokens of each sample.
+/// Tokens of each sample, of [`Resident::in_raster_order`].
+///
+/// Fails where logits were not finite.
 pub(crate) fn rows_of(raster: Tensor<2, Int>) -> Result<Vec<Vec<u16>>, Error> {
     let [_, length] = raster.dims();
-    let tokens = read(raster)?;
-    Ok(tokens.chunks(length.max(1)).map(|row| row.iter().map(|&token| token as u16).collect()).collect())
-}
-
-fn read(tensor: Tensor<2, Int>) -> Result<Vec<i64>, Error> {
-    let data = tensor.try_into_data().map_err(|e| Error::Device(format!("{e:?}")))?;
-    data.convert::<i64>().try_into_vec().map_err(|e| Error::Device(format!("{e:?}")))
+    let values: Vec<i64> = read(raster)?;
+    let row = |row: &[i64]| match row {
+        [tokens @ .., 0] => Ok(tokens.iter().map(|&token| token as u16).collect()),
+        _ => Err(Error::NotFinite),
+    };
+    values.chunks(length).map(row).collect()
 }
 
 #[cfg(test)]
@@ -312,7 +320,7 @@ mod tests {
         let device = Device::flex();
         let chosen = Tensor::<2, Int>::from_data([[3, 0], [1, 4]], &device);
         let range = Tensor::arange(0..7, &device).unsqueeze();
-        let got = read(sources(chosen, 5, &range)).unwrap();
+        let got: Vec<i64> = read(sources(chosen, 5, &range)).unwrap();
         assert_eq!(got, [3, 0, 1, 2, 4, 1, 4, 0, 2, 3]);
     }
 
@@ -324,7 +332,7 @@ mod tests {
             let logits = Tensor::<2>::from_floats([row], &device);
             let drawn = Drawn::new(logits, Tensor::from_floats([[uniform]], &device), temperature, top_k);
             let log = drawn.log_probabilities.into_scalar::<f32>();
-            (read(drawn.codes).unwrap()[0], log)
+            (read::<2, Int, i64>(drawn.codes).unwrap()[0], log)
         };
         // Shares: 0.032, 0.644, 0.087, 0.237.
         for (uniform, code) in

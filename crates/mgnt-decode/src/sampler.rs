@@ -2,7 +2,7 @@
 
 use crate::noise::Stream;
 use crate::order::{Candidate, Order};
-use crate::{Iteration, Plan};
+use crate::{Error, Iteration, Plan};
 
 /// Draws a token at each undecided place and says how sure it is.
 pub(crate) struct TokenSampler<'a> {
@@ -31,20 +31,22 @@ impl<'a> TokenSampler<'a> {
     }
 
     /// `logits [places, V]`, a row for each of `places`.
-    pub fn draw(&self, logits: &[f32], places: &[usize], noise: &Stream) -> Drawn {
+    ///
+    /// Fails where some are not finite.
+    pub fn draw(&self, logits: &[f32], places: &[usize], noise: &Stream) -> Result<Drawn, Error> {
         let codes = logits.len() / places.len().max(1);
         let mut row = Row::default();
         let draws = noise.at(places);
         let drawn = places.iter().zip(&draws).zip(logits.chunks_exact(codes.max(1)));
-        let (codes, scores) = drawn
-            .map(|((&place, draws), logits)| {
-                let code = row.draw(logits, self.token_temperature, self.top_k, self.top_p, draws.token);
-                let choice_temperature = self.choice_temperature;
-                let candidate = Candidate { place, logits, code, uniform: draws.choice, choice_temperature };
-                (code as u16, self.order.score(&candidate))
-            })
-            .unzip();
-        Drawn { codes, scores }
+        let (mut codes, mut scores) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
+        for ((&place, draws), logits) in drawn {
+            let code = row.draw(logits, self.token_temperature, self.top_k, self.top_p, draws.token)?;
+            let choice_temperature = self.choice_temperature;
+            let candidate = Candidate { place, logits, code, uniform: draws.choice, choice_temperature };
+            codes.push(code as u16);
+            scores.push(self.order.score(&candidate));
+        }
+        Ok(Drawn { codes, scores })
     }
 }
 
@@ -69,6 +71,8 @@ struct Row {
 impl Row {
     /// A code drawn from `softmax(logits / temperature)`, cut to the most probable ones, by the inverse of the
     /// cumulative distribution at `uniform`.
+    ///
+    /// Fails where a logit is no number, or none is finite.
     fn draw(
         &mut self,
         logits: &[f32],
@@ -76,15 +80,19 @@ impl Row {
         top_k: Option<usize>,
         top_p: Option<f64>,
         uniform: f64,
-    ) -> usize {
+    ) -> Result<usize, Error> {
         let highest = highest(logits);
         let inverse = (1.0 / temperature) as f32;
         self.weights.clear();
         self.weights.extend(logits.iter().map(|&l| ((l - highest) * inverse).exp()));
+        let mut total = self.total();
+        if !total.is_finite() {
+            return Err(Error::NotFinite);
+        }
         if top_k.is_some() || top_p.is_some() {
             self.cut(top_k.unwrap_or(logits.len()), top_p.unwrap_or(1.0));
+            total = self.total();
         }
-        let total: f64 = self.weights.iter().map(|&w| f64::from(w)).sum();
         let target = uniform * total;
         let mut sum = 0.0;
         let mut last = 0;
@@ -97,7 +105,11 @@ impl Row {
                 }
             }
         }
-        last
+        Ok(last)
+    }
+
+    fn total(&self) -> f64 {
+        self.weights.iter().map(|&w| f64::from(w)).sum()
     }
 
     /// Sets to zero all but the `k` largest weights, and of those all but the fewest that hold the share `p`.
@@ -135,7 +147,7 @@ mod tests {
             let mut counts = [0.0; 4];
             let mut row = Row::default();
             for draws in Noise::new(3).stream(0, 0).at(&places) {
-                counts[row.draw(&logits, temperature, None, None, draws.token)] += 1.0;
+                counts[row.draw(&logits, temperature, None, None, draws.token).unwrap()] += 1.0;
             }
             let weights = logits.map(|l| (f64::from(l) / temperature).exp());
             let sum: f64 = weights.iter().sum();
@@ -151,8 +163,9 @@ mod tests {
         let logits = [0.0f32, 3.0, 1.0, 2.0];
         let mut row = Row::default();
         let mut met = |k, p| -> Vec<usize> {
-            let mut codes: Vec<_> =
-                (0..200).map(|i| row.draw(&logits, 1.0, k, p, (f64::from(i) + 0.5) / 200.0)).collect();
+            let mut codes: Vec<_> = (0..200)
+                .map(|i| row.draw(&logits, 1.0, k, p, (f64::from(i) + 0.5) / 200.0).unwrap())
+                .collect();
             codes.sort_unstable();
             codes.dedup();
             codes
@@ -169,8 +182,17 @@ mod tests {
     #[test]
     fn extreme_logits_stay_in_range() {
         let mut row = Row::default();
-        assert_eq!(row.draw(&[-1e30, 1e30, 0.0], 1.0, None, None, 0.999_999_9), 1);
-        assert_eq!(row.draw(&[5.0; 7], 1.0, None, None, 1.0 - 1e-16), 6);
+        let mut draw =
+            |logits: &[f32], temperature, uniform| row.draw(logits, temperature, None, None, uniform);
+        assert_eq!(draw(&[-1e30, 1e30, 0.0], 1.0, 0.999_999_9).unwrap(), 1);
+        assert_eq!(draw(&[5.0; 7], 1.0, 1.0 - 1e-16).unwrap(), 6);
+        assert_eq!(draw(&[f32::NEG_INFINITY, 2.0, 1.0], 1e-30, 0.9).unwrap(), 1);
+        for broken in [[f32::NAN, 1.0], [-f32::NAN, 1.0], [1.0, f32::INFINITY], [f32::NEG_INFINITY; 2]] {
+            for top_k in [None, Some(1)] {
+                let error = row.draw(&broken, 1.0, top_k, None, 0.5).unwrap_err();
+                assert!(matches!(error, Error::NotFinite), "{broken:?}");
+            }
+        }
         assert!((log_softmax(&[1000.0, 1000.0], 0) - 0.5f64.ln()).abs() < 1e-6);
     }
 

@@ -1,6 +1,7 @@
 //! Where the samples of a batch are on their way: on the host or on the model's device.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Device, Element, Int, Tensor, TensorData};
 use mgnt_model::Vocabulary;
 use rayon::prelude::*;
 
@@ -67,16 +68,14 @@ impl Samples for OnHost<'_> {
 
     fn draw_and_decide(&mut self, logits: Tensor<2>, iteration: &Iteration) -> Result<(), Error> {
         let [_, codes] = logits.dims();
-        let logits = logits.into_data().convert::<f32>().try_into_vec::<f32>();
-        let logits = logits.map_err(|error| Error::Device(format!("{error:?}")))?;
+        let logits: Vec<f32> = read(logits)?;
         let sampler = TokenSampler::new(self.plan, iteration);
         let width = iteration.masked * codes;
-        self.sequences.par_iter_mut().enumerate().for_each(|(row, sample)| {
+        self.sequences.par_iter_mut().enumerate().try_for_each(|(row, sample)| {
             let logits = &logits[row * width..(row + 1) * width];
             let stream = self.noise.stream(self.first_sample + row as u64, iteration.index);
-            sample.draw_and_decide(logits, &sampler, &stream, iteration.decided);
-        });
-        Ok(())
+            sample.draw_and_decide(logits, &sampler, &stream, iteration.decided)
+        })
     }
 
     fn raster(&self) -> Result<Vec<Vec<u16>>, Error> {
@@ -90,6 +89,13 @@ impl Samples for OnHost<'_> {
     fn is_awaited(&self) -> bool {
         true
     }
+}
+
+/// A tensor's numbers in order.
+pub(crate) fn read<const D: usize, K: Basic, E: Element>(tensor: Tensor<D, K>) -> Result<Vec<E>, Error> {
+    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
+    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
+    data.convert::<E>().try_into_vec().map_err(|error| failed(&error))
 }
 
 /// [`Samples::active`] of sequences.

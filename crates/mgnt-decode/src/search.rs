@@ -3,7 +3,7 @@
 
 use mgnt_model::ModelConfig;
 
-use crate::{CachePolicy, Error, ModelSchedule, Strategy};
+use crate::{CachePolicy, Error, Iteration, ModelSchedule, Strategy};
 
 /// What a search found.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +21,8 @@ pub struct Found {
 /// Searches from `start` for the strategy that measures lowest within `budget` FLOPs a picture, measuring at most
 /// `most` strategies.
 ///
-/// A start above the budget is made cheaper first, from its first iteration on. The order in which strategies are
+/// A start above the budget is made cheaper first, from its first iteration on, and by its refreshes at last. The start is
+/// measured in any case. The order in which strategies are
 /// measured depends on nothing but the arguments and what was measured, so a search whose measurements are kept can
 /// be resumed by running it again.
 pub fn coordinate_search<E: From<Error>>(
@@ -34,19 +35,20 @@ pub fn coordinate_search<E: From<Error>>(
     let start = within(config, start, budget)?;
     let value = measure(&start)?;
     let mut found = Found { strategy: start, value, measured: 1, settled: false };
-    let mut tried = vec![found.strategy.clone()];
+    // By what is done, not by how it is written: a refresh that must be anyway changes nothing.
+    let mut tried: Vec<Vec<Iteration>> = vec![found.strategy.plan(config)?.iterations().to_vec()];
     loop {
         let mut better = false;
         for iteration in 0..found.strategy.iterations() {
             for candidate in neighbours(config, &found.strategy, iteration) {
                 let Ok(plan) = candidate.plan(config) else { continue };
-                if plan.flops() > budget || tried.contains(&candidate) {
+                if plan.flops() > budget || tried.iter().any(|tried| tried == plan.iterations()) {
                     continue;
                 }
                 if found.measured == most {
                     return Ok(found);
                 }
-                tried.push(candidate.clone());
+                tried.push(plan.iterations().to_vec());
                 let value = measure(&candidate)?;
                 found.measured += 1;
                 if value < found.value {
@@ -67,23 +69,24 @@ fn within(config: &ModelConfig, start: &Strategy, budget: u64) -> Result<Strateg
     let refreshed = plan.iterations().iter().filter(|i| i.refresh).map(|i| i.index).collect();
     let mut strategy = start.clone().with_cache(CachePolicy::Explicit(refreshed));
     let smallest = config.sub_models.last().copied().unwrap_or(1);
-    for iteration in 0..=strategy.iterations() {
-        let flops = strategy.plan(config)?.flops();
-        if flops <= budget {
+    let mut factors = strategy.models.factors().to_vec();
+    for iteration in 0..factors.len() {
+        if strategy.plan(config)?.flops() <= budget {
             return Ok(strategy);
         }
-        let mut factors = strategy.models.factors().to_vec();
-        match factors.get_mut(iteration) {
-            Some(factor) => *factor = smallest,
-            None => {
-                let expected =
-                    format!("at least {:.4} GFLOPs, the smallest sub-model alone", flops as f64 / 1e9);
-                return Err(Error::field("budget", expected, format!("{:.4}", budget as f64 / 1e9)));
-            }
-        }
-        strategy.models = ModelSchedule::from_factors(factors);
+        factors[iteration] = smallest;
+        strategy.models = ModelSchedule::from_factors(factors.clone());
     }
-    Ok(strategy)
+    // As cheap as sub-models make it; refreshes that need not be cost as well.
+    if strategy.plan(config)?.flops() > budget {
+        strategy.cache = CachePolicy::Explicit(Vec::new());
+    }
+    let flops = strategy.plan(config)?.flops();
+    if flops <= budget {
+        return Ok(strategy);
+    }
+    let expected = format!("at least {:.4} GFLOPs, the smallest sub-model alone", flops as f64 / 1e9);
+    Err(Error::field("budget", expected, format!("{:.4}", budget as f64 / 1e9)))
 }
 
 /// The strategy with another sub-model in this iteration, and with its refresh added or taken away.
@@ -97,8 +100,7 @@ fn neighbours(config: &ModelConfig, strategy: &Strategy, iteration: usize) -> Ve
             Strategy { models: ModelSchedule::from_factors(factors), ..strategy.clone() }
         })
         .collect();
-    let forced = iteration == 0 || factors[iteration] != factors[iteration - 1];
-    if let (false, CachePolicy::Explicit(refreshes)) = (forced, &strategy.cache) {
+    if let CachePolicy::Explicit(refreshes) = &strategy.cache {
         let mut refreshes = refreshes.clone();
         match refreshes.iter().position(|&i| i == iteration) {
             Some(at) => {
@@ -160,12 +162,44 @@ mod tests {
     }
 
     #[test]
+    fn no_plan_is_measured_twice_and_no_single_change_is_left_out() {
+        let guided = crate::Guidance::Linear(1.0);
+        let hidden = ModelConfig { nesting: mgnt_model::Nesting::Hidden, ..ModelConfig::preset(Preset::B) };
+        for config in [ModelConfig::preset(Preset::B), hidden] {
+            let start = Strategy::parse("8x2,4x2").unwrap().with_guidance(guided.clone());
+            let mut plans: Vec<Vec<Iteration>> = Vec::new();
+            let mut measure = |strategy: &Strategy| {
+                plans.push(strategy.plan(&config)?.iterations().to_vec());
+                // Nothing is better than the start: its neighbours are all that is measured.
+                Ok::<_, Error>(0.0)
+            };
+            let found = coordinate_search(&config, &start, u64::MAX, 500, &mut measure).unwrap();
+            assert!(found.settled);
+            for (i, plan) in plans.iter().enumerate() {
+                assert!(!plans[..i].contains(plan), "{i}");
+            }
+            // Where sub-models share keys and values, a refresh at a switch is a choice.
+            let refreshes = |plan: &[Iteration]| plan.iter().map(|i| i.refresh).collect::<Vec<_>>();
+            let without = plans
+                .iter()
+                .any(|plan| plan.iter().map(|i| i.sub_model.p()).eq([8, 8, 4, 4]) && !refreshes(plan)[2]);
+            assert_eq!(without, config.nesting == mgnt_model::Nesting::Hidden);
+        }
+    }
+
+    #[test]
     fn a_start_above_the_budget_is_made_cheaper_or_refused() {
         let config = ModelConfig::preset(Preset::B);
         let start = Strategy::parse("1x4").unwrap();
         let budget = (gigaflops(&start) * 0.5e9) as u64;
         let found = coordinate_search(&config, &start, budget, 1, &mut |s| value(s)).unwrap();
         assert!(gigaflops(&found.strategy) * 1e9 <= budget as f64);
+        // Without its cache even the smallest sub-models are above a budget that they meet with it.
+        let small = Strategy::parse("8x4").unwrap();
+        let budget = (gigaflops(&small) * 1e9) as u64 + 1;
+        let dear = small.with_cache(CachePolicy::Off);
+        assert!(gigaflops(&dear) * 1e9 > budget as f64);
+        assert!(coordinate_search(&config, &dear, budget, 1, &mut |s| value(s)).is_ok());
         let error = coordinate_search(&config, &start, 1000, 1, &mut |s| value(s)).unwrap_err().to_string();
         assert!(error.contains("smallest sub-model"), "{error}");
     }

@@ -2,9 +2,9 @@
 
 use mgnt_model::Vocabulary;
 
-use crate::TokenSampler;
 use crate::noise::Stream;
 use crate::order::decide;
+use crate::{Error, TokenSampler};
 
 /// One sample on its way. The class token stands before the first place and is not counted here.
 #[derive(Debug, Clone)]
@@ -54,9 +54,15 @@ impl Sequence {
     }
 
     /// Draws a token at each undecided place from its logits `[M, V]`, and decides `count` of them.
-    pub fn draw_and_decide(&mut self, logits: &[f32], sampler: &TokenSampler, noise: &Stream, count: usize) {
+    pub fn draw_and_decide(
+        &mut self,
+        logits: &[f32],
+        sampler: &TokenSampler,
+        noise: &Stream,
+        count: usize,
+    ) -> Result<(), Error> {
         let open = &self.places[self.decided..];
-        let drawn = sampler.draw(logits, open, noise);
+        let drawn = sampler.draw(logits, open, noise)?;
         let chosen = decide(&drawn.scores, open, count);
 
         // Newly decided places come first, in the order of their decision, then the rest as it stood.
@@ -70,6 +76,7 @@ impl Sequence {
             *token = drawn.codes[i];
         }
         self.decided += chosen.len();
+        Ok(())
     }
 
     /// Tokens in raster order.

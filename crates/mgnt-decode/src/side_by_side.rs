@@ -1,12 +1,9 @@
-//! Decodes of parts of a batch side by side, for processors: most of the backend's operations use one thread, and products
-//! in one pool for all wait for each other.
+//! Decodes of parts of a batch side by side, for processors.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use mgnt_model::NestedTransformer;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use mgnt_model::side_by_side::pools;
 
 use crate::decoder::decode;
 use crate::samples::Start;
@@ -20,7 +17,7 @@ pub(crate) fn decode_in_parts(
     start: &Start,
 ) -> Result<Decoded, Error> {
     let batch = start.classes.len();
-    let pools = pools(batch)?;
+    let pools = pools(batch).map_err(|e| Error::Device(format!("no threads: {e}")))?;
     let count = pools.len();
     if count < 2 {
         return decode(model, plan, start, false, None);
@@ -51,21 +48,4 @@ pub(crate) fn decode_in_parts(
     })?;
     whole.ledger.milliseconds = Some(clock.elapsed().as_secs_f64() * 1e3);
     Ok(whole)
-}
-
-/// A pool for each part of a batch, each with a share of the cores. They stay, and with them the memory that their threads
-/// freed.
-fn pools(batch: usize) -> Result<Arc<Vec<ThreadPool>>, Error> {
-    static POOLS: Mutex<BTreeMap<usize, Arc<Vec<ThreadPool>>>> = Mutex::new(BTreeMap::new());
-    let cores = rayon::current_num_threads();
-    let count = cores.min(batch).max(1);
-    let mut all = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pools) = all.get(&count) {
-        return Ok(pools.clone());
-    }
-    let pool = |_| ThreadPoolBuilder::new().num_threads(cores / count).build();
-    let pools = (0..count).map(pool).collect::<Result<Vec<_>, _>>();
-    let pools = Arc::new(pools.map_err(|e| Error::Device(format!("no threads: {e}")))?);
-    all.insert(count, pools.clone());
-    Ok(pools)
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use mgnt_decode::replay::replay;
 use mgnt_decode::{
     CachePolicy, Candidate, Decoder, Error, Guidance, Ledger, Noise, Order, OrderKind, Recorded, Snapshot,
     Strategy, TokenTemperature, gumbel,
@@ -26,12 +27,32 @@ fn config() -> ModelConfig {
     }
 }
 
+/// Random weights, twenty times as large as they begin in a training, so that another class, size or scale gives other
+/// tokens.
 fn model() -> NestedTransformer {
-    NestedTransformer::init(&config(), 11, &Device::flex()).unwrap()
+    changed(|_, value| 20.0 * value)
 }
 
-/// MaskGIT's loop written the plain way: raster order, the whole sequence each time, no cache.
-fn naive(model: &NestedTransformer, strategy: &Strategy, class: usize, seed: u64, sample: u64) -> Vec<u16> {
+/// The first model of a training with changed weights.
+fn changed(change: impl Fn(&str, f32) -> f32) -> NestedTransformer {
+    let (initial, mut map) =
+        (NestedTransformer::init(&config(), 11, &Device::flex()).unwrap(), TensorMap::new());
+    for (name, tensor) in mgnt_weights::module::to_map(&initial).unwrap().iter() {
+        let values: Vec<f32> = tensor.to_f32().into_iter().map(|value| change(name, value)).collect();
+        map.insert_f32(name, tensor.shape(), &values).unwrap();
+    }
+    NestedTransformer::from_weights(&config(), map, &Device::flex()).unwrap()
+}
+
+/// MaskGIT's loop written the plain way: raster order, the whole sequence each time, no cache; `scales` are guidance's.
+fn naive(
+    model: &NestedTransformer,
+    strategy: &Strategy,
+    scales: &[f32],
+    class: usize,
+    seed: u64,
+    sample: u64,
+) -> Vec<u16> {
     let config = model.config();
     let (n, steps) = (config.tokens, strategy.iterations());
     let vocabulary = config.vocabulary();
@@ -39,13 +60,18 @@ fn naive(model: &NestedTransformer, strategy: &Strategy, class: usize, seed: u64
     let after = strategy.mask.masked_after(n, steps).unwrap();
     for (i, &after) in after.iter().enumerate() {
         let r = (i + 1) as f64 / steps as f64;
-        let class = vocabulary.class(class).unwrap() as i32;
-        let ids: Vec<i32> = std::iter::once(class)
-            .chain(tokens.iter().map(|t| t.map_or(vocabulary.mask() as i32, i32::from)))
-            .collect();
-        let input = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, n + 1]), &Device::flex());
         let sub_model = config.sub_model(strategy.models.factors()[i]).unwrap();
-        let logits = model.forward(input, sub_model).into_data().try_into_vec::<f32>().unwrap();
+        let said = |class: u32| {
+            let seen = tokens.iter().map(|t| t.map_or(vocabulary.mask() as i32, i32::from));
+            let ids: Vec<i32> = std::iter::once(class as i32).chain(seen).collect();
+            let input = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, n + 1]), &Device::flex());
+            model.forward(input, sub_model).into_data().try_into_vec::<f32>().unwrap()
+        };
+        let mut logits = said(vocabulary.class(class).unwrap());
+        if scales[i] > 0.0 {
+            let without = said(vocabulary.null());
+            logits.iter_mut().zip(without).for_each(|(l, u)| *l = (1.0 + scales[i]) * *l - scales[i] * u);
+        }
         let draws = Noise::new(seed).stream(sample, i).at(&(0..n).collect::<Vec<_>>());
         let mut candidates = Vec::new();
         for place in (0..n).filter(|&place| tokens[place].is_none()) {
@@ -75,12 +101,74 @@ fn naive(model: &NestedTransformer, strategy: &Strategy, class: usize, seed: u64
 #[test]
 fn without_a_cache_the_loop_is_the_naive_decoder() {
     let model = model();
-    let strategy = Strategy::parse("8x2,4x2,2x1,1x3").unwrap().with_cache(CachePolicy::Off);
-    let plan = strategy.plan(&config()).unwrap();
-    let decoded = Decoder::new(&model, &plan).classes(&[0, 3, 4]).seed(5).first_sample(7).run().unwrap();
-    for (i, class) in [0, 3, 4].into_iter().enumerate() {
-        assert_eq!(decoded.tokens[i], naive(&model, &strategy, class, 5, 7 + i as u64), "sample {i}");
+    let whole = Strategy::parse("8x2,4x2,2x1,1x3").unwrap().with_cache(CachePolicy::Off);
+    let scales: Vec<f32> = (0..8).map(|i| i as f32 * 0.25).collect();
+    for (guidance, scales) in [
+        (Guidance::Off, &[0.0; 8][..]),
+        (Guidance::Constant(1.5), &[1.5; 8][..]),
+        (Guidance::Linear(1.75), &scales[..]),
+    ] {
+        let strategy = whole.clone().with_guidance(guidance);
+        let plan = strategy.plan(&config()).unwrap();
+        let decode = |resident: bool| {
+            let decoder = Decoder::new(&model, &plan).classes(&[0, 3, 4]).seed(5).first_sample(7);
+            if resident { decoder.resident() } else { decoder }.run().unwrap()
+        };
+        for (i, class) in [0, 3, 4].into_iter().enumerate() {
+            let expected = naive(&model, &strategy, scales, class, 5, 7 + i as u64);
+            for resident in [false, true] {
+                assert_eq!(
+                    decode(resident).tokens[i],
+                    expected,
+                    "sample {i}, resident: {resident}, {scales:?}"
+                );
+            }
+        }
     }
+}
+
+#[test]
+fn another_class_scale_or_size_gives_other_tokens() {
+    let model = model();
+    let strategy = || Strategy::parse("4x6").unwrap().with_guidance(Guidance::Constant(1.5));
+    let decode = |strategy: Strategy, class: usize| {
+        let plan = strategy.plan(&config()).unwrap();
+        Decoder::new(&model, &plan).classes(&[class]).seed(5).run().unwrap().tokens.remove(0)
+    };
+    let same = |a: &[u16], b: &[u16]| a.iter().zip(b).filter(|(a, b)| a == b).count();
+    let tokens = decode(strategy(), 2);
+    for (what, other) in [
+        ("class", decode(strategy(), 3)),
+        ("scale", decode(strategy().with_guidance(Guidance::Constant(0.5)), 2)),
+        ("size", decode(Strategy { models: "8x6".parse().unwrap(), ..strategy() }, 2)),
+    ] {
+        assert!(same(&tokens, &other) < 30, "another {what}: {} of 36 are the same", same(&tokens, &other));
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_an_error() {
+    let plan = Strategy::parse("8x2,1x2").unwrap().plan(&config()).unwrap();
+    for broken in [f32::NAN, f32::INFINITY] {
+        let model = changed(|name, value| if name == "head.bias" { broken } else { value });
+        for resident in [false, true] {
+            let decoder = Decoder::new(&model, &plan).classes(&[1, 2]);
+            let decoded = if resident { decoder.resident() } else { decoder }.run();
+            assert!(matches!(decoded, Err(Error::NotFinite)), "{broken}, resident: {resident}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_has_samples() {
+    let (model, plan) = (model(), Strategy::baseline(4).plan(&config()).unwrap());
+    let none = || Decoder::new(&model, &plan).classes(&[]);
+    for decoder in [none(), none().resident(), none().unconditional(0)] {
+        let error = decoder.run().unwrap_err().to_string();
+        assert_eq!(error, "classes: expected at least one sample, got 0");
+    }
+    assert!(Recorded::new(&model, &plan, 0).is_err());
+    assert!(replay::<Error>(&model, &plan, &[], &mut |_| Ok(())).is_err());
 }
 
 #[test]
@@ -163,20 +251,10 @@ fn given_tokens_stay() {
     assert!(matches!(Decoder::new(&model, &whole).known(known).run(), Err(Error::Field { .. })));
 }
 
-/// The same model with larger weights, so that classes matter.
-fn loud(model: &NestedTransformer) -> NestedTransformer {
-    let mut louder = TensorMap::new();
-    for (name, tensor) in mgnt_weights::module::to_map(model).unwrap().iter() {
-        let values: Vec<f32> = tensor.to_f32().into_iter().map(|v| 20.0 * v).collect();
-        louder.insert_f32(name, tensor.shape(), &values).unwrap();
-    }
-    NestedTransformer::from_weights(model.config(), louder, &Device::flex()).unwrap()
-}
-
 #[test]
 fn no_class_needs_a_null_class() {
     let plan = Strategy::baseline(4).plan(&config()).unwrap();
-    let model = loud(&model());
+    let model = model();
     let of_none = Decoder::new(&model, &plan).unconditional(2).seed(4).run().unwrap();
     let of_zero = Decoder::new(&model, &plan).classes(&[0, 0]).seed(4).run().unwrap();
     assert_ne!(of_none.tokens, of_zero.tokens);

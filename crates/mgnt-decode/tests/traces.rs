@@ -84,9 +84,14 @@ fn what_cannot_be_replayed() {
     assert!(refused(Given { order: (0..63).collect(), ..good.clone() }));
     assert!(refused(Given { tokens: vec![32; 64], ..good.clone() }));
     assert!(refused(Given { class: 10, ..good.clone() }));
-    let other = ModelConfig { dropout: 0.5, ..config };
-    let plan = Strategy::baseline(4).plan(&other).unwrap();
-    assert!(replay(&model, &plan, &[good], &mut |_| Ok::<_, Error>(())).is_err());
+    let of = |config: ModelConfig| {
+        let plan = Strategy::baseline(4).plan(&config).unwrap();
+        replay(&model, &plan, std::slice::from_ref(&good), &mut |_| Ok::<_, Error>(()))
+    };
+    assert!(of(ModelConfig { dropout: 0.5, ..config.clone() }).is_ok());
+    let error = of(ModelConfig { layers: config.layers + 1, ..config.clone() }).unwrap_err().to_string();
+    let (planned, got) = (config.layers + 1, config.layers);
+    assert_eq!(error, format!("layers: expected {planned}, as the plan was made for, got {got}"));
 }
 
 #[test]

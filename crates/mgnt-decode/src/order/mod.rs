@@ -139,6 +139,19 @@ pub enum OrderKind {
 }
 
 impl OrderKind {
+    /// Refuses places that are not among `tokens`, or come twice.
+    pub(crate) fn validate(&self, tokens: usize) -> Result<(), Error> {
+        let Self::Explicit(places) = self else { return Ok(()) };
+        let mut seen = vec![false; tokens];
+        for &place in places {
+            match seen.get_mut(place) {
+                Some(seen) if !*seen => *seen = true,
+                _ => return Err(Error::field("order", format!("places below {tokens}, each once"), place)),
+            }
+        }
+        Ok(())
+    }
+
     /// The order over `tokens` places.
     pub(crate) fn order(&self, tokens: usize) -> Arc<dyn Order> {
         match self {
@@ -150,7 +163,7 @@ impl OrderKind {
     }
 }
 
-/// `confidence`, `random` or `halton`.
+/// `confidence`, `random`, `halton`, or a list of places.
 impl FromStr for OrderKind {
     type Err = Error;
 
@@ -159,7 +172,13 @@ impl FromStr for OrderKind {
             "confidence" => Ok(Self::Confidence),
             "random" => Ok(Self::Random),
             "halton" => Ok(Self::Halton),
-            _ => Err(Error::field("order", "confidence, random or halton", text)),
+            list => {
+                let places = list.split(',').map(|word| word.trim().parse()).collect::<Result<_, _>>();
+                let places = places.map_err(|_| {
+                    Error::field("order", "confidence, random, halton or a list of places", text)
+                })?;
+                Ok(Self::Explicit(places))
+            }
         }
     }
 }
@@ -203,6 +222,10 @@ mod tests {
         assert_eq!(Sequenced::new([3, 1, 3, 99], 4).ranks, [2, 1, 3, 0]);
         assert_eq!(grid_of(12), (3, 4));
         assert!("spiral".parse::<OrderKind>().is_err());
+        assert_eq!("3, 1".parse::<OrderKind>().unwrap(), OrderKind::Explicit(vec![3, 1]));
+        for (places, right) in [(vec![3, 1], true), (vec![], true), (vec![4], false), (vec![1, 1], false)] {
+            assert_eq!(OrderKind::Explicit(places.clone()).validate(4).is_ok(), right, "{places:?}");
+        }
     }
 
     #[test]

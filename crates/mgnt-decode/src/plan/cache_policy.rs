@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// When keys and values of decided tokens are computed anew. The first iteration and a change of the cache's width
-/// always refresh.
+/// When keys and values of decided tokens are computed anew. The first iteration, a change of the cache's width, and the
+/// border between guided and unguided iterations always refresh.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CachePolicy {

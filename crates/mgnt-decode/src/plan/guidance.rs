@@ -38,6 +38,30 @@ pub enum Guidance {
     Explicit(Vec<f64>),
 }
 
+/// What stands in the place of the class in the unconditional copy that guidance pushes away from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unconditional {
+    /// The null class, or the mask token where the vocabulary has none, as published MaskGIT's.
+    #[default]
+    NullOrMask,
+    /// The null class; guidance of a model without one is refused.
+    Null,
+}
+
+/// `null-or-mask` or `null`.
+impl FromStr for Unconditional {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "null-or-mask" => Ok(Self::NullOrMask),
+            "null" => Ok(Self::Null),
+            _ => Err(Error::field("unconditional", "null-or-mask or null", text)),
+        }
+    }
+}
+
 impl Guidance {
     pub(crate) fn validate(&self, iterations: usize) -> Result<(), Error> {
         let (scales, others) = match self {
@@ -55,6 +79,12 @@ impl Guidance {
         }
         if let Some(value) = others.into_iter().find(|v| !(v.is_finite() && *v >= 0.0)) {
             return Err(Error::field("guidance", "numbers that are not negative", value));
+        }
+        if let Self::Interval { from, to, .. } = self
+            && !(from <= to && *to <= 1.0)
+        {
+            let expected = "shares of the iterations, the first at most the last, which is at most 1";
+            return Err(Error::field("guidance interval", expected, format!("{from} to {to}")));
         }
         Ok(())
     }
@@ -145,6 +175,13 @@ mod tests {
         assert!(Guidance::Linear(f64::NAN).validate(4).is_err());
         assert!(Guidance::PowerCosine { scale: 1.0, power: -2.0 }.validate(4).is_err());
         assert!(Guidance::Cosine(3.0).validate(4).is_ok());
+        for (from, to, right) in [(0.2, 0.8, true), (0.5, 0.5, true), (0.8, 0.2, false), (0.5, 7.0, false)] {
+            assert_eq!(
+                Guidance::Interval { scale: 2.0, from, to }.validate(4).is_ok(),
+                right,
+                "{from} to {to}"
+            );
+        }
         assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0]).validate(4).is_err());
         assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0, f64::NAN]).validate(4).is_err());
     }

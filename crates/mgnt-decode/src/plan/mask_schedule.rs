@@ -111,9 +111,10 @@ fn from_counts(counts: &[usize], tokens: usize, iterations: usize) -> Result<Vec
     if counts.contains(&0) {
         return Err(Error::field("mask schedule counts", "at least one token in each iteration", "0"));
     }
-    let sum: usize = counts.iter().sum();
-    if sum != tokens {
-        return Err(Error::field("mask schedule counts", format!("a sum of {tokens}"), sum));
+    let sum = counts.iter().try_fold(0usize, |sum, &count| sum.checked_add(count));
+    if sum != Some(tokens) {
+        let got = sum.map_or("more than can be counted".into(), |sum| sum.to_string());
+        return Err(Error::field("mask schedule counts", format!("a sum of {tokens}"), got));
     }
     let mut left = tokens;
     Ok(counts
@@ -192,6 +193,7 @@ mod tests {
         assert!(counts(&[1, 2]).is_err());
         assert!(counts(&[0, 3, 3]).is_err());
         assert!(counts(&[2, 2, 3]).is_err());
+        assert!(counts(&[usize::MAX, 1, 6]).is_err());
         assert!(MaskSchedule::Power(f64::NAN).masked_after(6, 3).is_err());
         assert!(MaskSchedule::Cosine.masked_after(6, 7).is_err());
         assert!(MaskSchedule::Cosine.masked_after(6, 0).is_err());

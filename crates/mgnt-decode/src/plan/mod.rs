@@ -13,7 +13,7 @@ use mgnt_model::compute::{Forward, cache_bytes, forward_flops};
 use mgnt_model::{ModelConfig, SubModel};
 
 pub use cache_policy::CachePolicy;
-pub use guidance::Guidance;
+pub use guidance::{Guidance, Unconditional};
 pub use mask_schedule::MaskSchedule;
 pub use model_schedule::ModelSchedule;
 pub use strategy::Strategy;
@@ -102,7 +102,7 @@ impl Plan {
                 guidance,
                 token_temperature: strategy.token_temperature.at(i, r),
                 choice_temperature: strategy.choice_temperature.at(i, r),
-                flops: copies * forward_flops(config, sub_model, forward),
+                flops: forward_flops(config, sub_model, forward).saturating_mul(copies),
                 cache_bytes: if cache_serves_next {
                     copies * cache_bytes(config, sub_model, context, 4)
                 } else {
@@ -114,24 +114,39 @@ impl Plan {
             .iter()
             .map(|i| {
                 let copies = if i.guidance > 0.0 { 2 } else { 1 };
-                copies
-                    * forward_flops(
-                        config,
-                        config.full(),
-                        Forward { active: context, context, logits: i.masked },
-                    )
+                let forward = Forward { active: context, context, logits: i.masked };
+                forward_flops(config, config.full(), forward).saturating_mul(copies)
             })
-            .sum();
+            .fold(0, u64::saturating_add);
         let order = strategy.order.order(config.tokens);
         Ok(Self { strategy: strategy.clone(), config: config.clone(), order, iterations, baseline_flops })
     }
 
-    /// Refuses a model of other sizes than those that the plan was made for.
+    /// Refuses a model of other sizes than those that the plan was made for. Dropout is a matter of training.
     pub(crate) fn check_model(&self, config: &ModelConfig) -> Result<(), Error> {
-        if *config == self.config {
-            return Ok(());
+        let fields = |c: &ModelConfig| {
+            [
+                ("layers", c.layers.to_string()),
+                ("width", c.width.to_string()),
+                ("heads", c.heads.to_string()),
+                ("hidden", c.hidden.to_string()),
+                ("tokens", c.tokens.to_string()),
+                ("codes", c.codes.to_string()),
+                ("classes", c.classes.to_string()),
+                ("null_class", c.null_class.to_string()),
+                ("sub_models", format!("{:?}", c.sub_models)),
+                ("norm", format!("{:?}", c.norm)),
+                ("nesting", format!("{:?}", c.nesting)),
+            ]
+        };
+        let differs =
+            fields(&self.config).into_iter().zip(fields(config)).find(|(ours, theirs)| ours != theirs);
+        match differs {
+            Some(((field, planned), (_, got))) => {
+                Err(Error::field(field, format!("{planned}, as the plan was made for"), got))
+            }
+            None => Ok(()),
         }
-        Err(Error::field("plan", "a model of the sizes that it was made for", "another model"))
     }
 
     /// With an order of one's own in place of the strategy's.
@@ -176,7 +191,7 @@ impl Plan {
 
     /// FLOPs of one sample.
     pub fn flops(&self) -> u64 {
-        self.iterations.iter().map(|i| i.flops).sum()
+        self.iterations.iter().map(|i| i.flops).fold(0, u64::saturating_add)
     }
 
     /// FLOPs of one sample when the full model runs in every iteration without a cache, all else equal.
@@ -349,10 +364,17 @@ mod tests {
             base.clone().with_cache(CachePolicy::Explicit(vec![12])),
             base.clone().with_cache(CachePolicy::Every(0)),
             base.clone().with_guidance(Guidance::Constant(-0.5)),
+            Strategy { order: crate::OrderKind::Explicit(vec![256]), ..base.clone() },
         ];
         for strategy in wrong {
             assert!(strategy.plan(&config).is_err(), "{strategy:?}");
         }
+        let guided = base.clone().with_guidance(Guidance::Constant(1.0));
+        let strict = Strategy { unconditional: Unconditional::Null, ..guided.clone() };
+        let published = ModelConfig { null_class: false, ..config.clone() };
+        assert!(guided.plan(&published).is_ok() && strict.plan(&config).is_ok());
+        assert!(strict.plan(&published).unwrap_err().to_string().contains("null class"));
+        assert!(strict.with_guidance(Guidance::Off).plan(&published).is_ok());
         assert!(base.plan_for(&config, 0).is_err());
         assert!(base.plan_for(&config, 11).is_err());
         assert!(base.plan_for(&config, 300).is_err());

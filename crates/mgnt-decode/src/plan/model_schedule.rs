@@ -22,7 +22,8 @@ impl ModelSchedule {
     }
 
     /// The smallest sub-model first and the full one last, an equal share of the iterations each; where they do not
-    /// divide evenly, smaller sub-models run once more. `sub_models` are the model's factors.
+    /// divide evenly, smaller sub-models run once more, and of fewer iterations than sub-models the smallest run.
+    /// `sub_models` are the model's factors.
     pub fn growing(sub_models: &[usize], iterations: usize) -> Self {
         let mut factors = Self::shrinking(sub_models, iterations).0;
         factors.reverse();

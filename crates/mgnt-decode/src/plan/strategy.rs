@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::order::OrderKind;
 use crate::{
     CachePolicy, ChoiceTemperature, Error, Guidance, MaskSchedule, ModelSchedule, Plan, TokenTemperature,
+    Unconditional,
 };
 
 /// How to decode, as a person writes it (options or RON). [`Strategy::plan`] turns it into a [`Plan`], the one
@@ -22,6 +23,9 @@ pub struct Strategy {
     /// Classifier-free guidance.
     #[serde(default)]
     pub guidance: Guidance,
+    /// What guidance's unconditional copy has in the place of the class.
+    #[serde(default)]
+    pub unconditional: Unconditional,
     /// Temperature at which tokens are drawn.
     #[serde(default)]
     pub token_temperature: TokenTemperature,
@@ -47,6 +51,7 @@ impl Strategy {
             mask: MaskSchedule::default(),
             cache: CachePolicy::default(),
             guidance: Guidance::default(),
+            unconditional: Unconditional::default(),
             token_temperature: TokenTemperature::default(),
             choice_temperature: ChoiceTemperature::default(),
             order: OrderKind::default(),
@@ -96,6 +101,14 @@ impl Strategy {
         self.guidance.validate(self.iterations())?;
         self.token_temperature.validate(self.iterations())?;
         self.choice_temperature.validate(self.iterations())?;
+        self.order.validate(config.tokens)?;
+        let steps = self.iterations();
+        if self.unconditional == Unconditional::Null
+            && !config.null_class
+            && (0..steps).any(|i| self.guidance.scale(i, steps) > 0.0)
+        {
+            return Err(Error::field("guidance", "a model with a null class", "one without"));
+        }
         if let CachePolicy::Every(0) = self.cache {
             return Err(Error::field("cache refresh interval", "at least 1", 0));
         }

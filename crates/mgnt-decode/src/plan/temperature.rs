@@ -59,8 +59,9 @@ impl TokenTemperature {
                 values.clone()
             }
         };
-        match values.into_iter().find(|t| !(t.is_finite() && *t > 0.0)) {
-            Some(wrong) => Err(Error::field("token temperature", "a positive number", wrong)),
+        // Draws are made in f32: colder, the quotient would overflow. So cold, only the best code is ever drawn.
+        match values.into_iter().find(|t| !(t.is_finite() && *t >= 1e-30)) {
+            Some(wrong) => Err(Error::field("token temperature", "a number of at least 1e-30", wrong)),
             None => Ok(()),
         }
     }
@@ -127,7 +128,7 @@ mod tests {
         let ramp = TokenTemperature::elt();
         assert!((ramp.at(0, 0.25) - 1.1).abs() < 1e-12);
         assert!(ramp.validate(4).is_ok());
-        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for wrong in [0.0, 1e-40, -1.0, f64::NAN, f64::INFINITY] {
             assert!(TokenTemperature::Constant(wrong).validate(4).is_err());
         }
         assert!(TokenTemperature::Ramp { end: 0.5, span: -0.5 }.validate(4).is_err());
