@@ -86,8 +86,11 @@ impl Picture {
         Self::new(size, size, rgb)
     }
 
-    /// Writes a square of `size` x `size` pixels to `rgb`, `[size, size, 3]`.
+    /// Writes a square of `size` x `size` pixels to `rgb`, `[size, size, 3]`, which must have that length.
     pub fn crop_into(&self, size: usize, crop: Crop, rgb: &mut [u8]) -> Result<(), Error> {
+        if rgb.len() != size * size * 3 {
+            return Err(Error::Picture(format!("{size}x{size} pixels do not have {} bytes", rgb.len())));
+        }
         match crop {
             Crop::Square(filter) => {
                 let side = self.width().min(self.height());

@@ -14,6 +14,53 @@ use crate::Error;
 /// Name of the manifest in every store.
 pub const MANIFEST: &str = "manifest.json";
 
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Pictures.
+    Pictures,
+    /// Tokens of pictures.
+    Tokens,
+}
+
+impl Kind {
+    /// Of a folder that has a manifest of ours, of any version: others call their files so too.
+    pub fn of(folder: &Path) -> Option<Self> {
+        Self::of_manifest(&std::fs::read(folder.join(MANIFEST)).ok()?)
+    }
+
+    fn of_manifest(bytes: &[u8]) -> Option<Self> {
+        let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        if !manifest["version"].is_u64() || !manifest["shards"].is_array() {
+            return None;
+        }
+        match (
+            manifest["size"].is_u64() && manifest["classes"].is_array(),
+            manifest["info"]["codes"].is_u64(),
+        ) {
+            (true, _) => Some(Self::Pictures),
+            (false, true) => Some(Self::Tokens),
+            (false, false) => None,
+        }
+    }
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pictures => "a store of pictures",
+            Self::Tokens => "a store of tokens",
+        }
+    }
+
+    /// With the command that makes it.
+    fn made(self) -> &'static str {
+        match self {
+            Self::Pictures => "a store of pictures, which `mgnt prepare-imagenet` makes",
+            Self::Tokens => "a store of tokens, which `mgnt tokenize` makes",
+        }
+    }
+}
+
 /// One shard of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,8 +162,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads a manifest, which must be of a version.
-pub(crate) fn read<M: DeserializeOwned>(folder: &Path, version: u32) -> Result<M, Error> {
+/// Reads a manifest, which must be of a kind and a version.
+pub(crate) fn read<M: DeserializeOwned>(folder: &Path, kind: Kind, version: u32) -> Result<M, Error> {
     let path = folder.join(MANIFEST);
     if folder.is_dir() && !path.exists() {
         return Err(Error::store(
@@ -128,6 +175,9 @@ pub(crate) fn read<M: DeserializeOwned>(folder: &Path, version: u32) -> Result<M
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let invalid = |e| Error::store(&path, "manifest", "a manifest of this kind of store", e);
+    if let Some(other) = Kind::of_manifest(text.as_bytes()).filter(|&other| other != kind) {
+        return Err(Error::store(folder, "folder", kind.made(), other.name()));
+    }
     let got: Version = serde_json::from_str(&text).map_err(invalid)?;
     if got.version != version {
         return Err(Error::store(&path, "version", version, got.version));

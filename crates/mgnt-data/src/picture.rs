@@ -48,7 +48,8 @@ impl Picture {
 
     /// Decodes JPEG, PNG, WebP, GIF or BMP, told by its first bytes and not by a file's name; of moving pictures the
     /// first frame. Grey, CMYK, 16-bit and transparent pictures become 8-bit RGB (transparency is dropped), and a
-    /// turn that the file's metadata asks for is not made: both as Pillow's `convert("RGB")` does.
+    /// turn that the file's metadata asks for is not made: both as Pillow's `convert("RGB")` does, but that 16-bit grey
+    /// is taken by its high byte as colours are, where Pillow clips it to white.
     pub fn decode(bytes: &[u8], limits: Limits) -> Result<Self, Error> {
         Self::decode_in_turn(bytes, limits, |_| ())
     }
@@ -131,8 +132,19 @@ fn decode<T>(bytes: &[u8], limits: Limits, wait: impl FnOnce(usize) -> T) -> Res
         return Err(refuse("a JPEG file that is cut off".into()));
     }
     let _turn = wait(width * height);
-    let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?.into_rgb8();
-    Picture::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
+    let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?;
+    Picture::new(picture.width() as usize, picture.height() as usize, eight_bits(picture))
+}
+
+/// The pixels as RGB; of 16 bits the high byte, as Pillow takes it.
+fn eight_bits(picture: DynamicImage) -> Vec<u8> {
+    use DynamicImage::{ImageLuma16, ImageLumaA16, ImageRgb16, ImageRgba16};
+    match picture {
+        wide @ (ImageLuma16(_) | ImageLumaA16(_) | ImageRgb16(_) | ImageRgba16(_)) => {
+            wide.into_rgb16().into_raw().into_iter().map(|value| (value >> 8) as u8).collect()
+        }
+        picture => picture.into_rgb8().into_raw(),
+    }
 }
 
 /// Whether a JPEG's picture data is ended by its marker; the decoder fills what is missing with grey, in silence.
@@ -200,6 +212,16 @@ mod tests {
         assert!(picture.rgb().iter().all(|v| v.abs_diff(9) <= 1));
         let clear = encode(RgbaImage::from_pixel(16, 16, Rgba([1, 2, 3, 0])).into(), ImageFormat::Png);
         assert_eq!(Picture::decode(&clear, Limits::default()).unwrap().rgb()[..3], [1, 2, 3]);
+    }
+
+    #[test]
+    fn of_sixteen_bits_the_high_byte_is_taken() {
+        let pixel = image::Rgb([0x01ffu16, 0x80fe, 0xff00]);
+        let colours = encode(image::ImageBuffer::from_pixel(16, 16, pixel).into(), ImageFormat::Png);
+        assert_eq!(Picture::decode(&colours, Limits::default()).unwrap().rgb()[..3], [0x01, 0x80, 0xff]);
+        let grey = image::ImageBuffer::from_pixel(16, 16, image::Luma([0x40ffu16]));
+        let grey = encode(grey.into(), ImageFormat::Png);
+        assert_eq!(Picture::decode(&grey, Limits::default()).unwrap().rgb()[..3], [0x40; 3]);
     }
 
     #[test]

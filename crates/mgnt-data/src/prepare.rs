@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use safetensors_crate::Dtype;
 use serde::Serialize;
 
-use crate::manifest::{Rejected, RejectedList};
+use crate::manifest::{Kind, Rejected, RejectedList};
 use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
 use crate::source::{Item, Source, SourceOptions};
@@ -75,6 +75,8 @@ const LARGE: usize = 1 << 23;
 #[derive(Serialize)]
 struct Plan<'a> {
     made_by: &'a str,
+    /// Where the source lies, links followed: another of the same names may hold other pictures.
+    place: PathBuf,
     source: String,
     listing: String,
     size: usize,
@@ -101,6 +103,7 @@ pub fn prepare(
     let limits = options.limits;
     let plan = Plan {
         made_by: MADE_BY,
+        place: std::fs::canonicalize(source.path()).map_err(Error::io(source.path()))?,
         source: name.clone(),
         listing: source.fingerprint(),
         size: options.size,
@@ -108,7 +111,7 @@ pub fn prepare(
         shard_items,
         limits: [limits.shortest, limits.longest, limits.pixels],
     };
-    let unfinished = Unfinished::open(out, &plan)?;
+    let unfinished = Unfinished::open(out, Kind::Pictures, &plan)?;
     let job = Job { source: &source, options, shard_items, unfinished: &unfinished };
     let (records, shards_resumed) = job.run(progress)?;
 

@@ -15,6 +15,8 @@ pub struct PictureSet {
     kind: Kind,
     /// The pictures that belong to the set, of those that are there.
     chosen: Vec<usize>,
+    /// Pictures in folders, where those of the top are the set.
+    passed_over: usize,
 }
 
 #[derive(Debug)]
@@ -33,23 +35,30 @@ impl PictureSet {
         if path.join(manifest::MANIFEST).is_file() {
             let store = PictureStore::open(path)?;
             let chosen = (0..store.len()).collect();
-            return Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)), chosen });
+            return Ok(Self {
+                path: path.into(),
+                kind: Kind::Store(Box::new(store)),
+                chosen,
+                passed_over: 0,
+            });
         }
-        let (mut files, folders) = listed(path)?;
+        let (mut files, mut waiting) = listed(path)?;
+        let mut inner = Vec::new();
+        while let Some(folder) = waiting.pop() {
+            let (found, deeper) = listed(&folder)?;
+            inner.extend(found);
+            waiting.extend(deeper);
+        }
+        let passed_over = if files.is_empty() { 0 } else { inner.len() };
         if files.is_empty() {
-            let mut waiting = folders;
-            while let Some(folder) = waiting.pop() {
-                let (inner, deeper) = listed(&folder)?;
-                files.extend(inner);
-                waiting.extend(deeper);
-            }
+            files = inner;
         }
         if files.is_empty() {
             return Err(Error::Layout { path: path.into(), reason: "holds no pictures".into() });
         }
         files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
         let chosen = (0..files.len()).collect();
-        Ok(Self { path: path.into(), kind: Kind::Files(files), chosen })
+        Ok(Self { path: path.into(), kind: Kind::Files(files), chosen, passed_over })
     }
 
     /// At most `count` of the pictures, evenly over the set.
@@ -64,6 +73,11 @@ impl PictureSet {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Pictures in folders that are not of the set, since the folder itself holds some.
+    pub fn passed_over(&self) -> usize {
+        self.passed_over
     }
 
     /// Number of pictures.

@@ -11,7 +11,7 @@ use mgnt_weights::atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::manifest::{self, MANIFEST, Rejected, ShardEntry};
+use crate::manifest::{self, Kind, Rejected, ShardEntry};
 
 /// A store that is being made.
 #[derive(Debug)]
@@ -35,13 +35,13 @@ pub(crate) struct Record {
 }
 
 impl Unfinished {
-    /// Continues a store of this plan, or starts one. A folder at `out` that is no store is left alone.
-    pub fn open(out: &Path, plan: &impl Serialize) -> Result<Self, Error> {
-        if out.exists()
-            && !out.join(MANIFEST).exists()
-            && fs::read_dir(out).is_ok_and(|mut f| f.next().is_some())
-        {
-            return Err(Error::store(out, "folder", "an empty one, or a store to replace", "other files"));
+    /// Continues a store of this plan, or starts one. What is at `out` and no store of this kind is left alone.
+    pub fn open(out: &Path, kind: Kind, plan: &impl Serialize) -> Result<Self, Error> {
+        atomic::check_folder_name(out)?;
+        let there = Kind::of(out);
+        if fs::read_dir(out).is_ok_and(|mut f| f.next().is_some()) && there != Some(kind) {
+            let expected = format!("an empty one, or {} to replace", kind.name());
+            return Err(Error::store(out, "folder", expected, there.map_or("other files", Kind::name)));
         }
         let mut name = out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
@@ -77,7 +77,7 @@ impl Unfinished {
         }
         for folder in [self.folder(), self.part.join("done")] {
             fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            remove_leftovers(&folder)?;
+            atomic::remove_leftovers(&folder)?;
         }
         Ok(())
     }
@@ -113,33 +113,19 @@ impl Unfinished {
     pub fn publish(self, manifest: &impl Serialize) -> Result<(), Error> {
         let folder = self.folder();
         manifest::write(&folder, manifest)?;
-        let old = self.part.join("old");
-        if self.out.exists() {
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(Error::io(&old))?;
-            }
-            fs::rename(&self.out, &old).map_err(Error::io(&self.out))?;
-        }
-        fs::rename(&folder, &self.out).map_err(Error::io(&self.out))?;
+        atomic::replace_folder(&folder, &self.out, &self.part.join("old"))?;
         fs::remove_dir_all(&self.part).map_err(Error::io(&self.part))
     }
-}
-
-/// Removes what a killed process was writing.
-fn remove_leftovers(folder: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        if path.extension().is_some_and(|ending| ending == "tmp") {
-            fs::remove_file(&path).map_err(Error::io(&path))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::sha256;
+    use crate::manifest::{MANIFEST, sha256};
+
+    fn open(out: &Path, plan: &impl Serialize) -> Result<Unfinished, Error> {
+        Unfinished::open(out, Kind::Pictures, plan)
+    }
 
     fn shard(unfinished: &Unfinished, number: usize) -> Record {
         let file = format!("{number}.bin");
@@ -152,17 +138,17 @@ mod tests {
     fn finished_shards_are_found_again_by_the_same_plan_only() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("store");
-        let unfinished = Unfinished::open(&out, &"plan").unwrap();
+        let unfinished = open(&out, &"plan").unwrap();
         let record = shard(&unfinished, 0);
         unfinished.finish_shard(0, &record).unwrap();
         // Written, but the process was killed before its record.
         shard(&unfinished, 1);
         fs::write(unfinished.folder().join("2.bin.77.tmp"), "half").unwrap();
-        assert!(matches!(Unfinished::open(&out, &"plan"), Err(Error::Busy { .. })));
+        assert!(matches!(open(&out, &"plan"), Err(Error::Busy { .. })));
         drop(unfinished);
-        assert!(matches!(Unfinished::open(&out, &"other"), Err(Error::OtherPlan { .. })));
+        assert!(matches!(open(&out, &"other"), Err(Error::OtherPlan { .. })));
 
-        let again = Unfinished::open(&out, &"plan").unwrap();
+        let again = open(&out, &"plan").unwrap();
         assert_eq!(again.record(0), Some(record));
         assert_eq!(again.record(1), None);
         assert!(!again.folder().join("2.bin.77.tmp").exists());
@@ -179,13 +165,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("store");
         for text in ["one", "two"] {
-            Unfinished::open(&out, &text).unwrap().publish(&text).unwrap();
-            assert_eq!(fs::read_to_string(out.join(MANIFEST)).unwrap().trim(), format!("\"{text}\""));
+            let manifest =
+                serde_json::json!({ "version": 1, "size": 8, "classes": [], "shards": [], "made_by": text });
+            open(&out, &text).unwrap().publish(&manifest).unwrap();
+            let written = fs::read(out.join(MANIFEST)).unwrap();
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&written).unwrap(), manifest);
         }
+        // One of another kind is no older version of it, and what `eval-fid` leaves is no store.
+        let refused = Unfinished::open(&out, Kind::Tokens, &"plan").unwrap_err().to_string();
+        assert!(refused.contains("a store of tokens to replace, got a store of pictures"), "{refused}");
+        let samples = folder.path().join("samples");
+        fs::create_dir(&samples).unwrap();
+        fs::write(samples.join(MANIFEST), r#"{"version": 1, "samples_are": "", "shards": []}"#).unwrap();
+        assert!(open(&samples, &"plan").unwrap_err().to_string().contains("other files"));
+        fs::remove_dir_all(&samples).unwrap();
         let precious = folder.path().join("precious");
         fs::create_dir(&precious).unwrap();
         fs::write(precious.join("thesis.txt"), "text").unwrap();
-        assert!(Unfinished::open(&precious, &"plan").unwrap_err().to_string().contains("other files"));
+        let refused = |place: &Path| open(place, &"plan").unwrap_err().to_string();
+        assert!(refused(&precious).contains("other files"));
+        // An extension of a browser has a manifest as well.
+        fs::write(precious.join(MANIFEST), r#"{"name": "my extension", "version": "1"}"#).unwrap();
+        assert!(refused(&precious).contains("other files"));
+        assert!(refused(&precious.join("thesis.txt")).contains("got a file"));
+        assert!(refused(&precious.join("..")).contains("own name"));
+        assert_eq!(fs::read_to_string(precious.join("thesis.txt")).unwrap(), "text");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

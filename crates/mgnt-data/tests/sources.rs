@@ -80,6 +80,19 @@ fn a_folder_and_its_tar_are_the_same() {
     assert_eq!(part, ["train/b/1.jpg", "train/b/2.jpg"]);
 }
 
+/// What editors and systems leave beside data is no class, and no picture, in a folder as in a tar of it.
+#[test]
+fn hidden_files_and_folders_are_passed_over() {
+    let files = [".thumbs/t.png", "a/.DS_Store", "a/1.jpg", "a/.cache/2.jpg", "b/1.jpg"];
+    let (folder, archive) = (tree(&files), tar_of(&files));
+    fs::create_dir(folder.path().join(".ipynb_checkpoints")).unwrap();
+    let (a, b) = (open_any(folder.path()), open_any(archive.path()));
+    expect(&a, &[("a/1.jpg", "a", "a/1.jpg"), ("b/1.jpg", "b", "b/1.jpg")]);
+    assert_eq!(items(&a), items(&b));
+    assert_eq!((a.classes(), reasons(&a)), (b.classes(), reasons(&b)));
+    assert_eq!(a.classes().len(), 2);
+}
+
 #[test]
 fn what_is_not_a_folder_per_class() {
     let any = SourceOptions::default();
@@ -187,6 +200,10 @@ fn flat_pictures_have_their_classes_from_a_file() {
     assert!(refuse("n01\nn02\n").contains("2 labels for 3 pictures"));
     assert!(refuse("v_1 n01\nv_2 n01\n").contains("no label for `v_3.JPEG`"));
     assert!(refuse("n01\nv_2 n01\nn01\n").contains("columns"));
+    assert!(refuse("v_1 n01\nv_2 n01\nv_3 n01\nv_1 n02\n").contains("`v_1` has two classes"));
+    let twice = file_of(b"crane\ndog\ncrane\n").into_temp_path().keep().unwrap();
+    let options = SourceOptions { names: Some(twice), ..labels("1\n2\n3\n") };
+    assert!(refusal(archive.path(), &options).contains("two classes are called `crane`"));
     for (text, part) in [("0\n1\n1", "class 0"), ("1\n2\n3\n", "class 3")] {
         let options = SourceOptions { names: numbered.names.clone(), ..labels(text) };
         assert!(refusal(archive.path(), &options).contains(part));

@@ -1,6 +1,6 @@
 //! The nearest of a learned codebook, its losses, and how the codebook is used.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -32,10 +32,14 @@ pub struct Quantized {
 const ENTROPY_TEMPERATURE: f64 = 0.01;
 
 impl Quantizer {
-    /// A random codebook.
+    /// A random codebook, drawn when it is first asked for.
     pub fn new(codes: usize, width: usize, device: &Device) -> Self {
-        let codebook = Tensor::random([codes, width], Distribution::Uniform(-1.0, 1.0), device);
-        Self { codebook: Param::from_tensor(codebook) }
+        let shape = [codes, width];
+        let init = move |device: &Device, tracked: bool| {
+            let codebook = Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device);
+            if tracked { codebook.require_grad() } else { codebook }
+        };
+        Self { codebook: Param::uninitialized(ParamId::new(), init, device.clone(), true, shape.into()) }
     }
 
     /// Number of codes and their width.

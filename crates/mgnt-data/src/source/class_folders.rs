@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Found, Place, folder, not_a_file};
+use super::{Found, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
-/// Lists `[split/]<class>/<file>`. Hidden files and deeper folders are passed over.
+/// Lists `[split/]<class>/<file>`. Hidden files and folders, and deeper folders, are passed over.
 pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
     let found = if is_folder { of_folder(path, split)? } else { of_tar(path, split)? };
@@ -23,7 +23,7 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
     let prefix = split.map(|split| format!("{split}/")).unwrap_or_default();
     let mut found = Found::named();
     for (class, kind) in folder(&top)? {
-        if class.starts_with('.') {
+        if is_hidden(&class) {
             continue;
         }
         if kind.is_symlink() {
@@ -34,7 +34,7 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
         }
         let label = found.class(&class);
         for (file, kind) in folder(&top.join(&class))? {
-            if file.starts_with('.') || kind.is_dir() {
+            if is_hidden(&file) || kind.is_dir() {
                 continue;
             }
             let key = format!("{prefix}{class}/{file}");
@@ -57,11 +57,13 @@ fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
             Some(split) => member.name.strip_prefix(split).and_then(|rest| rest.strip_prefix('/')),
         };
         let levels: Vec<&str> = inner.map(|inner| inner.split('/').collect()).unwrap_or_default();
+        if levels.iter().any(|level| is_hidden(level)) {
+            return Ok(());
+        }
         match (levels.as_slice(), member.kind) {
             ([class], Kind::Folder) if !class.is_empty() => {
                 found.class(class);
             }
-            ([_, file], _) if file.starts_with('.') => {}
             ([class, _], Kind::File) => {
                 let label = found.class(class);
                 let place = Place::Archive { container, offset: member.offset, length: member.length };

@@ -1,10 +1,10 @@
 //! Pictures side by side, and a text file that has their classes, as ILSVRC2012's validation pictures come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Found, Place, folder, not_a_file};
+use super::{Found, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
 /// Label files and lists of names are small; what is larger is something else.
@@ -46,8 +46,17 @@ impl Labels {
         Ok(if width == 1 {
             Self::InOrder(rows.into_iter().flatten().collect())
         } else {
-            let pairs = rows.into_iter().filter_map(|row| <[String; 2]>::try_from(row).ok());
-            Self::ByName(pairs.map(|[name, class]| (name, class)).collect())
+            let mut classes = HashMap::new();
+            for [name, class] in rows.into_iter().filter_map(|row| <[String; 2]>::try_from(row).ok()) {
+                if classes.get(&name).is_some_and(|known| *known != class) {
+                    return Err(Error::Layout {
+                        path: path.into(),
+                        reason: format!("`{name}` has two classes"),
+                    });
+                }
+                classes.insert(name, class);
+            }
+            Self::ByName(classes)
         })
     }
 }
@@ -57,10 +66,15 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&[String]>)
     let labels_path = labels.unwrap_or(path);
     let layout = |reason: String| Error::Layout { path: labels_path.into(), reason };
     let labels = Labels::read(labels_path)?;
+    // Classes are known by their names: numbers that share one would become one class.
+    let mut seen = HashSet::new();
+    if let Some(twice) = names.into_iter().flatten().find(|name| !seen.insert(name.as_str())) {
+        return Err(layout(format!("two classes are called `{twice}`; each needs a name of its own")));
+    }
     let mut found = Found::named();
     if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
         for (name, kind) in folder(path)? {
-            if kind.is_file() && !name.starts_with('.') {
+            if kind.is_file() && !is_hidden(&name) {
                 found.push(name, 0, Place::File);
             } else if !kind.is_dir() && !kind.is_file() {
                 found.skip(name, not_a_file(kind));
@@ -69,7 +83,7 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&[String]>)
     } else {
         let container = found.container(path);
         archive::walk(path, None, &mut |member| {
-            let hidden = member.name.rsplit('/').next().is_some_and(|file| file.starts_with('.'));
+            let hidden = member.name.rsplit('/').next().is_some_and(is_hidden);
             match member.kind {
                 Kind::File if !hidden => {
                     let place = Place::Archive { container, offset: member.offset, length: member.length };

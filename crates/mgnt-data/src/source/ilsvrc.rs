@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::archive::{self, Kind, Member};
-use super::{Found, Place, shards};
+use super::{Found, Place, is_hidden, shards};
 use crate::Error;
 
 const ENDING: &str = ".tar";
@@ -22,6 +22,9 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
     let mut tars = Vec::new();
     archive::walk(path, None, &mut |member| {
         let file = member.name.rsplit('/').next().unwrap_or_default();
+        if is_hidden(file) {
+            return Ok(());
+        }
         match (member.kind, file.strip_suffix(ENDING)) {
             (Kind::Folder, _) => {}
             (Kind::File, Some(class)) if !class.is_empty() => {
@@ -46,7 +49,7 @@ fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut 
     let label = found.class(class);
     let walked = archive::walk(path, section, &mut |member| {
         let Member { name, kind, offset, length } = member;
-        let hidden = name.rsplit('/').next().is_some_and(|file| file.starts_with('.'));
+        let hidden = name.rsplit('/').next().is_some_and(is_hidden);
         let key = format!("{class}/{name}");
         match kind {
             Kind::File if !hidden => found.push(key, label, Place::Archive { container, offset, length }),

@@ -126,7 +126,10 @@ impl Source {
                 let mut counts = vec![0; names.len()];
                 entries.iter().for_each(|entry| counts[entry.label as usize] += 1);
                 if let Some(empty) = counts.iter().position(|&count| count == 0) {
-                    return Err(layout(format!("class `{}` has no files", names[empty].0)));
+                    return Err(layout(format!(
+                        "class `{}` has no files (`--split` takes the classes of one folder of several)",
+                        names[empty].0
+                    )));
                 }
                 names.into_iter().map(|(name, _)| name).collect()
             }
@@ -341,6 +344,11 @@ fn folder(path: &Path) -> Result<Vec<(String, fs::FileType)>, Error> {
     Ok(entries)
 }
 
+/// Whether a file or folder is hidden, as those are that systems and editors leave beside data.
+fn is_hidden(name: &str) -> bool {
+    name.starts_with('.')
+}
+
 /// Why an entry of a folder is not read.
 fn not_a_file(kind: fs::FileType) -> &'static str {
     if kind.is_symlink() { "a link, which is not followed" } else { "not a regular file" }
@@ -357,7 +365,9 @@ fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>
     };
     let files: Vec<PathBuf> = folder(path)?
         .into_iter()
-        .filter(|(name, kind)| kind.is_file() && name.ends_with(ending) && has_split(name))
+        .filter(|(name, kind)| {
+            kind.is_file() && !is_hidden(name) && name.ends_with(ending) && has_split(name)
+        })
         .map(|(name, _)| path.join(name))
         .collect();
     if files.is_empty() {

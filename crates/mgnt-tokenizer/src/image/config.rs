@@ -69,13 +69,16 @@ impl ImageTokenizerConfig {
             ("groups", self.groups),
         ];
         for (field, value) in fields {
-            if value == 0 || value > 1 << 16 {
-                return wrong(field, "1 to 65536".into(), value.to_string());
+            // A block is many objects before any weight is read.
+            let most = if field == "residual_blocks" { MOST_BLOCKS } else { 1 << 16 };
+            if value == 0 || value > most {
+                return wrong(field, format!("1 to {most}"), value.to_string());
             }
         }
-        let text = format!("{:?}", self.multipliers);
-        if self.multipliers.is_empty() || self.multipliers.len() > 8 || self.multipliers.contains(&0) {
-            return wrong("multipliers", "1 to 8 numbers above 0".into(), text);
+        if !are_widths(self.filters, &self.multipliers) {
+            let expected =
+                format!("1 to 8 numbers above 0, that make at most 65536 of {} filters", self.filters);
+            return wrong("multipliers", expected, format!("{:?}", self.multipliers));
         }
         if !self.filters.is_multiple_of(self.groups) {
             return wrong(
@@ -109,6 +112,15 @@ impl ImageTokenizerConfig {
     }
 }
 
+/// Residual blocks of a level, at most.
+pub(crate) const MOST_BLOCKS: usize = 64;
+
+/// Whether a level of each multiplier has a width that can be.
+pub(crate) fn are_widths(filters: usize, multipliers: &[usize]) -> bool {
+    let width = |&by: &usize| filters.checked_mul(by).is_some_and(|width| (1..=1 << 16).contains(&width));
+    (1..=8).contains(&multipliers.len()) && multipliers.iter().all(width)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +134,10 @@ mod tests {
             (ImageTokenizerConfig { size: 250, ..base.clone() }, "size"),
             (ImageTokenizerConfig { filters: 40, ..base.clone() }, "filters"),
             (ImageTokenizerConfig { multipliers: vec![], ..base.clone() }, "multipliers"),
+            (ImageTokenizerConfig { multipliers: vec![1, 0], ..base.clone() }, "multipliers"),
+            (ImageTokenizerConfig { multipliers: vec![1, usize::MAX], ..base.clone() }, "multipliers"),
+            (ImageTokenizerConfig { multipliers: vec![1_000_000], ..base.clone() }, "multipliers"),
+            (ImageTokenizerConfig { residual_blocks: 65, ..base.clone() }, "residual_blocks"),
             (ImageTokenizerConfig { codes: 0, ..base.clone() }, "codes"),
         ];
         for (config, field) in cases {

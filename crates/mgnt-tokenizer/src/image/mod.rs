@@ -1,4 +1,4 @@
-mod config;
+pub(crate) mod config;
 mod decoder;
 mod encoder;
 mod residual;
@@ -45,16 +45,22 @@ pub struct TrainOutput {
 impl ImageTokenizer {
     /// A tokenizer with random weights, drawn from the device's generator after seeding it.
     pub fn init(config: &ImageTokenizerConfig, seed: u64, device: &Device) -> Result<Self, Error> {
-        config.validate()?;
+        let tokenizer = Self::undrawn(config, device)?;
         device.seed(seed);
-        let tokenizer = Self {
+        draw(&tokenizer.quantizer);
+        draw(&tokenizer);
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer whose weights take no memory, and no random numbers, until they are asked for or filled.
+    fn undrawn(config: &ImageTokenizerConfig, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        Ok(Self {
             encoder: Encoder::new(config, device),
             quantizer: Quantizer::new(config.codes, config.embedding, device),
             decoder: Decoder::new(config, device),
             config: config.clone(),
-        };
-        draw(&tokenizer);
-        Ok(tokenizer)
+        })
     }
 
     /// A tokenizer with the tensors of a map, named by their path in this module.
@@ -63,14 +69,14 @@ impl ImageTokenizer {
         weights: TensorMap,
         device: &Device,
     ) -> Result<Self, Error> {
-        Ok(module::from_map(Self::init(config, 0, device)?, weights)?)
+        Ok(module::from_map(Self::undrawn(config, device)?, weights)?)
     }
 
     /// Reads a model directory (`config.ron`, `model.safetensors`).
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: ImageTokenizerConfig = directory.config()?;
-        Self::from_weights(&config, directory.weights()?, device)
+        Ok(directory.fill(Self::undrawn(&config, device)?)?)
     }
 
     /// Writes a model directory, whole or not at all.
@@ -212,6 +218,35 @@ mod tests {
         assert!(again.pictures(&tokens, &device).unwrap() == pictures);
         let same_seed = ImageTokenizer::init(&small(), 3, &device).unwrap();
         assert!(same_seed.pictures(&tokens, &device).unwrap() == pictures);
+    }
+
+    /// Whoever loads one in the midst of a run keeps the random numbers of that run, and a file of other shapes is told
+    /// before anything of the config's sizes is made.
+    #[test]
+    fn loading_draws_nothing() {
+        let device = Device::flex();
+        let drawn = || Tensor::<1>::random([4], burn::tensor::Distribution::Default, &device).into_data();
+        let tokenizer = ImageTokenizer::init(&small(), 3, &device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        tokenizer.save(folder.path().join("t")).unwrap();
+        let numbers = |load: bool| {
+            device.seed(9);
+            let first = drawn();
+            if load {
+                ImageTokenizer::load(folder.path().join("t"), &device).unwrap();
+            }
+            (first, drawn())
+        };
+        assert_eq!(numbers(true), numbers(false));
+        let huge = ImageTokenizerConfig {
+            codes: 65536,
+            embedding: 65536,
+            filters: 65536,
+            multipliers: vec![1, 1],
+            ..small()
+        };
+        let weights = ModelDirectory::new(folder.path().join("t")).weights().unwrap();
+        assert!(ImageTokenizer::from_weights(&huge, weights, &device).is_err());
     }
 
     #[test]

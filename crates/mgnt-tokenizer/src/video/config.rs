@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::image::config::{MOST_BLOCKS, are_widths};
 
 /// Sizes of a video tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,12 +70,15 @@ impl VideoTokenizerConfig {
             ("groups", self.groups),
         ];
         for (field, value) in fields {
-            if value == 0 || value > 1 << 16 {
-                return wrong(field, "1 to 65536".into(), value.to_string());
+            let most = if field.ends_with("residual_blocks") { MOST_BLOCKS } else { 1 << 16 };
+            if value == 0 || value > most {
+                return wrong(field, format!("1 to {most}"), value.to_string());
             }
         }
-        if self.multipliers.is_empty() || self.multipliers.len() > 8 || self.multipliers.contains(&0) {
-            return wrong("multipliers", "1 to 8 numbers above 0".into(), format!("{:?}", self.multipliers));
+        if !are_widths(self.filters, &self.multipliers) {
+            let expected =
+                format!("1 to 8 numbers above 0, that make at most 65536 of {} filters", self.filters);
+            return wrong("multipliers", expected, format!("{:?}", self.multipliers));
         }
         if self.temporal_downsample.len() + 1 != self.multipliers.len() {
             return wrong(
@@ -135,6 +139,8 @@ mod tests {
             (VideoTokenizerConfig { size: 100, ..base.clone() }, "size"),
             (VideoTokenizerConfig { filters: 40, ..base.clone() }, "filters"),
             (VideoTokenizerConfig { multipliers: vec![], ..base.clone() }, "multipliers"),
+            (VideoTokenizerConfig { multipliers: vec![usize::MAX; 4], ..base.clone() }, "multipliers"),
+            (VideoTokenizerConfig { encoder_residual_blocks: 65, ..base.clone() }, "encoder_residual_blocks"),
             (VideoTokenizerConfig { temporal_downsample: vec![true], ..base.clone() }, "temporal_downsample"),
             (VideoTokenizerConfig { decoder_residual_blocks: 0, ..base.clone() }, "decoder_residual_blocks"),
             (VideoTokenizerConfig { codes: 0, ..base.clone() }, "codes"),

@@ -31,16 +31,22 @@ pub struct VideoTokenizer {
 impl VideoTokenizer {
     /// A tokenizer with random weights, drawn from the device's generator after seeding it.
     pub fn init(config: &VideoTokenizerConfig, seed: u64, device: &Device) -> Result<Self, Error> {
-        config.validate()?;
+        let tokenizer = Self::undrawn(config, device)?;
         device.seed(seed);
-        let tokenizer = Self {
+        draw(&tokenizer.quantizer);
+        draw(&tokenizer);
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer whose weights take no memory, and no random numbers, until they are asked for or filled.
+    fn undrawn(config: &VideoTokenizerConfig, device: &Device) -> Result<Self, Error> {
+        config.validate()?;
+        Ok(Self {
             encoder: Encoder::new(config, device),
             quantizer: Quantizer::new(config.codes, config.embedding, device),
             decoder: Decoder::new(config, device),
             config: config.clone(),
-        };
-        draw(&tokenizer);
-        Ok(tokenizer)
+        })
     }
 
     /// A tokenizer with the tensors of a map, named by their path in this module.
@@ -49,14 +55,14 @@ impl VideoTokenizer {
         weights: TensorMap,
         device: &Device,
     ) -> Result<Self, Error> {
-        Ok(module::from_map(Self::init(config, 0, device)?, weights)?)
+        Ok(module::from_map(Self::undrawn(config, device)?, weights)?)
     }
 
     /// Reads a model directory (`config.ron`, `model.safetensors`).
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: VideoTokenizerConfig = directory.config()?;
-        Self::from_weights(&config, directory.weights()?, device)
+        Ok(directory.fill(Self::undrawn(&config, device)?)?)
     }
 
     /// Writes a model directory, whole or not at all.
