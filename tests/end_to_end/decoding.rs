@@ -86,6 +86,18 @@ fn edit_keeps_what_the_mask_keeps() {
         assert_ne!(half(&edited, false), half(&original, false));
     }
     assert!(world.join("e/grid/grid.png").exists());
+    // Replaced as a whole, with a record of how it was made.
+    succeed(&edit("--box 12,0,12,24 --count 1 --seed 7 --out e"), world);
+    assert!(!world.join("e/edit-001.png").exists());
+    let record: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(world.join("e/edited.json")).unwrap()).unwrap();
+    assert_eq!((&record["seed"], &record["class"]), (&7.into(), &serde_json::Value::Null));
+    fail(&edit("--box 12,0,12,24 --out pictures"), world, 2, &["holds something else"]);
+    fail(&edit("--box 12,0,12,24 --guidance 1 --out x"), world, 2, &["--class"]);
+    // Fewer tokens than the iterations that are usual.
+    let small =
+        serde_json::from_str::<serde_json::Value>(&succeed(&edit("--box 1,1,2,2 --out small --json"), world));
+    assert_eq!(small.unwrap()["painted_tokens"], 1);
     succeed(&edit("--keep 6,6,12,12 --count 1 --out outpainted"), world);
 
     let mask = |value: u8, side: usize, name: &str| {

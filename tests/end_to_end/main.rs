@@ -39,8 +39,20 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{train} unknown.ron"), world, 1, &["unknown.ron: line 2", "layer"]);
     fs::write(world.join("impossible.ron"), TRANSFORMER.replace("heads: 8", "heads: 12")).unwrap();
     fail(&format!("{train} impossible.ron"), world, 1, &["heads", "12"]);
-    fail(&format!("{train} transformer.ron layers=x"), world, 1, &["layers"]);
-    fail("train-imagenet --config transformer.ron --data store --out x", world, 1, &["manifest.json"]);
+    fail(&format!("{train} transformer.ron layers=x"), world, 2, &["layers"]);
+    fail(&format!("{train} transformer.ron optimization.stpes=2"), world, 2, &["one of", "steps", "`stpes`"]);
+    let other_kind = ["a store of tokens, which `mgnt tokenize` makes", "got a store of pictures"];
+    fail("train-imagenet --config transformer.ron --data store --out x", world, 1, &other_kind);
+
+    // What is there already is nobody's to take but its own command's.
+    let tokenize = "tokenize --data store --tokenizer tokenizer/model --out";
+    fail(&format!("{tokenize} store"), world, 1, &["a store of tokens to replace, got a store of pictures"]);
+    fail(&format!("{tokenize} transformer.ron"), world, 1, &["got a file"]);
+    fail(&format!("{tokenize} ."), world, 1, &["own name"]);
+    fail("prepare-imagenet --source pictures --size 16 --out tokens", world, 1, &["got a store of tokens"]);
+    fail("export run/model --directory -o pictures", world, 1, &["got other files"]);
+    succeed("verify store", world);
+    succeed("verify tokens", world);
 
     fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
     fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);
@@ -53,6 +65,18 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{generate} --out x --device cuda:0"), world, 2, &["--features cuda"]);
     fail(&format!("{generate} --out x --device tpu"), world, 2, &["cuda[:n]"]);
     fail("generate --model tokenizer/model --tokenizer tokenizer/model --out x", world, 1, &["config.ron"]);
+    fail(
+        "generate --model run --tokenizer tokenizer/model --out x",
+        world,
+        1,
+        &["run/model", "a model directory"],
+    );
+    fail(
+        &format!("{generate} --out x --mask-schedule 18446744073709551615,65 --schedule 1x2"),
+        world,
+        2,
+        &["sum of 64"],
+    );
     let shared = "train-imagenet --config transformer.ron --data tokens --out x --devices";
     fail(&format!("{shared} cpu,cpu"), world, 2, &["named twice"]);
     fail(&format!("{shared} ws://127.0.0.1:1"), world, 2, &["first device"]);
@@ -61,6 +85,12 @@ fn bad_input_is_one_clear_error() {
         fail("serve-device", world, 2, &["--features remote"]);
     }
     fail("eval-fid --real store --weights stem.safetensors", world, 2, &["--fake"]);
+    let measured = "eval-fid --real store --weights stem.safetensors --dims 64 --statistics x";
+    let model = "--model run/model --tokenizer tokenizer/model --samples 4";
+    fail(&format!("{measured} {model} --out pictures"), world, 2, &["holds something else"]);
+    fail(&format!("{measured} --save-reference x.txt"), world, 2, &[".npz or .safetensors"]);
+    fail(&format!("{measured} --save-reference x.safetensors --form adm"), world, 2, &["--form"]);
+    fail(&format!("{measured} --fake store --seed 4"), world, 2, &["--seed", "--fake"]);
     fail("no-such-command", world, 2, &["no-such-command"]);
     assert!(!world.join("x").exists(), "nothing is left half-written");
 }

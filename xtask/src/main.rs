@@ -21,10 +21,17 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    let features = match features(&arguments) {
+        Ok(features) => features,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    };
     let result = match command.as_str() {
         "test" => test(&arguments[1..]),
         "ci" => run(Command::new("bash").arg(root().join(".ci/run"))),
-        _ => build_and_run(&arguments),
+        _ => build_and_run(&arguments, &features),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -46,9 +53,8 @@ fn test(arguments: &[String]) -> Result<u8, String> {
     run(Command::new(cargo()).current_dir(root()).args(words).arg("--workspace").args(arguments))
 }
 
-fn build_and_run(arguments: &[String]) -> Result<u8, String> {
-    let features = features(arguments)?;
-    let target = root().join(target_folder(&features));
+fn build_and_run(arguments: &[String], features: &[&str]) -> Result<u8, String> {
+    let target = root().join(target_folder(features));
     let mut build = Command::new(cargo());
     build.current_dir(root()).args(["build", "--quiet", "--release", "--package", "mgnt-cli"]);
     build.arg("--target-dir").arg(&target);

@@ -64,6 +64,9 @@ enum Command {
     /// One page of a run's curves, grids and recipe, to open in a browser
     Report(commands::report::Arguments),
     /// Lend a device of this machine to a training elsewhere
+    ///
+    /// Clients may compute whatever they like on the device. Where MGNT_DEVICE_TOKEN is set, they must set it to the same;
+    /// without it everybody may who reaches the address. It travels unencrypted: serve on a network that is trusted.
     ServeDevice(commands::serve_device::Arguments),
     /// The whole path on drawn pictures, nothing downloaded: trains, decodes, leaves a page
     Demo(commands::demo::Arguments),

@@ -25,6 +25,13 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<Frechet, Error> {
     if a.dims() != b.dims() {
         return Err(Error::input("features", format!("{} dimensions", a.dims()), b.dims()));
     }
+    let whole = |moments: &Moments| {
+        let of_one = |i: usize| moments.mean()[i].is_finite() && moments.covariance()[(i, i)].is_finite();
+        (0..moments.dims()).all(of_one)
+    };
+    if !whole(a) || !whole(b) {
+        return Err(Error::input("features", "finite numbers", "some that are not"));
+    }
     let (first, second) =
         (factor(a.covariance(), "first covariance")?, factor(b.covariance(), "second covariance")?);
     let mut inner = Mat::zeros(first.ncols(), second.ncols());
@@ -100,6 +107,9 @@ mod tests {
         // (sqrt 2 - sqrt 8)^2 on one axis.
         let got = frechet_distance(&of(0, 1.0), &of(0, 2.0)).unwrap();
         assert!((got.distance - 2.0).abs() < 1e-12, "{got:?}");
+        let mut broken = Statistics::new(5);
+        broken.add(&[f32::NAN; 10]);
+        assert!(frechet_distance(&of(0, 1.0), &broken.moments()).is_err());
         let none = Moments::new(vec![1.0; 5], &[0.0; 25], None).unwrap();
         assert!((frechet_distance(&none, &of(0, 1.0)).unwrap().distance - 7.0).abs() < 1e-12);
     }

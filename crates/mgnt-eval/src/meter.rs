@@ -2,7 +2,7 @@ use crate::features::{FeatureSample, Features};
 use crate::inception_score::Scorer;
 use crate::{Activations, Dims, Error, InceptionScore, Moments, Statistics};
 
-/// Chunks of the Inception Score.
+/// Chunks of the Inception Score, each of two pictures at least: that of one is always 1.
 const SPLITS: usize = 10;
 /// Pictures whose features are kept for the measures that compare pictures with pictures.
 pub(crate) const SAMPLE: usize = 10_000;
@@ -28,7 +28,7 @@ pub struct Measured {
     pub spatial: Option<Moments>,
     /// Features of the pictures, or of 10,000 that were drawn where there are more; none of published statistics.
     pub sample: Option<Features>,
-    /// Inception Score, where the weights reach the logits.
+    /// Inception Score, where the weights reach the logits and there are 20 pictures at least.
     pub inception_score: Option<InceptionScore>,
 }
 
@@ -53,13 +53,12 @@ impl Meter {
             let dims = spatial.len() / new.max(1);
             self.spatial.get_or_insert_with(|| Statistics::new(dims)).add(spatial);
         }
-        if let Some(logits) = &said.logits {
+        if let Some(logits) = &said.logits
+            && self.pictures >= 2 * SPLITS
+        {
             let scorer = match &mut self.scorer {
                 Some(scorer) => scorer,
-                None => {
-                    let splits = SPLITS.min(self.pictures);
-                    self.scorer.insert(Scorer::new(logits.len() / new.max(1), self.pictures, splits)?)
-                }
+                None => self.scorer.insert(Scorer::new(logits.len() / new.max(1), self.pictures, SPLITS)?),
             };
             scorer.add(logits.iter().map(|&logit| f64::from(logit)));
         }
@@ -91,14 +90,17 @@ mod tests {
             spatial: Some((0..count * 5).map(|i| (first * 5 + i) as f32).collect()),
             logits: Some((0..count * 3).map(|i| ((first * 3 + i) as f32).cos()).collect()),
         };
-        let mut meter = Meter::new(Dims::D64, 12);
+        let mut meter = Meter::new(Dims::D64, 20);
         meter.add(&said(0, 7)).unwrap();
-        meter.add(&said(7, 5)).unwrap();
+        meter.add(&said(7, 13)).unwrap();
         let measured = meter.finish().unwrap();
-        assert_eq!((measured.moments.dims(), measured.moments.count()), (64, Some(12)));
-        assert_eq!(measured.spatial.unwrap().mean()[0], 27.5);
-        assert_eq!(measured.sample.unwrap().values(), &said(0, 12).features[..]);
+        assert_eq!((measured.moments.dims(), measured.moments.count()), (64, Some(20)));
+        assert_eq!(measured.spatial.unwrap().mean()[0], 47.5);
+        assert_eq!(measured.sample.unwrap().values(), &said(0, 20).features[..]);
         assert_eq!(measured.inception_score.unwrap().splits, 10);
+        let mut few = Meter::new(Dims::D64, 19);
+        few.add(&said(0, 19)).unwrap();
+        assert_eq!(few.finish().unwrap().inception_score, None);
         let mut short = Meter::new(Dims::D64, 3);
         short.add(&Activations { logits: None, ..said(0, 2) }).unwrap();
         assert!(short.finish().is_err());

@@ -7,7 +7,7 @@ use crate::meter::{SAMPLE, SEED};
 use crate::pictures::is_npz;
 use crate::published::has_statistics;
 use crate::{
-    Dims, Error, Features, Inception, InceptionScore, Measured, Moments, Pictures, Published, measure,
+    Dims, Error, Features, Inception, InceptionScore, Measured, Moments, Pictures, Published, Resize, measure,
 };
 
 /// What a reference is given as.
@@ -59,6 +59,16 @@ impl Source {
             Self::Pictures(Pictures::Array(_)) => "pictures of an npz archive",
             Self::Statistics(_) => "published statistics",
             Self::Saved(_) => "statistics that mgnt saved",
+        }
+    }
+
+    /// The resize with which others make statistics of this form, where these were not made here: ADM's evaluator, whose
+    /// archives have spatial ones, takes `tf1`, and pytorch-fid its own.
+    pub fn usual_resize(&self, measured: &Measured) -> Option<Resize> {
+        match self {
+            Self::Statistics(_) if measured.spatial.is_some() => Some(Resize::Tf1),
+            Self::Statistics(_) => Some(Resize::PytorchFid),
+            Self::Pictures(_) | Self::Saved(_) => None,
         }
     }
 
@@ -261,7 +271,6 @@ mod tests {
     use mgnt_data::synthetic;
 
     use super::*;
-    use crate::Resize;
 
     /// The layers up to the first pooling, with weights that differ from each other.
     fn stem(path: &Path) -> Inception {

@@ -24,6 +24,8 @@ pub struct Protocol {
     pub fake: Side,
     /// How the pictures were generated, where they were.
     pub generation: Option<Generation>,
+    /// What the Inception Score is of, where there is one.
+    pub inception_score: Option<String>,
     /// What the kernel distance is, where there is one.
     pub kernel: Option<String>,
     /// What precision, recall, density and coverage are, where there are any.
@@ -43,6 +45,8 @@ pub struct Side {
     pub sha256: String,
     /// Pictures in it, where that is known.
     pub pictures: Option<u64>,
+    /// The resize that statistics of its form are made with as a rule, where they were not made here.
+    pub resize: Option<Resize>,
 }
 
 /// How pictures were generated.
@@ -106,6 +110,8 @@ pub struct Spread {
     pub deviation: f64,
 }
 
+/// How the SHA-256 of `pt_inception-2015-12-05-6726825d.pth` begins, with which published numbers are made.
+const PUBLISHED: &str = "6726825d";
 /// Below this many samples the distance is strongly biased upward.
 const FEW: u64 = 10_000;
 
@@ -122,6 +128,7 @@ impl Protocol {
             real,
             fake,
             generation: None,
+            inception_score: None,
             kernel: None,
             neighbours: None,
             compared: None,
@@ -130,11 +137,27 @@ impl Protocol {
 
     /// What a reader must know before comparing.
     pub fn warnings(&self) -> Vec<String> {
-        Self::warnings_for(self.dims, self.real.pictures, self.fake.pictures)
+        let mut warnings =
+            Self::warnings_for(self.dims, &self.weights_sha256, self.real.pictures, self.fake.pictures);
+        for side in [&self.real, &self.fake] {
+            if let Some(resize) = side.resize.filter(|&resize| resize != self.resize) {
+                warnings.push(format!(
+                    "{}: statistics of this form are made with the resize {resize} as a rule, and these pictures were \
+                     resized as {}; --resize {resize} compares like with like",
+                    side.path, self.resize
+                ));
+            }
+        }
+        warnings
     }
 
-    /// The same for any numbers of pictures.
-    pub fn warnings_for(dims: usize, real: Option<u64>, fake: Option<u64>) -> Vec<String> {
+    /// The same for any numbers of pictures, without what depends on the two sets.
+    pub fn warnings_for(
+        dims: usize,
+        weights_sha256: &str,
+        real: Option<u64>,
+        fake: Option<u64>,
+    ) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(fewest) = real.into_iter().chain(fake).min().filter(|&fewest| fewest < FEW) {
             warnings.push(format!(
@@ -146,6 +169,12 @@ impl Protocol {
                 "{dims} dimensions: these numbers compare only with others of the same weights, dimensions and \
                  numbers of pictures, and with none that is published"
             ));
+        } else if !weights_sha256.starts_with(PUBLISHED) {
+            warnings.push(
+                "the weights' file is not pt_inception-2015-12-05-6726825d.pth: unless it holds the same numbers, these \
+                 compare only with others of the same file"
+                    .into(),
+            );
         }
         warnings
     }
@@ -184,6 +213,12 @@ impl Report {
             }
         }
         let score = fake.inception_score.map(|s| Spread { mean: s.mean, deviation: s.deviation });
+        protocol.inception_score = fake.inception_score.map(|s| {
+            format!(
+                "{} contiguous chunks in the order of the pictures, logits without the last bias",
+                s.splits
+            )
+        });
         let warnings = protocol.warnings();
         Ok(Self {
             fid: distance.distance,
@@ -243,9 +278,12 @@ impl Report {
             );
         }
         let _ = write!(line, "{} (sha256 {:.12}), resize {}", p.weights, p.weights_sha256, p.resize);
-        for (name, choice) in
-            [("KID", &p.kernel), ("neighbours", &p.neighbours), ("KID and neighbours of", &p.compared)]
-        {
+        for (name, choice) in [
+            ("IS", &p.inception_score),
+            ("KID", &p.kernel),
+            ("neighbours", &p.neighbours),
+            ("KID and neighbours of", &p.compared),
+        ] {
             if let Some(choice) = choice {
                 let _ = write!(line, "; {name}: {choice}");
             }
@@ -290,7 +328,12 @@ impl fmt::Display for Report {
         }
         writeln!(f, "weights    {} (sha256 {:.12})", p.weights, p.weights_sha256)?;
         writeln!(f, "resize     {}", p.resize)?;
-        for (name, choice) in [("KID", &p.kernel), ("neighbours", &p.neighbours), ("compared", &p.compared)] {
+        for (name, choice) in [
+            ("IS", &p.inception_score),
+            ("KID", &p.kernel),
+            ("neighbours", &p.neighbours),
+            ("compared", &p.compared),
+        ] {
             if let Some(choice) = choice {
                 writeln!(f, "{name:<10} {choice}")?;
             }
@@ -309,13 +352,21 @@ mod tests {
     use crate::{Activations, Meter};
 
     fn side(path: &str, pictures: Option<u64>) -> Side {
-        Side { path: path.into(), kind: "pictures".into(), sha256: "0123456789abcdef".into(), pictures }
+        Side {
+            path: path.into(),
+            kind: "pictures".into(),
+            sha256: "0123456789abcdef".into(),
+            pictures,
+            resize: None,
+        }
     }
 
     #[test]
     fn few_pictures_and_partial_features_are_named() {
-        let of = |dims, count| Protocol::warnings_for(dims, count, Some(50_000));
+        let of = |dims, count| Protocol::warnings_for(dims, "6726825d0af5", count, Some(50_000));
         assert!(of(2048, Some(50_000)).is_empty() && of(2048, None).is_empty());
+        let other = Protocol::warnings_for(2048, "0123", None, None);
+        assert!(other[0].contains("is not pt_inception"), "{other:?}");
         let both = of(768, Some(400));
         assert!(both[0].contains("ONLY 400") && both[1].contains("compare only with"), "{both:?}");
     }
@@ -371,5 +422,22 @@ mod tests {
         assert!(part.protocol.kernel.is_none() && !part.to_string().contains("KID"));
         let few = Report::new(&real, &measured(4, 0.2, true), protocol()).unwrap();
         assert!(few.kid.is_none() && few.precision.is_none());
+        assert!(few.protocol.inception_score.is_none());
+
+        // Statistics of ADM's form beside pictures that were resized as pytorch-fid does.
+        for (resize, warns) in [(Some(Resize::Tf1), true), (Some(Resize::PytorchFid), false), (None, false)] {
+            let mut mixed = protocol();
+            mixed.real.resize = resize;
+            let warned =
+                mixed.warnings().iter().any(|w| w.starts_with("data/val") && w.contains("--resize tf1"));
+            assert_eq!(warned, warns, "{resize:?}");
+        }
+        let score = crate::InceptionScore { mean: 9.0, deviation: 0.5, splits: 10 };
+        let scored = Measured { inception_score: Some(score), ..fake.clone() };
+        let line = Report::new(&real, &scored, protocol()).unwrap().markdown();
+        assert!(
+            line.contains("IS **9.000 +- 0.500**") && line.contains("IS: 10 contiguous chunks"),
+            "{line}"
+        );
     }
 }

@@ -4,12 +4,10 @@ use mgnt_model::ModelConfig;
 use mgnt_model::compute::{Forward, forward_flops};
 
 use crate::objective::{Students, mean_hidden};
-use crate::{Error, Recipe};
+use crate::{Error, Precision, Recipe};
 
 /// Bytes of a number.
 const F32: u64 = 4;
-/// Dense bf16 FLOP/s of an H100 SXM by its data sheet.
-const H100_FLOPS: f64 = 989.4e12;
 /// The share of it that well-made training reaches.
 const H100_SHARE: f64 = 0.4;
 
@@ -26,6 +24,8 @@ pub struct Forecast {
     pub plain_step_flops: f64,
     /// FLOPs of all steps.
     pub flops: f64,
+    /// Dense FLOP/s of an H100 SXM by its data sheet, in the type that products are taken in: bf16, or TF32 for f32.
+    pub h100_rate: f64,
     /// Memory.
     pub memory: Memory,
     /// Bytes of one checkpoint.
@@ -89,6 +89,10 @@ impl Forecast {
             step_flops,
             plain_step_flops: 3.0 * optimization.batch as f64 * full.0,
             flops: step_flops * optimization.steps as f64,
+            h100_rate: match recipe.precision {
+                Precision::F32 => 494.7e12,
+                Precision::Bf16 => 989.4e12,
+            },
             memory: Memory {
                 state: state_bytes(4),
                 gradients: state_bytes(gradients),
@@ -98,9 +102,9 @@ impl Forecast {
         })
     }
 
-    /// Hours on one H100 at 40 % of its dense bf16 FLOP/s.
+    /// Hours on one H100 at 40 % of its rate.
     pub fn h100_hours(&self) -> f64 {
-        self.flops / (H100_FLOPS * H100_SHARE) / 3600.0
+        self.flops / (self.h100_rate * H100_SHARE) / 3600.0
     }
 }
 
@@ -165,7 +169,10 @@ mod tests {
         // Three times the forwards of 256 samples over 257 positions, with the logits of 163 hidden ones.
         assert!((forecast.step_flops / 1e12 - 234.97).abs() < 0.005, "{}", forecast.step_flops);
         assert!((forecast.step_flops / forecast.plain_step_flops - 1.884).abs() < 5e-4);
-        assert!((forecast.h100_hours() - 222.85).abs() < 0.01, "{}", forecast.h100_hours());
+        assert!((forecast.h100_hours() - 445.70).abs() < 0.02, "{}", forecast.h100_hours());
+        let half = Recipe { precision: Precision::Bf16, ..recipe.clone() };
+        let half = Forecast::new(&half, &config, 1).unwrap();
+        assert!((half.h100_hours() - 222.85).abs() < 0.01, "{}", half.h100_hours());
         assert_eq!(forecast.samples_a_part, 16);
         assert_eq!(forecast.memory.state, 4 * 4 * config.parameters() as u64);
         assert_eq!(forecast.memory.gradients, 2 * 4 * config.parameters() as u64);

@@ -82,10 +82,14 @@ impl ModuleVisitor for Scale<'_> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use burn::module::ModuleMapper;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Device;
+    use mgnt_model::{ModelConfig, NestedTransformer, Preset};
 
     use super::*;
+    use crate::TokenizerRecipe;
+    use crate::tokenizer::TokenizerAndJudge;
 
     pub(crate) fn optimization() -> Optimization {
         Optimization {
@@ -138,6 +142,64 @@ pub(crate) mod tests {
         assert!((all(&grads) - before / 2.0).abs() < 1e-5);
         clip_global_norm(&layers, &mut grads, before);
         assert!((all(&grads) - before / 2.0).abs() < 1e-5, "a small gradient stays");
+    }
+
+    /// Names of the parameters that a step without gradients moves.
+    fn decayed<M: Module>(model: M) -> Vec<String> {
+        struct Ones;
+        impl ModuleMapper for Ones {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|value| Tensor::ones(value.dims(), &value.device()).require_grad())
+            }
+        }
+        struct Zeros(GradientsParams);
+        impl ModuleVisitor for Zeros {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let value = param.val().inner();
+                self.0.register::<D>(param.id, Tensor::zeros(value.dims(), &value.device()));
+            }
+        }
+        let model = model.map(&mut Ones);
+        let mut zeros = Zeros(GradientsParams::new());
+        model.visit(&mut zeros);
+        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }).unwrap();
+        let after = optimizer.step(0.1, model, zeros.0);
+        let map = mgnt_weights::module::to_map(&after).unwrap();
+        map.iter().filter(|(_, t)| t.to_f32()[0] != 1.0).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn of_a_transformer_its_matrices_decay() {
+        let config = ModelConfig {
+            layers: 1,
+            width: 8,
+            heads: 2,
+            hidden: 16,
+            tokens: 4,
+            codes: 6,
+            classes: 2,
+            sub_models: vec![1, 2],
+            ..ModelConfig::preset(Preset::B)
+        };
+        let model = NestedTransformer::init(&config, 1, &Device::flex().autodiff()).unwrap();
+        let mut expected: Vec<String> = ["query", "key", "value", "output"]
+            .map(|name| format!("blocks.0.attention.{name}.weight"))
+            .into_iter()
+            .chain(
+                ["blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight", "head.dense.weight"].map(String::from),
+            )
+            .collect();
+        expected.sort();
+        assert_eq!(decayed(model), expected);
+    }
+
+    #[test]
+    fn of_a_tokenizer_its_kernels_decay_and_not_its_codes() {
+        let recipe: TokenizerRecipe =
+            ron::from_str(include_str!("../../../configs/image/demo-tokenizer.ron")).unwrap();
+        let decayed = decayed(TokenizerAndJudge::init(&recipe, &Device::flex().autodiff()).unwrap());
+        assert!(decayed.iter().all(|name| name.ends_with("weight") && !name.contains("norm")), "{decayed:?}");
+        assert!(decayed.iter().any(|name| name.contains("encoder")) && decayed.len() > 8, "{decayed:?}");
     }
 
     #[test]

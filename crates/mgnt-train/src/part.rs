@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use mgnt_model::side_by_side::{Pools, pools};
 
 use crate::task::{Figures, PartOutput, Task, number};
 use crate::{Error, Optimization};
@@ -44,19 +44,14 @@ pub(crate) struct Workers {
     home: Device,
     /// Devices that compute parts too, in turn after the first.
     others: Vec<Device>,
-    /// Threads for parts that run side by side, each with a share of the cores for the backend's products: in one pool
-    /// for all they would wait for each other. They stay from step to step, and with them the memory that they freed.
-    pools: Vec<ThreadPool>,
+    /// Threads for parts that run side by side on a processor.
+    pools: Option<Pools>,
 }
 
 impl Workers {
     /// Of a recipe's parts. `side_by_side` are those of one device where it is a CPU.
     pub fn new(home: &Device, others: &[Device], side_by_side: bool, parts: usize) -> Result<Self, Error> {
-        let cores = rayon::current_num_threads();
-        // More threads than the machine runs at once would only hold more memory.
-        let count = if side_by_side { cores.min(parts) } else { 0 };
-        let pool = |_| ThreadPoolBuilder::new().num_threads(cores / count).build();
-        let pools = (0..count).map(pool).collect::<Result<_, _>>();
+        let pools = side_by_side.then(|| pools(parts)).transpose();
         let pools = pools.map_err(|e| Error::Device(format!("no threads: {e}")))?;
         Ok(Self { home: home.clone(), others: others.to_vec(), pools })
     }
@@ -82,7 +77,7 @@ impl Workers {
         start: S,
         add: impl Fn(S, R) -> S + Sync,
     ) -> S {
-        let pools = if in_order { &[][..] } else { &self.pools[..] };
+        let pools = self.pools.as_ref().filter(|_| !in_order).map_or(&[][..], |pools| &pools[..]);
         let threads = self.count().max(pools.len()).min(parts);
         if threads == 1 {
             return (0..parts).map(work).fold(start, add);
@@ -198,8 +193,11 @@ pub(crate) fn compute<T: Task>(
 fn added<M: Module, E>(model: &M, mut sum: Computed<E>, part: Computed<E>) -> Computed<E> {
     sum.loss += part.loss;
     model.visit(&mut Add { sum: &mut sum.gradients, part: part.gradients });
-    for ((_, sum), (_, value)) in sum.figures.iter_mut().zip(part.figures) {
-        *sum += value;
+    for (name, value) in part.figures {
+        match sum.figures.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += value,
+            None => sum.figures.push((name, value)),
+        }
     }
     sum.extras.extend(part.extras);
     sum

@@ -120,7 +120,8 @@ pub enum Precision {
 }
 
 impl Optimization {
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    /// Checks every value; the error names the field.
+    pub fn validate(&self) -> Result<(), Error> {
         let counts = [
             ("batch", self.batch),
             ("steps", self.steps),
@@ -194,12 +195,17 @@ fn wrong(field: &str, expected: impl ToString, got: impl ToString) -> Error {
 
 pub(crate) fn in_ranges(ranges: &[(&str, f64, f64, f64)]) -> Result<(), Error> {
     match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
-        Some((field, value, low, high)) => Err(wrong(field, format!("{low} to {high}"), value)),
+        Some((field, value, low, high)) => {
+            let low = if *low == f64::MIN_POSITIVE { "above 0".into() } else { format!("{low}") };
+            let expected = if *high == f64::MAX { low } else { format!("{low} to {high}") };
+            Err(wrong(field, expected, value))
+        }
         None => Ok(()),
     }
 }
 
-/// Reads a recipe and sets single values in it, each `key=value` or `outer.key=value`, the value in RON.
+/// Reads a recipe and sets single values in it, each `key=value` or `outer.key=value`, the value in RON: a number, text, a
+/// list, `variant`, `variant(value)` or `variant(field: value)`.
 pub fn parse_with_overrides<R>(path: &Path, overrides: &[String]) -> Result<R, Error>
 where
     R: DeserializeOwned + Serialize,
@@ -213,19 +219,46 @@ where
         let (key, new) = text.split_once('=').ok_or_else(|| wrong("overrides", "key=value", text))?;
         let mut place = &mut value;
         for part in key.split('.') {
-            place = match place.get_mut(part) {
-                Some(inner) => inner,
-                None => return Err(wrong(key, "a field of the recipe", "an unknown field")),
+            place = match place.get(part) {
+                Some(_) => &mut place[part],
+                None => {
+                    let fields =
+                        place.as_object().map_or(Vec::new(), |fields| fields.keys().cloned().collect());
+                    let expected = match fields.is_empty() {
+                        true => "a field of the recipe".into(),
+                        false => format!("one of {}", fields.join(", ")),
+                    };
+                    return Err(wrong(key, expected, format!("`{part}`, which is unknown")));
+                }
             };
         }
-        *place = match ron::from_str::<ron::Value>(new) {
-            // A bare word, such as the name of a variant.
-            Ok(ron::Value::Unit) | Err(_) => new.into(),
-            Ok(new) => serde_json::to_value(new).map_err(|e| wrong(key, "a plain value", e))?,
-        };
+        *place = plain(new).map_err(|e| wrong(key, "a plain value", e))?;
         serde_json::from_value::<R>(value.clone()).map_err(|e| wrong(key, "a value of its type", e))?;
     }
     serde_json::from_value(value).map_err(|e| wrong("overrides", "values of the right type", e))
+}
+
+/// A value in RON without its type, as JSON.
+fn plain(text: &str) -> Result<serde_json::Value, serde_json::Error> {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphabetic())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let variant =
+        text.strip_suffix(')').and_then(|text| text.split_once('(')).filter(|(word, _)| is_word(word));
+    if let Some((word, inner)) = variant {
+        let fields = ron::from_str::<ron::Value>(&format!("({inner})"));
+        let value = match ron::from_str::<ron::Value>(inner).or(fields) {
+            Ok(value) => serde_json::to_value(value)?,
+            Err(_) => inner.into(),
+        };
+        return Ok(serde_json::json!({ word: value }));
+    }
+    match ron::from_str::<ron::Value>(text) {
+        // A bare word, such as the name of a variant.
+        Ok(ron::Value::Unit) | Err(_) => Ok(text.into()),
+        Ok(value) => serde_json::to_value(value),
+    }
 }
 
 #[cfg(test)]
@@ -286,8 +319,26 @@ mod tests {
         for wrong in ["optimization.stepps=7", "dropout", "dropout=(", "layers=\"x\""] {
             assert!(read(&[wrong]).is_err(), "{wrong}");
         }
+        let tokenizer = |text: &str| {
+            let path = configs().join("imagenette64-tokenizer.ron");
+            parse_with_overrides::<TokenizerRecipe>(&path, &[text.into()])
+                .map(|recipe| recipe.adversary.unwrap())
+        };
+        use crate::tokenizer::AdversarialWeight;
+        for (text, weight) in [
+            ("adversary.weight=fixed(0.5)", AdversarialWeight::Fixed(0.5)),
+            ("adversary.weight=adaptive(0.25)", AdversarialWeight::Adaptive(0.25)),
+        ] {
+            assert_eq!(tokenizer(text).unwrap().weight, weight);
+        }
+        assert!(
+            tokenizer("adversary.weight=fixed(x)").is_err() && tokenizer("adversary.weight=none(1)").is_err()
+        );
+        let error = read(&["optimization.stpes=2"]).unwrap_err().to_string();
+        assert!(error.contains("one of ") && error.contains("steps") && error.contains("`stpes`"), "{error}");
         let mut recipe = read(&[]).unwrap();
         recipe.optimization.peak_learning_rate = f64::NAN;
-        assert!(recipe.validate().unwrap_err().to_string().contains("`peak_learning_rate`"));
+        let error = recipe.validate().unwrap_err().to_string();
+        assert!(error.contains("`peak_learning_rate`") && error.contains("above 0 to 1"), "{error}");
     }
 }

@@ -49,7 +49,7 @@ pub enum Outcome {
 /// Trains a task in its folder: `run.json`, `metrics.jsonl`, `skipped.jsonl`, `checkpoints/`, `best/` with the averaged
 /// model of the best validation, and at the end `model/` with the averaged weights.
 ///
-/// Only one process at a time can do so. A run is resumed with the recipe and the data that it began with, which each
+/// Fails before anything is written where [`Optimization::validate`] does. Only one process at a time can train there. A run is resumed with the recipe and the data that it began with, which each
 /// checkpoint names.
 pub fn run<T: Task>(
     mut task: T,
@@ -59,6 +59,7 @@ pub fn run<T: Task>(
     watcher: impl Watcher<T::Model> + 'static,
 ) -> Result<Outcome, Error> {
     let RunOptions { device, others, out, resume, side_by_side, stop } = options;
+    optimization.validate()?;
     if optimization.parts <= others.len() {
         return Err(Error::Recipe {
             field: "optimization.parts".into(),
@@ -89,8 +90,8 @@ pub fn run<T: Task>(
         }
         write_description(out, &description, recipe)?;
     }
-    remove_leftovers(out)?;
-    remove_leftovers(checkpoints.folder())?;
+    atomic::remove_leftovers(out)?;
+    atomic::remove_leftovers(checkpoints.folder())?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {
         step: start.progress.step,
@@ -175,17 +176,6 @@ fn lock(out: &Path) -> Result<File, Error> {
         Err(TryLockError::WouldBlock) => Err(Error::run(out, "another process trains in this folder")),
         Err(TryLockError::Error(error)) => Err(mgnt_weights::Error::io(&path)(error).into()),
     }
-}
-
-/// Removes what a process that was killed left half-written.
-fn remove_leftovers(folder: &Path) -> Result<(), Error> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".tmp")) {
-        let path = entry.path();
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(mgnt_weights::Error::io(&path))?;
-    }
-    Ok(())
 }
 
 /// Writes `run.json`.

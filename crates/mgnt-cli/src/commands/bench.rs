@@ -82,7 +82,7 @@ pub(super) struct Row {
 /// Times it.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if matches!(arguments.what, What::Train) && arguments.compute.dtype != Dtype::F32 {
-        return Err(bad_use("--dtype: training computes in f32"));
+        return Err(bad_use("--dtype: of a training the recipe's `precision` says it"));
     }
     let device = arguments.compute.open()?;
     let dtype = arguments.compute.dtype;
@@ -100,7 +100,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
                     models: ModelSchedule::constant(1, strategy.iterations()),
                     ..strategy.clone()
                 };
-                arguments.compute.check_memory(&full.plan(&config)?, batch.into())?;
+                arguments.compute.check_memory(&full.plan(&config)?, "--batch", batch.into())?;
                 let model = arguments.compute.cast(NestedTransformer::init(&config, 1, &device)?)?;
                 decodes(&model, strategy, batch.into(), arguments.repeat)?
             }

@@ -1,20 +1,20 @@
 //! `mgnt edit`: paints a part of a photo anew, around what is kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args};
 use mgnt_data::{Filter, Picture};
-use mgnt_decode::Ledger;
 use mgnt_decode::edit::{PixelMask, blend, known_tokens};
+use mgnt_decode::{Ledger, Strategy};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use serde::Serialize;
 
 use super::generation::{check_class, check_pair};
-use super::print_json;
 use super::strategy::StrategyArguments;
-use crate::device::{Compute, decoder};
+use super::{output_folder, print_json};
+use crate::device::{Compute, Dtype, decoder};
 use crate::failure::bad_use;
 use crate::output::grid::{Cell, columns, labelled_grid};
 
@@ -54,7 +54,7 @@ pub struct Arguments {
     tokenizer: PathBuf,
     #[command(flatten)]
     strategy: StrategyArguments,
-    /// Folder for the edits and a grid of them
+    /// Folder for the edits and a grid of them; one that an earlier `edit` made is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
@@ -94,16 +94,25 @@ impl Rectangle {
     }
 }
 
+/// Describes the folder, and marks it as one that may be replaced.
+const MANIFEST: &str = "edited.json";
+
 #[derive(Serialize)]
-struct Report {
-    out: PathBuf,
+struct Report<'a> {
+    out: &'a Path,
+    input: &'a Path,
     count: usize,
+    seed: u64,
+    class: Option<usize>,
+    dtype: Dtype,
     painted_tokens: usize,
-    ledger: Ledger,
+    strategy: &'a Strategy,
+    ledger: &'a Ledger,
 }
 
 /// Edits the photo.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    output_folder::check(&arguments.out, MANIFEST)?;
     let photo = Picture::open(&arguments.input)?;
     let mask = mask(&arguments, &photo)?;
     let device = arguments.compute.open()?;
@@ -121,8 +130,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     check_class(model.config().classes, arguments.class)?;
     let painted_tokens = open.iter().filter(|&&open| open).count();
     let plan = arguments.strategy.plan_for(model.config(), painted_tokens)?;
-    let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
+    if arguments.class.is_none() && plan.iterations().iter().any(|iteration| iteration.guidance > 0.0) {
+        return Err(bad_use("--guidance: without --class there is nothing to guide to"));
+    }
     let count = usize::from(arguments.count);
+    arguments.compute.check_memory(&plan, "--count", count)?;
+    let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
     let decoder = decoder(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));
     let decoded = match arguments.class {
         Some(class) => decoder.classes(&vec![class; count]),
@@ -135,18 +148,31 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     for rgb in tokenizer.pictures(&decoded.tokens, &device)? {
         edits.push(Picture::new(size, size, blend(original.rgb(), &rgb, &mask, feather)?)?);
     }
-    for (i, edit) in edits.iter().enumerate() {
-        edit.save_png(&arguments.out.join(format!("edit-{i:03}.png")))?;
-    }
     let cell = |picture, label: &str| Cell { picture, label: label.into() };
     let mut cells = vec![cell(&original, "photo"), cell(&shrunk, "mask")];
     cells.extend(edits.iter().map(|edit| cell(edit, "edit")));
-    let drawn = labelled_grid(&cells, columns(cells.len()).max(3)).into_picture()?.to_png()?;
-    atomic::write_bytes(&arguments.out.join("grid/grid.png"), &drawn)?;
+    let drawn = labelled_grid(&cells, columns(cells.len()).max(3)).into_picture()?;
+    let report = Report {
+        out: &arguments.out,
+        input: &arguments.input,
+        count,
+        seed: arguments.seed,
+        class: arguments.class,
+        dtype: arguments.compute.dtype,
+        painted_tokens,
+        strategy: plan.strategy(),
+        ledger: &decoded.ledger,
+    };
+    atomic::write_folder(&arguments.out, |folder| {
+        for (i, edit) in edits.iter().enumerate() {
+            edit.save_png(&folder.join(format!("edit-{i:03}.png")))?;
+        }
+        drawn.save_png(&folder.join("grid/grid.png"))?;
+        Ok::<_, anyhow::Error>(atomic::write_bytes(&folder.join(MANIFEST), &serde_json::to_vec(&report)?)?)
+    })?;
 
     if arguments.json {
-        let ledger = decoded.ledger;
-        return print_json(&Report { out: arguments.out, count, painted_tokens, ledger });
+        return print_json(&report);
     }
     println!("{count} edits of {painted_tokens} tokens in {}", arguments.out.display());
     print!("{}", decoded.ledger);

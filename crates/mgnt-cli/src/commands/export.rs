@@ -65,7 +65,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.directory {
         let config = arguments.model.join(CONFIG);
         let config = std::fs::read(&config).with_context(|| config.display().to_string())?;
-        atomic::write_folder(&arguments.out, |folder| {
+        ModelDirectory::new(&arguments.out).write(|folder| {
             atomic::write_bytes(&folder.join(CONFIG), &config)?;
             safetensors::write(&folder.join(WEIGHTS), &out)
         })?;

@@ -10,11 +10,10 @@ use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
 use super::generation::{Generator, add_up, classes};
-use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
+use super::{output_folder, print_json};
 use crate::device::{Compute, Dtype};
-use crate::failure::bad_use;
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
 use crate::output::grid::{Cell, columns, labelled_grid};
@@ -32,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "C")]
     class: Option<usize>,
     /// Number of pictures
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
     /// Pictures decoded together; changes no picture
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
@@ -48,7 +47,7 @@ pub struct Arguments {
     /// Also write the tokens, i32 [count, N], and the classes
     #[arg(long, value_name = "FILE")]
     save_tokens: Option<PathBuf>,
-    /// Also write iterations.gif and iterations.png: the first pictures as they are decoded, masked cells grey
+    /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked cells grey
     #[arg(long)]
     iterations: bool,
     #[command(flatten)]
@@ -77,15 +76,12 @@ struct Report<'a> {
 /// Generates the pictures.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
-    let foreign = out.is_dir() && !out.join(MANIFEST).exists() && std::fs::read_dir(out)?.next().is_some();
-    if foreign || out.is_file() {
-        return Err(bad_use(format!("--out {}: holds something else already", out.display())));
-    }
+    output_folder::check(out, MANIFEST)?;
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
-    arguments.compute.check_memory(&plan, arguments.batch.into())?;
+    arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
     let strategy = plan.strategy().clone();
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let count = arguments.count as usize;

@@ -14,6 +14,7 @@ pub mod generate;
 mod generation;
 pub mod import;
 pub mod init;
+mod output_folder;
 pub mod parity;
 pub mod prepare;
 pub mod probe;

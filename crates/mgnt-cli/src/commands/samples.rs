@@ -8,7 +8,7 @@ use mgnt_tokenizer::ImageTokenizer;
 
 use super::generation::{Generator, check_pair};
 use crate::output::canvas::Canvas;
-use crate::output::grid::{Cell, labelled_grid};
+use crate::output::grid::compared_grid;
 
 /// Pictures in a row.
 const COLUMNS: usize = 8;
@@ -48,24 +48,17 @@ impl Sampler {
 
     /// Draws the grid.
     pub fn grid(&self, model: &NestedTransformer) -> anyhow::Result<Canvas> {
-        let mut rows = Vec::new();
-        for (row, classes) in self.classes.chunks(COLUMNS).enumerate() {
-            for (label, plan) in &self.plans {
-                let generator = Generator::new(model, &self.tokenizer, plan.clone(), SEED, &self.device)?;
-                rows.push((label, classes, generator.batch(classes, row * COLUMNS)?.pictures));
+        let mut ways = Vec::new();
+        for (label, plan) in &self.plans {
+            let generator = Generator::new(model, &self.tokenizer, plan.clone(), SEED, &self.device)?;
+            let mut pictures = Vec::new();
+            for (row, classes) in self.classes.chunks(COLUMNS).enumerate() {
+                pictures.extend(generator.batch(classes, row * COLUMNS)?.pictures);
             }
+            ways.push((*label, pictures));
         }
-        let cell = |label: &str, class: usize, picture| {
-            let name = self.names.get(class).map_or("", String::as_str);
-            Cell { picture, label: format!("{label} {name}") }
-        };
-        let cells: Vec<Cell> = rows
-            .iter()
-            .flat_map(|(label, classes, pictures)| {
-                classes.iter().zip(pictures).map(move |(&class, picture)| cell(label, class, picture))
-            })
-            .collect();
-        Ok(labelled_grid(&cells, COLUMNS))
+        let name = |sample: usize| self.names.get(self.classes[sample]).map_or("", String::as_str);
+        Ok(compared_grid(&ways, COLUMNS, |label, sample| format!("{label} {}", name(sample))))
     }
 }
 
@@ -76,20 +69,12 @@ pub fn rebuilt(tokenizer: &ImageTokenizer, store: &PictureStore, device: &Device
     let count = if rows == 0 { store.len() } else { rows * COLUMNS };
     let items: Vec<usize> = (0..count).map(|i| i * store.len() / count).collect();
     let picture = |rgb: Vec<u8>| Ok(Picture::new(store.size(), store.size(), rgb)?);
-    let mut rows = Vec::new();
+    let (mut given, mut made) = (Vec::new(), Vec::new());
     for chunk in items.chunks(COLUMNS) {
-        let given: Vec<&[u8]> = chunk.iter().map(|&item| store.picture(item)).collect();
-        let made = tokenizer.pictures(&tokenizer.tokens(&given, device)?, device)?;
-        let given: Vec<Picture> =
-            given.into_iter().map(|rgb| picture(rgb.to_vec())).collect::<anyhow::Result<_>>()?;
-        let made: Vec<Picture> = made.into_iter().map(picture).collect::<anyhow::Result<_>>()?;
-        rows.extend([("input", given), ("rebuilt", made)]);
+        let pictures: Vec<&[u8]> = chunk.iter().map(|&item| store.picture(item)).collect();
+        made.extend(tokenizer.pictures(&tokenizer.tokens(&pictures, device)?, device)?);
+        given.extend(pictures.into_iter().map(<[u8]>::to_vec));
     }
-    let cells: Vec<Cell> = rows
-        .iter()
-        .flat_map(|(label, pictures)| {
-            pictures.iter().map(|picture| Cell { picture, label: (*label).to_owned() })
-        })
-        .collect();
-    Ok(labelled_grid(&cells, count.min(COLUMNS)))
+    let [given, made] = [given, made].map(|all| all.into_iter().map(picture).collect::<anyhow::Result<_>>());
+    Ok(compared_grid(&[("input", given?), ("rebuilt", made?)], COLUMNS, |label, _| label.into()))
 }

@@ -7,9 +7,6 @@ use clap::Args;
 use crate::device::{DeviceWord, remote};
 
 /// Arguments of `mgnt serve-device`.
-///
-/// Clients may compute whatever they like on the device. Where MGNT_DEVICE_TOKEN is set, they must set it to the same;
-/// it travels unencrypted, so serve on a network that is trusted.
 #[derive(Args)]
 pub struct Arguments {
     /// Address to listen on

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use mgnt_decode::{
     CachePolicy, ChoiceTemperature, Guidance, MaskSchedule, ModelSchedule, OrderKind, Plan, Strategy,
-    TokenTemperature,
+    TokenTemperature, Unconditional,
 };
 use mgnt_model::ModelConfig;
 use mgnt_weights::directory::read_ron;
@@ -30,13 +30,19 @@ pub struct StrategyArguments {
     /// that make them anew [default: on]
     #[arg(long, value_name = "POLICY")]
     pub cache: Option<CachePolicy>,
-    /// Guidance scale: w, linear:w, cosine:w, power-cosine:w:power, interval:w:from:to, or a list [default: 0, none]
+    /// Guidance scale w of (1 + w) conditional - w unconditional logits: w, linear:w, cosine:w, power-cosine:w:power,
+    /// interval:w:from:to (shares of the iterations, 0 to 1), or a list [default: 0, none]
     #[arg(long, value_name = "RAMP")]
     pub guidance: Option<Guidance>,
+    /// What guidance's unconditional copy has in the place of the class: null-or-mask (the null class, or the mask token of
+    /// a model without one) or null (such a model is refused) [default: null-or-mask]
+    #[arg(long, value_name = "TOKEN")]
+    pub unconditional: Option<Unconditional>,
     /// Tokens decided in each iteration: cosine, linear, square, root, arccos, power:a, or a list [default: cosine]
     #[arg(long, value_name = "SCHEDULE")]
     pub mask_schedule: Option<MaskSchedule>,
-    /// Which of the drawn tokens are decided: confidence, random or halton [default: confidence]
+    /// Which of the drawn tokens are decided: confidence, random, halton, or a list of places that come first
+    /// [default: confidence]
     #[arg(long, value_name = "ORDER")]
     pub order: Option<OrderKind>,
     /// Temperature at which tokens are drawn: a number, elt (its ramp; no choice noise), or a list [default: 1]
@@ -59,11 +65,17 @@ const STEPS: usize = 12;
 impl StrategyArguments {
     /// The strategy that the options describe: the paper's growing schedule where nothing else is said.
     pub fn strategy(&self, config: &ModelConfig) -> anyhow::Result<Strategy> {
-        let mut strategy = match (&self.strategy, self.models(config)?) {
+        self.strategy_for(config, config.tokens)
+    }
+
+    /// The same where `unknown` tokens are to be decided: no more iterations than those where none are asked for.
+    fn strategy_for(&self, config: &ModelConfig, unknown: usize) -> anyhow::Result<Strategy> {
+        let steps = STEPS.min(unknown.max(1));
+        let mut strategy = match (&self.strategy, self.models(config, steps)?) {
             (Some(path), None) => read_ron::<Strategy>(path)?,
             (Some(path), Some(models)) => Strategy { models, ..read_ron(path)? },
             (None, models) => {
-                Strategy::new(models.unwrap_or_else(|| ModelSchedule::growing(&config.sub_models, STEPS)))
+                Strategy::new(models.unwrap_or_else(|| ModelSchedule::growing(&config.sub_models, steps)))
             }
         };
         if let Some(steps) = self.steps.map(usize::from)
@@ -74,6 +86,7 @@ impl StrategyArguments {
         }
         set(&mut strategy.cache, &self.cache);
         set(&mut strategy.guidance, &self.guidance);
+        set(&mut strategy.unconditional, &self.unconditional);
         set(&mut strategy.mask, &self.mask_schedule);
         set(&mut strategy.order, &self.order);
         if let Some(temperature) = &self.temperature {
@@ -88,8 +101,8 @@ impl StrategyArguments {
         Ok(strategy)
     }
 
-    fn models(&self, config: &ModelConfig) -> anyhow::Result<Option<ModelSchedule>> {
-        let steps = self.steps.map_or(STEPS, usize::from);
+    fn models(&self, config: &ModelConfig, steps: usize) -> anyhow::Result<Option<ModelSchedule>> {
+        let steps = self.steps.map_or(steps, usize::from);
         Ok(match (self.schedule.as_deref(), self.steps) {
             (Some("growing"), _) => Some(ModelSchedule::growing(&config.sub_models, steps)),
             (Some("shrinking"), _) => Some(ModelSchedule::shrinking(&config.sub_models, steps)),
@@ -106,7 +119,9 @@ impl StrategyArguments {
 
     /// The plan for pictures of which `unknown` tokens are to be decided.
     pub fn plan_for(&self, config: &ModelConfig, unknown: usize) -> anyhow::Result<Plan> {
-        self.strategy(config)?.plan_for(config, unknown).map_err(|error| bad_use(error.to_string()))
+        self.strategy_for(config, unknown)?
+            .plan_for(config, unknown)
+            .map_err(|error| bad_use(error.to_string()))
     }
 }
 
@@ -137,6 +152,8 @@ mod tests {
         let elt = of(|a| a.temperature = Some(TokenTemperature::elt())).unwrap();
         assert_eq!(elt.choice_temperature, ChoiceTemperature::Linear(0.0));
         assert!(of(|a| (a.schedule, a.steps) = (Some("8x3".into()), Some(4))).is_err());
+        let few = StrategyArguments::default().plan_for(&ModelConfig::preset(Preset::B), 3).unwrap();
+        assert_eq!(few.iterations().len(), 3);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::strategy::StrategyArguments;
 use super::watch::bar;
 use crate::device::Compute;
 use crate::failure::bad_use;
-use crate::output::plot::{Point, best, front};
+use crate::output::plot::{Point, best, front, is_among};
 
 /// Arguments of `mgnt sweep`.
 #[derive(Args)]
@@ -218,17 +218,27 @@ impl Sweep<'_> {
     /// Mean FID over the seeds, from the log where it is known.
     fn measure(&mut self, name: &str, strategy: &Strategy) -> anyhow::Result<f64> {
         let mut sum = 0.0;
+        let text = ron::to_string(strategy)?;
+        let spelled =
+            |strategy: &Strategy| Ok::<_, mgnt_decode::Error>(strategy.plan(self.model.config())?.explicit());
+        let asked = spelled(strategy)?;
+        // By what is done: a search writes the same strategy in another way than who named it.
+        let does = |row: &Row| {
+            row.strategy == text
+                || ron::from_str::<Strategy>(&row.strategy)
+                    .is_ok_and(|known| spelled(&known).is_ok_and(|known| known == asked))
+        };
         for &seed in &self.arguments.seeds {
-            let text = ron::to_string(strategy)?;
             let same = |row: &&Row| {
-                (&row.strategy, row.seed, row.samples, row.dims, &row.world)
-                    == (&text, seed, self.arguments.samples, self.arguments.dims.count(), &self.world)
+                (row.seed, row.samples, row.dims, &row.world)
+                    == (seed, self.arguments.samples, self.arguments.dims.count(), &self.world)
+                    && does(row)
             };
             if let Some(known) = self.rows.iter().find(same) {
                 sum += known.fid;
                 continue;
             }
-            let row = self.one(name, strategy, text, seed)?;
+            let row = self.one(name, strategy, text.clone(), seed)?;
             sum += row.fid;
             fs::create_dir_all(&self.arguments.out)?;
             let path = self.log();
@@ -249,7 +259,7 @@ impl Sweep<'_> {
         let plan = strategy.plan(self.model.config())?;
         let (gflops, less_compute) =
             (plan.flops() as f64 / 1e9, plan.baseline_flops() as f64 / plan.flops() as f64);
-        arguments.compute.check_memory(&plan, arguments.batch.into())?;
+        arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
         let mut statistics = Statistics::new(arguments.dims.count());
@@ -319,16 +329,16 @@ impl Sweep<'_> {
             .collect();
         atomic::write_bytes(&out.join("front.svg"), front(&points, &format!("FID-{dims}"))?.as_bytes())?;
         let (real, fake) = (self.reference.count(), u64::from(samples));
-        for warning in Protocol::warnings_for(dims, real, Some(fake)) {
+        for warning in Protocol::warnings_for(dims, self.network.sha256(), real, Some(fake)) {
             tracing::warn!("{warning}");
         }
         if self.arguments.json {
             return print_json(&rows);
         }
-        let on_front: Vec<&str> = best(&points).iter().map(|point| point.name.as_str()).collect();
+        let best = best(&points);
         println!("{:<28} {:>12} {:>12}", "strategy", "GFLOPs", format!("FID-{dims}"));
         for point in &points {
-            let mark = if on_front.contains(&point.name.as_str()) { "  on the front" } else { "" };
+            let mark = if is_among(point, &best) { "  on the front" } else { "" };
             println!("{:<28} {:>12.4} {:>12.4}{mark}", point.name, point.gflops, point.value);
         }
         println!("{}", out.join("front.svg").display());

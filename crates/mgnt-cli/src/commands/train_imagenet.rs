@@ -7,7 +7,7 @@ use clap::Args;
 use mgnt_data::TokenStore;
 use mgnt_model::ModelConfig;
 use mgnt_tokenizer::ImageTokenizer;
-use mgnt_train::{Forecast, Recipe, TransformerTask, parse_with_overrides};
+use mgnt_train::{Forecast, Recipe, TransformerTask};
 
 use super::samples::Sampler;
 use super::strategy::StrategyArguments;
@@ -40,7 +40,7 @@ pub struct Arguments {
 /// Trains the transformer.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
-    let recipe: Recipe = parse_with_overrides(&training.config, &training.overrides)?;
+    let recipe: Recipe = training.recipe()?;
     if arguments.dry_run {
         let (config, samples) = match &training.data {
             Some(data) => {
@@ -128,7 +128,7 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
          data        {tokens} tokens of {codes} codes, {classes} classes, {samples} samples\n\
          sub-models  p = {sub_models:?}, in a step: {students:?}; products in {precision:?}\n\
          step        {batch} samples in {parts} parts; {step:.4} TFLOP, {ratio:.3} of a plain step\n\
-         run         {steps} steps, {epochs:.1} epochs; {all:.3e} FLOP, {hours:.1} h on one H100 at 40 % of 989 TFLOP/s\n\
+         run         {steps} steps, {epochs:.1} epochs; {all:.3e} FLOP, {hours:.1} h on one H100 at 40 % of {rate:.0} TFLOP/s\n\
          memory      {total:.2} GiB: weights, average, AdamW {state:.2}; gradients {gradients:.2}; \
          activations of a part of {part} samples {activations:.2} (an estimate)\n\
          disk        {checkpoint:.2} GiB a checkpoint, {keep} kept\n",
@@ -150,6 +150,7 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
         steps = optimization.steps,
         all = forecast.flops,
         hours = forecast.h100_hours(),
+        rate = forecast.h100_rate / 1e12,
         total = in_gib(memory.total()),
         state = in_gib(memory.state),
         gradients = in_gib(memory.gradients),
@@ -162,6 +163,8 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
 
 #[cfg(test)]
 mod tests {
+    use mgnt_train::parse_with_overrides;
+
     use super::*;
 
     #[test]

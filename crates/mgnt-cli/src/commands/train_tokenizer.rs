@@ -7,7 +7,6 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
 use mgnt_eval::{Dims, Resize};
-use mgnt_train::parse_with_overrides;
 use mgnt_train::tokenizer::{Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask};
 
 use super::eval_fid::{network, parse_dims};
@@ -48,7 +47,7 @@ struct NetworkArguments {
 /// Trains the tokenizer.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
-    let recipe: TokenizerRecipe = parse_with_overrides(&training.config, &training.overrides)?;
+    let recipe: TokenizerRecipe = training.recipe()?;
     let store = Arc::new(PictureStore::open(training.data()?)?);
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?.map(Arc::new);
     let word = training.home()?;

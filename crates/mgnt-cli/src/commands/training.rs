@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
-use mgnt_train::{Optimization, Outcome, RunOptions, Task, run as train};
+use mgnt_train::{Optimization, Outcome, RunOptions, Task, parse_with_overrides, run as train};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::watch::stop_on_interrupt;
 use super::watcher::{Draw, RunWatcher};
@@ -43,6 +44,14 @@ pub struct TrainingArguments {
 }
 
 impl TrainingArguments {
+    /// The recipe with its overrides. What is wrong with one of these is the command line's fault.
+    pub fn recipe<R: DeserializeOwned + Serialize>(&self) -> anyhow::Result<R> {
+        parse_with_overrides(&self.config, &self.overrides).map_err(|error| match error {
+            mgnt_train::Error::Recipe { .. } => bad_use(error.to_string()),
+            error => error.into(),
+        })
+    }
+
     /// The store to train on, which all but a forecast needs.
     pub fn data(&self) -> anyhow::Result<&Path> {
         self.data.as_deref().ok_or_else(|| bad_use("--data DIR: the store to train on is missing"))

@@ -91,11 +91,6 @@ impl DeviceWord {
         }
     }
 
-    /// A model as it is fast on the device.
-    pub fn suited(self, model: NestedTransformer) -> NestedTransformer {
-        if self.is_cpu() { model.on_processor() } else { model.on_accelerator() }
-    }
-
     /// Whether it is a processor of threads, on which small parts of work run better side by side.
     pub fn is_cpu(self) -> bool {
         matches!(self, Self::Cpu | Self::Ndarray)
@@ -187,15 +182,15 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
     if model.is_on_processor() { decoder } else { decoder.resident() }
 }
 
-/// Fails where a batch needs more than so many bytes.
-fn enough(place: &str, has: u64, memory: DecodeMemory, batch: usize) -> anyhow::Result<()> {
+/// Fails where a batch, of the size that `option` says, needs more than so many bytes.
+fn enough(place: &str, has: u64, memory: DecodeMemory, option: &str, batch: usize) -> anyhow::Result<()> {
     let needs = memory.of_batch(batch);
     if needs <= has {
         return Ok(());
     }
     let fits = match memory.largest_batch(has) {
         0 => "not even one sample fits".into(),
-        batch => format!("--batch {batch} fits"),
+        batch => format!("{option} {batch} fits"),
     };
     anyhow::bail!(
         "{place}: not enough memory: to decode {batch} at once takes about {}, and it has {}; {fits}",
@@ -215,12 +210,15 @@ impl Compute {
         self.device.open()
     }
 
-    /// Fails where the device has less memory than decodes of `batch` samples need, and says which batch fits.
-    pub fn check_memory(&self, plan: &Plan, batch: usize) -> anyhow::Result<()> {
+    /// Fails where the device has less memory than decodes of `batch` samples need, and says which `option`, the batch's
+    /// name on the command line, fits.
+    pub fn check_memory(&self, plan: &Plan, option: &str, batch: usize) -> anyhow::Result<()> {
         let number = FloatDType::from(self.dtype);
-        let memory = DecodeMemory::new(plan, burn::tensor::DType::from(number).size() as u64);
+        let number = burn::tensor::DType::from(number).size() as u64;
+        let memory = DecodeMemory::new(plan, number);
+        let memory = if self.device.is_cpu() { memory } else { memory.on_accelerator(plan, number) };
         match self.device.memory() {
-            Some(has) => enough(&format!("--device {}", self.device), has, memory, batch),
+            Some(has) => enough(&format!("--device {}", self.device), has, memory, option, batch),
             None => Ok(()),
         }
     }
@@ -232,7 +230,8 @@ impl Compute {
 
     /// The model in the type that was asked for, as it is fast on the device.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
-        let model = self.device.suited(model).with_type(self.dtype.into())?;
+        let model = if self.device.is_cpu() { model.on_processor() } else { model.on_accelerator() };
+        let model = model.with_type(self.dtype.into())?;
         match self.device {
             DeviceWord::Cuda(_) if self.dtype == Dtype::F32 => Ok(model.with_exact_products()?),
             _ => Ok(model),
@@ -256,12 +255,12 @@ mod tests {
     #[test]
     fn too_large_a_batch_is_refused_with_one_that_fits() {
         let memory = DecodeMemory { weights: 1 << 30, a_sample: 1 << 28 };
-        assert!(enough("--device cuda:0", 3 << 30, memory, 8).is_ok());
-        let error = enough("--device cuda:0", 3 << 30, memory, 64).unwrap_err().to_string();
+        assert!(enough("--device cuda:0", 3 << 30, memory, "--batch", 8).is_ok());
+        let error = enough("--device cuda:0", 3 << 30, memory, "--batch", 64).unwrap_err().to_string();
         let expected = "--device cuda:0: not enough memory: to decode 64 at once takes about 17.0 GiB, and it has 3.0 GiB; \
                         --batch 8 fits";
         assert_eq!(error, expected);
-        let error = enough("--device cuda:0", 1 << 29, memory, 1).unwrap_err().to_string();
+        let error = enough("--device cuda:0", 1 << 29, memory, "--count", 1).unwrap_err().to_string();
         assert!(error.ends_with("not even one sample fits"), "{error}");
     }
 

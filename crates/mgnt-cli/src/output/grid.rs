@@ -34,6 +34,25 @@ pub fn labelled_grid(cells: &[Cell], columns: usize) -> Canvas {
     canvas
 }
 
+/// Draws the same samples as made in several ways: of each `columns` samples a row of every way, one below the other.
+/// Samples are whole rows, or less than one. `label` is of a way's name and a sample's number.
+pub fn compared_grid(
+    ways: &[(&str, Vec<Picture>)],
+    columns: usize,
+    label: impl Fn(&str, usize) -> String,
+) -> Canvas {
+    let samples = ways.iter().map(|(_, pictures)| pictures.len()).min().unwrap_or(0);
+    let columns = columns.clamp(1, samples.max(1));
+    let mut cells = Vec::with_capacity(ways.len() * samples);
+    for first in (0..samples).step_by(columns) {
+        for (way, pictures) in ways {
+            let row = first..(first + columns).min(samples);
+            cells.extend(row.map(|i| Cell { picture: &pictures[i], label: label(way, i) }));
+        }
+    }
+    labelled_grid(&cells, columns)
+}
+
 /// Columns of a grid of that many cells: about twice as wide as high, at most 16.
 pub fn columns(count: usize) -> usize {
     (2 * count).isqrt().clamp(1, 16)
@@ -65,6 +84,23 @@ mod tests {
         assert_eq!((canvas.width(), canvas.height()), (3 * 136 + 8, 2 * 148 + 8));
         let red = canvas.rgb().chunks(3).filter(|p| *p == [200, 10, 10]).count();
         assert_eq!(red, 5 * 128 * 128);
+    }
+
+    #[test]
+    fn ways_stand_below_each_other() {
+        let shade = |value: u8| Picture::new(64, 64, vec![value; 64 * 64 * 3]).unwrap();
+        let ways = [("a", (0..4).map(shade).collect()), ("b", (10..14).map(shade).collect())];
+        let labels = std::cell::RefCell::new(Vec::new());
+        let canvas = compared_grid(&ways, 2, |way, sample| {
+            labels.borrow_mut().push(format!("{way}{sample}"));
+            String::new()
+        });
+        assert_eq!(labels.into_inner(), ["a0", "a1", "b0", "b1", "a2", "a3", "b2", "b3"]);
+        let shown = |column: usize, row: usize| {
+            canvas.rgb()[((row * 148 + 8) * canvas.width() + column * 136 + 8) * 3]
+        };
+        let shown: Vec<u8> = (0..8).map(|i| shown(i % 2, i / 2)).collect();
+        assert_eq!(shown, [0, 1, 10, 11, 2, 3, 12, 13]);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub struct Point {
     pub value: f64,
 }
 
+/// Points that all have their names in a plot; of more, those on the front have.
+const LABELLED: usize = 12;
+
 /// Value against compute, with the front of those that no other beats in both.
 pub fn front(points: &[Point], value: &str) -> Result<String> {
     let highest = |of: fn(&Point) -> f64| points.iter().map(of).fold(f64::MIN, f64::max);
@@ -103,11 +106,13 @@ pub fn front(points: &[Point], value: &str) -> Result<String> {
         let line = best.iter().map(|point| (point.gflops, point.value));
         chart.draw_series(LineSeries::new(line, RGBColor(43, 118, 184).stroke_width(2)))?;
         chart.draw_series(points.iter().map(|point| {
-            let on_front = best.iter().any(|b| b.name == point.name);
+            let on_front = is_among(point, &best);
+            // The others would be written over each other where a search measured many.
+            let name = if on_front || points.len() <= LABELLED { point.name.clone() } else { String::new() };
             let fill = if on_front { RGBColor(24, 60, 108) } else { GREY };
             EmptyElement::at((point.gflops, point.value))
                 + Circle::new((0, 0), 4, fill.filled())
-                + Text::new(point.name.clone(), (7, -6), ("sans-serif", 12))
+                + Text::new(name, (7, -6), ("sans-serif", 12))
         }))?;
         Ok(())
     })
@@ -124,6 +129,11 @@ pub fn best(points: &[Point]) -> Vec<&Point> {
         better
     });
     sorted
+}
+
+/// Whether the point itself, and not one of its name, is among those.
+pub fn is_among(point: &Point, best: &[&Point]) -> bool {
+    best.iter().any(|best| std::ptr::eq(*best, point))
 }
 
 pub(super) fn drawn(
@@ -166,9 +176,12 @@ mod tests {
             point("worse", 5.0, 3.0),
             point("good", 4.0, 2.0),
             point("cheap", 1.0, 8.0),
+            point("good", 6.0, 4.0),
         ];
         let names: Vec<_> = best(&points).iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["cheap", "good", "dear"]);
-        assert!(front(&points, "FID").unwrap().matches("<circle").count() == 4);
+        let marked: Vec<_> = points.iter().filter(|point| is_among(point, &best(&points))).collect();
+        assert_eq!(marked.iter().map(|p| p.gflops).collect::<Vec<_>>(), [9.0, 4.0, 1.0]);
+        assert!(front(&points, "FID").unwrap().matches("<circle").count() == 5);
     }
 }

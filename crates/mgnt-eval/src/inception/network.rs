@@ -144,7 +144,7 @@ impl Inception {
         }
         let classifier = match tensors.get("fc.weight") {
             Ok(weight) => match *weight.shape() {
-                [classes, 2048] => {
+                [classes, 2048] if classes > 0 => {
                     Some(Tensor::<2>::from_data(TensorData::new(weight.to_f32(), [classes, 2048]), device))
                 }
                 _ => {
@@ -235,11 +235,17 @@ impl Inception {
     }
 
     /// Maps `[n, channels, h, w]` after the layers that features are taken from, in the order of [`Dims`] and as far as
-    /// the weights reach, of an input `[n, 3, height, width]` in -1 to 1. Gradients pass through to the input.
+    /// the weights reach and the input is large enough, of an input `[n, 3, height, width]` in -1 to 1. Gradients pass
+    /// through to the input.
     pub fn maps(&self, x: Tensor<4>) -> Result<Vec<Tensor<4>>, Error> {
         let mut maps: Vec<Tensor<4>> = Vec::new();
         for stage in Dims::ALL.into_iter().filter(|&stage| self.reaches(stage)) {
             let input = maps.last().unwrap_or(&x).clone();
+            let [_, _, height, width] = input.dims();
+            if stage == Dims::D2048 && height.min(width) < 3 {
+                // The first kernel there has nothing to stand on.
+                break;
+            }
             maps.push(self.stage(stage, input, stage, &mut None)?);
         }
         Ok(maps)
@@ -449,6 +455,10 @@ fn fold(tensors: &TensorMap, name: &str, device: &Device) -> Result<Folded, Erro
             weight.shape().len(),
         ));
     };
+    if weight.shape().contains(&0) {
+        let got = format!("{:?}", weight.shape());
+        return Err(Error::input("Inception weights", format!("{name} without an empty dimension"), got));
+    }
     let norm = |part: &str| -> Result<Vec<f64>, Error> {
         let full = format!("{name}.bn.{part}");
         Ok(tensors.f32_of_shape(&full, &[outputs])?.into_iter().map(f64::from).collect())

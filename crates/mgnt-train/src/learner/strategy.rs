@@ -170,7 +170,8 @@ impl<T: Task> StepCounted<T> {
             let (in_a_row, limit) = (progress.skipped_in_a_row, self.optimization.not_finite_limit);
             let items = self.stage.task().items(step);
             self.teller(components).skipped(step, told.loss, told.gradient_norm, in_a_row, limit, items);
-            if in_a_row == limit {
+            // A resume may have a lower limit than the run so far.
+            if in_a_row >= limit {
                 return Err(Error::NotFinite { step, times: in_a_row });
             }
         }
@@ -204,6 +205,9 @@ impl<T: Task> StepCounted<T> {
         progress: &mut Progress,
         epoch: usize,
     ) -> Result<(), Error> {
+        if self.validated.is_empty() {
+            return Ok(());
+        }
         components.tell_valid(LearnerEvent::StartSplit { epoch_number: epoch, total_items: 1 });
         let trainee = components.learner.model();
         let mut score = None;

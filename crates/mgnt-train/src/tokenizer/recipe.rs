@@ -29,7 +29,7 @@ pub struct TokenizerRecipe {
     pub entropy_weight: f64,
     /// Steps between revivals of codes unused since the last one; 0 is never.
     pub revive_every: usize,
-    /// Last step of revivals, so that the codebook settles.
+    /// From this step on there are no revivals, so that the codebook settles.
     pub revive_until: usize,
     /// Optimisation, of tokenizer and discriminator alike.
     pub optimization: Optimization,

@@ -193,6 +193,10 @@ impl Task for TokenizerTask {
         if let Some(perceptual) = &self.networks.perceptual {
             data.insert("perceptual".into(), perceptual.sha256().into());
         }
+        // The score of the best validation is of these.
+        if let Some(Rfid { network, dims, pictures }) = &self.networks.rfid {
+            data.insert("rfid".into(), format!("{} {} {pictures}", network.sha256(), dims.count()));
+        }
         let config = &self.recipe.tokenizer;
         let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
         Ok(Description { task: "tokenizer", model, data, tokens_a_sample: config.grid().pow(2) })
@@ -261,6 +265,9 @@ impl Task for TokenizerTask {
     }
 
     fn validation_figures(&self) -> Vec<String> {
+        if self.held_out.is_none() {
+            return Vec::new();
+        }
         let always = ["l1", "psnr", "ssim", "codes_used", "perplexity"];
         let rfid = self.networks.rfid.iter().map(|_| "rfid");
         always.into_iter().chain(rfid).map(str::to_owned).collect()

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::commands::generation::{Generator, add_up, classes};
 use crate::output::animation::gif;
-use crate::output::grid::{Cell, labelled_grid};
+use crate::output::grid::compared_grid;
 
 /// The paper's growing schedule.
 const GROWING: &str = "8x3,4x3,2x3,1x3";
@@ -68,27 +68,19 @@ impl Comparison<'_> {
         // The first decode of each also warms caches and memory up: its times do not count.
         baseline.batch(&classes[..row], 0)?;
         let (_, frames) = schedule.watched(&classes[..row], 0)?;
-        let (mut pictures, mut tokens) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        let mut pictures = [("1x12", Vec::new()), ("nested", Vec::new())];
+        let mut tokens = [Vec::new(), Vec::new()];
         let mut ledgers = [None, None];
         // Turn and turn about, so that whatever else the machine does falls on both.
         for (i, chunk) in classes.chunks(row).enumerate() {
             for (which, generator) in [&baseline, &schedule].into_iter().enumerate() {
                 let batch = generator.batch(chunk, i * row)?;
-                pictures[which].extend(batch.pictures);
+                pictures[which].1.extend(batch.pictures);
                 tokens[which].extend(batch.tokens);
                 add_up(&mut ledgers[which], batch.ledger);
             }
         }
-        let mut cells = Vec::new();
-        for samples in (0..classes.len()).collect::<Vec<_>>().chunks(row) {
-            for (pictures, decode) in pictures.iter().zip(["1x12", "nested"]) {
-                cells.extend(samples.iter().map(|&i| Cell {
-                    picture: &pictures[i],
-                    label: format!("{} {decode}", names[classes[i]]),
-                }));
-            }
-        }
-        let grid = labelled_grid(&cells, row).into_picture()?.to_png()?;
+        let grid = compared_grid(&pictures, row, |decode, i| format!("{} {decode}", names[classes[i]]));
         let [Some(baseline), Some(schedule)] = ledgers else { anyhow::bail!("nothing was decoded") };
         let figures = Figures {
             code_agreement: agreement(&tokens[0], &tokens[1]),
@@ -97,7 +89,7 @@ impl Comparison<'_> {
             baseline,
             schedule,
         };
-        Ok(Compared { figures, grid, animation: gif(&frames, 40)? })
+        Ok(Compared { figures, grid: grid.into_picture()?.to_png()?, animation: gif(&frames, 40)? })
     }
 }
 
@@ -108,11 +100,10 @@ fn agreement(a: &[Vec<u16>], b: &[Vec<u16>]) -> f64 {
     f64::from(same) / f64::from(all.max(1))
 }
 
-/// Each sample in the place of the one before it of the same class, classes being in turn.
+/// Each sample in the place of the one before it of the same class, classes being in turn, each at least once.
 fn shifted(tokens: &[Vec<u16>], classes: usize) -> Vec<Vec<u16>> {
     let mut tokens = tokens.to_vec();
-    let by = classes.min(tokens.len());
-    tokens.rotate_left(by);
+    tokens.rotate_left(classes);
     tokens
 }
 

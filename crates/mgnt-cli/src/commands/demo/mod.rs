@@ -12,7 +12,6 @@ use std::time::Instant;
 use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::{Picture, PictureStore, PrepareOptions, TokenStore, prepare, synthetic};
-use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::tokenizer::Networks;
 use mgnt_train::{
@@ -29,7 +28,7 @@ use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
 use super::watcher::RunWatcher;
-use crate::device::DeviceWord;
+use crate::device::{Compute, DeviceWord, Dtype};
 use crate::output::grid::{Cell, labelled_grid};
 
 /// Arguments of `mgnt demo`.
@@ -85,7 +84,8 @@ struct Measures {
 /// Runs the demonstration.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let start = Instant::now();
-    let device = arguments.device.open()?;
+    let compute = Compute { device: arguments.device, dtype: Dtype::F32 };
+    let device = compute.open()?;
     let stop = stop_on_interrupt()?;
     let out = &arguments.out;
 
@@ -98,7 +98,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let each = (EACH / usize::from(arguments.hurry)).max(2);
 
-    let shipped = arguments.shipped.as_deref().map(|folder| Shipped::load(folder, arguments.device, &device));
+    let shipped = arguments.shipped.as_deref().map(|folder| Shipped::load(folder, &compute, &device));
     let shipped = shipped.transpose()?;
     let photos = match &shipped {
         Some(shipped) => {
@@ -147,7 +147,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 
     eprintln!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
-    let model = arguments.device.suited(NestedTransformer::load(run.join("model"), &device)?);
+    let model = compute.load(&run.join("model"), &device)?;
     let tokenizer = ImageTokenizer::load(&tokenizer_folder, &device)?;
     let names = synthetic::CLASSES.map(String::from);
     let comparison = Comparison {

@@ -8,7 +8,7 @@ use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 
 use super::compared::{Compared, Comparison};
-use crate::device::DeviceWord;
+use crate::device::Compute;
 
 /// Guidance of both decodes: the best of those measured (docs/results.md).
 pub const GUIDANCE: f64 = 2.0;
@@ -22,8 +22,8 @@ pub struct Shipped {
 
 impl Shipped {
     /// Reads a folder with `transformer`, `tokenizer` and `classes.txt`.
-    pub fn load(folder: &Path, word: DeviceWord, device: &Device) -> anyhow::Result<Self> {
-        let model = word.suited(NestedTransformer::load(folder.join("transformer"), device)?);
+    pub fn load(folder: &Path, compute: &Compute, device: &Device) -> anyhow::Result<Self> {
+        let model = compute.load(&folder.join("transformer"), device)?;
         let tokenizer = ImageTokenizer::load(folder.join("tokenizer"), device)?;
         let list = folder.join("classes.txt");
         let names = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;

@@ -33,7 +33,9 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     real_samples: Option<u32>,
     /// Pictures to measure: a packed store, a folder of pictures, or an .npz of arr_0
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["model", "tokenizer", "out", "keep"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = [
+        "model", "tokenizer", "out", "keep", "samples", "classes", "seed", "shard",
+    ])]
     fake: Option<PathBuf>,
     /// In place of --fake: generate with this transformer
     #[arg(long, value_name = "DIR", requires_all = ["tokenizer", "out"])]
@@ -45,20 +47,20 @@ pub struct Arguments {
     #[arg(long, short, value_name = "DIR", requires = "model")]
     out: Option<PathBuf>,
     /// Pictures to generate
-    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, requires = "model", value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(2..))]
     samples: u32,
     /// Classes of the samples: all in turn, or each drawn by itself
-    #[arg(long, value_enum, default_value_t = ClassChoice::Balanced)]
+    #[arg(long, requires = "model", value_enum, default_value_t = ClassChoice::Balanced)]
     classes: ClassChoice,
     /// Seed of the generated pictures
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, requires = "model", default_value_t = 0)]
     seed: u64,
     /// Also keep the generated pictures: as PNG files, a folder a shard, or as samples.npz (arr_0, as ADM's evaluator
     /// takes them)
     #[arg(long, value_enum, value_name = "FORM", requires = "model")]
     keep: Option<Keep>,
     /// Samples that are written together, so that a kill costs fewer than these
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8_192))]
+    #[arg(long, requires = "model", value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=8_192))]
     shard: u32,
     #[command(flatten)]
     strategy: StrategyArguments,
@@ -119,10 +121,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         (Some(model), Some(tokenizer), Some(out)) => {
             let transformer = arguments.compute.load(model, &device)?;
             let tokenizer = (ImageTokenizer::load(tokenizer, &device)?, tokenizer.as_path());
-            Some((samples::Request::new(&arguments, (transformer, model), tokenizer, out)?, out))
+            let request = samples::Request::new(&arguments, (transformer, model), tokenizer)?;
+            // What stands there already is looked at before anything is measured.
+            let folder = request.folder(out, &network, arguments.dims)?;
+            Some((request, folder, out))
         }
         _ => None,
     };
+    if let Some(path) = &arguments.save_reference {
+        check_form(path, arguments.form, &real)?;
+    }
+    for pictures in fake.iter().chain(if let Source::Pictures(real) = &real { Some(real) } else { None }) {
+        warn_of_passed_over(pictures);
+    }
 
     let reference = reference(&arguments, &real, &network)?;
     if let Some(path) = &arguments.save_reference {
@@ -140,8 +151,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         let report = Report::new(&reference, &measured, Protocol::new(&network, arguments.dims, real, fake))?;
         return show(&arguments, &report);
     }
-    if let Some((request, out)) = generated {
-        let (measured, fake, generation) = request.run(&network, arguments.dims, &device)?;
+    if let Some((request, folder, out)) = generated {
+        let (measured, fake, generation) = request.run(&folder, &network, arguments.dims, &device)?;
         let mut protocol = Protocol::new(&network, arguments.dims, real, fake);
         protocol.generation = Some(generation);
         let report = Report::new(&reference, &measured, protocol)?;
@@ -194,6 +205,41 @@ fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyho
     Ok(measured)
 }
 
+/// Pictures in folders are not of a set that has pictures beside them, as the grids are that `generate` draws. Where those
+/// are many, something else was meant.
+fn warn_of_passed_over(pictures: &Pictures) {
+    if let Pictures::Set(set) = pictures
+        && set.passed_over() > set.len()
+    {
+        tracing::warn!(
+            "{}: {} pictures are taken, and {} in its folders are not, since there are some beside them",
+            set.path().display(),
+            set.len(),
+            set.passed_over()
+        );
+    }
+}
+
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"))
+}
+
+/// Refuses what [`save_reference`] cannot write.
+fn check_form(path: &Path, form: Form, real: &Source) -> anyhow::Result<()> {
+    let npz = is_npz(path);
+    if !npz && path.extension().is_none_or(|ending| ending != "safetensors") {
+        return Err(bad_use(format!("--save-reference {}: expected .npz or .safetensors", path.display())));
+    }
+    if !npz && form != Form::PytorchFid {
+        return Err(bad_use(format!("--form: {} is no .npz", path.display())));
+    }
+    if (!npz || form == Form::Adm) && !matches!(real, Source::Pictures(_)) {
+        let what = if npz { "--form adm" } else { "a .safetensors" };
+        return Err(bad_use(format!("--save-reference: {what} needs pictures, and --real has statistics")));
+    }
+    Ok(())
+}
+
 fn save_reference(
     path: &Path,
     form: Form,
@@ -202,21 +248,14 @@ fn save_reference(
     network: &Inception,
     dims: Dims,
 ) -> anyhow::Result<()> {
-    let npz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
-    if !npz && path.extension().is_none_or(|ending| ending != "safetensors") {
-        return Err(bad_use(format!("--save-reference {}: expected .npz or .safetensors", path.display())));
-    }
-    if npz && form == Form::PytorchFid {
-        return Ok(mgnt_eval::write_pytorch_fid(path, &reference.moments)?);
-    }
-    let Source::Pictures(pictures) = real else {
-        let what = if npz { "--form adm" } else { "a .safetensors" };
-        return Err(bad_use(format!("--save-reference: {what} needs pictures, and --real has statistics")));
-    };
-    if npz {
-        mgnt_eval::write_adm(path, reference, pictures)?;
-    } else {
-        mgnt_eval::save(path, reference, pictures, network, dims)?;
+    match real {
+        Source::Pictures(pictures) if is_npz(path) && form == Form::Adm => {
+            mgnt_eval::write_adm(path, reference, pictures)?;
+        }
+        Source::Pictures(pictures) if !is_npz(path) => {
+            mgnt_eval::save(path, reference, pictures, network, dims)?;
+        }
+        _ => mgnt_eval::write_pytorch_fid(path, &reference.moments)?,
     }
     Ok(())
 }
@@ -227,6 +266,7 @@ fn side(source: &Source, measured: &Measured) -> anyhow::Result<Side> {
         kind: source.kind().into(),
         sha256: source.sha256()?,
         pictures: measured.moments.count(),
+        resize: source.usual_resize(measured),
     })
 }
 

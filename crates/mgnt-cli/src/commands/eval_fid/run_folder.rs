@@ -74,7 +74,7 @@ impl RunFolder {
         let what = [network.sha256(), &network.resize().to_string()].concat();
         let name = format!("{}-{}", dims.count(), &mgnt_data::manifest::sha256(what.as_bytes())[..16]);
         let folder = Self { path: path.into(), features: path.join("features").join(name), _lock: lock };
-        folder.clear_leftovers();
+        folder.clear_leftovers()?;
         Ok(folder)
     }
 
@@ -113,18 +113,10 @@ impl RunFolder {
     }
 
     /// What a killed run was writing.
-    fn clear_leftovers(&self) {
+    fn clear_leftovers(&self) -> Result<(), Error> {
         let folders =
             [&self.path, &self.path.join("tokens"), &self.features, &self.path.join("png"), &self.parts()];
-        for entry in folders.into_iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
-            if entry.path().extension().is_some_and(|ending| ending == "tmp") {
-                // What cannot be removed is in nobody's way: it is never read.
-                let _ = match entry.path().is_dir() {
-                    true => fs::remove_dir_all(entry.path()),
-                    false => fs::remove_file(entry.path()),
-                };
-            }
-        }
+        folders.into_iter().try_for_each(|folder| atomic::remove_leftovers(folder))
     }
 }
 
@@ -133,7 +125,7 @@ fn only_leftovers(path: &Path) -> anyhow::Result<bool> {
     let mut entries = fs::read_dir(path).map_err(Error::io(path))?.flatten();
     Ok(entries.all(|entry| {
         let name = entry.file_name();
-        name == "lock" || name.to_string_lossy().ends_with(".tmp")
+        name == "lock" || atomic::is_leftover(&name.to_string_lossy())
     }))
 }
 

@@ -39,7 +39,6 @@ pub(super) struct Request {
     identity: Identity,
     choice: ClassChoice,
     keep: Option<Keep>,
-    out: PathBuf,
     model_path: PathBuf,
 }
 
@@ -76,10 +75,9 @@ impl Request {
         arguments: &Arguments,
         (model, model_path): (NestedTransformer, &Path),
         (tokenizer, tokenizer_path): (ImageTokenizer, &Path),
-        out: &Path,
     ) -> anyhow::Result<Self> {
         let plan = arguments.strategy.plan(model.config())?;
-        arguments.compute.check_memory(&plan, arguments.batch.into())?;
+        arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
         crate::commands::generation::check_pair(model.config(), &tokenizer)?;
         let files = |folder: &Path| -> anyhow::Result<String> {
             let parts =
@@ -102,26 +100,22 @@ impl Request {
             shard: arguments.shard as usize,
         };
         let (choice, keep) = (arguments.classes, arguments.keep);
-        Ok(Self {
-            model,
-            tokenizer,
-            plan,
-            identity,
-            choice,
-            keep,
-            out: out.into(),
-            model_path: model_path.into(),
-        })
+        Ok(Self { model, tokenizer, plan, identity, choice, keep, model_path: model_path.into() })
+    }
+
+    /// The folder of the samples, of this run or new.
+    pub(super) fn folder(&self, out: &Path, network: &Inception, dims: Dims) -> anyhow::Result<RunFolder> {
+        RunFolder::open(out, &self.identity, network, dims)
     }
 
     /// Generates and measures what is not there yet.
     pub(super) fn run(
         self,
+        folder: &RunFolder,
         network: &Inception,
         dims: Dims,
         device: &Device,
     ) -> anyhow::Result<(Measured, Side, Generation)> {
-        let folder = RunFolder::open(&self.out, &self.identity, network, dims)?;
         let identity = &self.identity;
         let schedule = self.plan.strategy().models.to_string();
         let generator =
@@ -133,20 +127,20 @@ impl Request {
 
         let progress = Progress::new(identity.samples, shards.len());
         for shard in &shards {
-            self.decode(shard, &generator, &folder, &progress)?;
-            self.measure(shard, &generator, &folder, network, dims, &progress)?;
+            self.decode(shard, &generator, folder, &progress)?;
+            self.measure(shard, &generator, folder, network, dims, &progress)?;
             progress.finished(shard);
         }
         progress.bar.finish_and_clear();
         if self.keep == Some(Keep::Npz) {
-            assemble(&shards, &folder, self.tokenizer.config().size)?;
+            assemble(&shards, folder, self.tokenizer.config().size)?;
         }
 
         let mut meter = Meter::new(dims, identity.samples);
         for shard in &shards {
             meter.add(&read_activations(&folder.features(shard.number), shard.classes.len())?)?;
         }
-        let entries = shards.iter().map(|shard| entry(shard, &folder)).collect::<anyhow::Result<Vec<_>>>()?;
+        let entries = shards.iter().map(|shard| entry(shard, folder)).collect::<anyhow::Result<Vec<_>>>()?;
         let all: String = entries.iter().map(|entry| entry.sha256.as_str()).collect();
         let manifest = Manifest {
             identity,
@@ -160,6 +154,7 @@ impl Request {
             kind: "generated".into(),
             sha256: sha256(all.as_bytes()),
             pictures: Some(identity.samples as u64),
+            resize: None,
         };
         let generation = Generation {
             model_sha256: identity.model_sha256.clone(),

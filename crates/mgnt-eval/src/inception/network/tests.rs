@@ -108,6 +108,36 @@ fn maps_have_the_features_as_their_means() {
     }
 }
 
+/// 64 px do not reach past `Mixed_6e`, whose map is 2 x 2 then.
+#[test]
+fn maps_end_where_the_input_is_too_small() {
+    let network =
+        Inception::from_tensors(formula_weights(), Path::new("formula"), String::new(), &Device::flex())
+            .unwrap();
+    for (side, count) in [(64, 3), (75, 4)] {
+        let input = Tensor::<4>::zeros([1, 3, side, side], &Device::flex());
+        assert_eq!(network.maps(input).unwrap().len(), count, "{side} px");
+    }
+}
+
+/// sFID's features are those of ADM's `mixed_6/conv`: the first branch of `Mixed_6d`, and of no block beside it.
+#[test]
+fn spatial_features_are_of_the_first_branch_of_mixed_6d() {
+    let mut weights = formula_weights();
+    let channels = weights.remove("Mixed_6d.branch1x1.bn.weight").unwrap().shape()[0];
+    weights.insert_f32("Mixed_6d.branch1x1.bn.weight", &[channels], &vec![0.0; channels]).unwrap();
+    let bias: Vec<f32> = (0..channels).map(|i| i as f32 - 2.0).collect();
+    weights.insert_f32("Mixed_6d.branch1x1.bn.bias", &[channels], &bias).unwrap();
+    let network =
+        Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
+    let grey = Picture::new(8, 8, vec![90; 8 * 8 * 3]).unwrap();
+    let spatial = network.activations(&[grey], Dims::D768).unwrap().spatial.unwrap();
+    assert_eq!(spatial.len(), 2023);
+    for place in spatial.chunks(7) {
+        assert_eq!(place, [0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
+    }
+}
+
 #[test]
 fn photos_with_partial_weights() {
     let shared = root().join("../shared/data/inception");
@@ -142,4 +172,11 @@ fn misshapen_weights_are_refused() {
     let mut map = TensorMap::new();
     map.insert("Conv2d_1a_3x3.conv.weight", NamedTensor::new("x", DType::F32, vec![1], vec![0; 4]).unwrap());
     assert!(Inception::from_tensors(map, Path::new("x"), String::new(), &Device::flex()).is_err());
+    let mut map = TensorMap::new();
+    map.insert_f32("Conv2d_1a_3x3.conv.weight", &[0, 3, 3, 3], &[]).unwrap();
+    for part in ["weight", "bias", "running_mean", "running_var"] {
+        map.insert_f32(&format!("Conv2d_1a_3x3.bn.{part}"), &[0], &[]).unwrap();
+    }
+    let error = Inception::from_tensors(map, Path::new("x"), String::new(), &Device::flex()).unwrap_err();
+    assert!(error.to_string().contains("empty dimension"), "{error}");
 }
