@@ -17,7 +17,7 @@ pub fn write_file<E: From<Error>>(
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let temporary = temporary_name(path);
     let written = (|| {
-        let file = File::create(&temporary).map_err(Error::io(&temporary))?;
+        let file = File::create(&temporary).map_err(Error::io(path))?;
         let mut writer = BufWriter::new(file);
         write(&mut writer)?;
         let file = writer.into_inner().map_err(|e| Error::io(&temporary)(e.into_error()))?;
@@ -57,7 +57,7 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
     if temporary.exists() {
         fs::remove_dir_all(&temporary).map_err(Error::io(&temporary))?;
     }
-    fs::create_dir(&temporary).map_err(Error::io(&temporary))?;
+    fs::create_dir(&temporary).map_err(Error::io(path))?;
     let filled = fill(&temporary).and_then(|()| {
         sync_folder(&temporary);
         replace_folder(&temporary, path, &old)?;
