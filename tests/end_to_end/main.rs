@@ -50,10 +50,13 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{tokenize} transformer.ron"), world, 1, &["got a file"]);
     fail(&format!("{tokenize} ."), world, 1, &["own name"]);
     fail("prepare-imagenet --source pictures --size 16 --out tokens", world, 1, &["got a store of tokens"]);
-    fail("export run/model --directory -o pictures", world, 1, &["got other files"]);
+    fail("export run/model --directory -o pictures", world, 1, &["a model directory to replace", "got `"]);
     succeed("verify store", world);
     succeed("verify tokens", world);
 
+    let train_tokenizer =
+        "train-tokenizer --config tokenizer.ron --data store --out x optimization.batch=1000000000";
+    fail(train_tokenizer, world, 1, &["not enough memory", "optimization.parts=", "fits"]);
     fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
     fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);
 

@@ -13,6 +13,8 @@ use crate::Error;
 
 /// Name of the manifest in every store.
 pub const MANIFEST: &str = "manifest.json";
+/// Name of the list of what was left out.
+pub(crate) const REJECTED: &str = "rejected.jsonl";
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +112,7 @@ impl RejectedList {
         if rejected.is_empty() {
             return Ok(None);
         }
-        let file = "rejected.jsonl".to_owned();
+        let file = REJECTED.to_owned();
         let path = folder.join(&file);
         let mut bytes = Vec::new();
         for one in rejected {

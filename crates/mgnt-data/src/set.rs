@@ -45,9 +45,15 @@ impl PictureSet {
         let (mut files, mut waiting) = listed(path)?;
         let mut inner = Vec::new();
         while let Some(folder) = waiting.pop() {
-            let (found, deeper) = listed(&folder)?;
-            inner.extend(found);
-            waiting.extend(deeper);
+            match listed(&folder) {
+                Ok((found, deeper)) => {
+                    inner.extend(found);
+                    waiting.extend(deeper);
+                }
+                Err(error) if files.is_empty() => return Err(error),
+                // Only counted.
+                Err(_) => {}
+            }
         }
         let passed_over = if files.is_empty() { 0 } else { inner.len() };
         if files.is_empty() {
@@ -78,6 +84,14 @@ impl PictureSet {
     /// Pictures in folders that are not of the set, since the folder itself holds some.
     pub fn passed_over(&self) -> usize {
         self.passed_over
+    }
+
+    /// Pictures that were found, chosen or not.
+    pub fn found(&self) -> usize {
+        match &self.kind {
+            Kind::Store(store) => store.len(),
+            Kind::Files(files) => files.len(),
+        }
     }
 
     /// Number of pictures.

@@ -2,7 +2,7 @@
 //!
 //! Beside the store that is to be, `<store>.part` has `plan.json` (what is made, so that nothing else is continued),
 //! `store/` (shards, each renamed into place when it is whole), `done/` (a record a shard, written after it) and
-//! `lock`. At the end the manifest is written and `store/` is renamed.
+//! `lock`. At the end the manifest is written, `store/` becomes `ready/`, and that takes the place of an older store.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use mgnt_weights::atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::manifest::{self, Kind, Rejected, ShardEntry};
+use crate::manifest::{self, Kind, MANIFEST, REJECTED, Rejected, ShardEntry};
 
 /// A store that is being made.
 #[derive(Debug)]
@@ -38,11 +38,7 @@ impl Unfinished {
     /// Continues a store of this plan, or starts one. What is at `out` and no store of this kind is left alone.
     pub fn open(out: &Path, kind: Kind, plan: &impl Serialize) -> Result<Self, Error> {
         atomic::check_folder_name(out)?;
-        let there = Kind::of(out);
-        if fs::read_dir(out).is_ok_and(|mut f| f.next().is_some()) && there != Some(kind) {
-            let expected = format!("an empty one, or {} to replace", kind.name());
-            return Err(Error::store(out, "folder", expected, there.map_or("other files", Kind::name)));
-        }
+        check_place(out, kind)?;
         let mut name = out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
         let part = out.with_file_name(name);
@@ -53,6 +49,11 @@ impl Unfinished {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: part }),
             Err(TryLockError::Error(error)) => return Err(Error::io(&lock_path)(error)),
+        }
+        let old = part.join("old");
+        if !out.exists() && old.exists() {
+            // Killed when the older store was out of its place and the new one not yet there.
+            fs::rename(&old, out).map_err(Error::io(&old))?;
         }
         let unfinished = Self { out: out.into(), part, _lock: lock };
         unfinished.agree(plan)?;
@@ -74,6 +75,11 @@ impl Unfinished {
                 }
                 atomic::write_bytes(&path, text.as_bytes())?;
             }
+        }
+        // The store that was to come, or the one whose place it took: which, nobody knows any more.
+        let ready = self.part.join("ready");
+        if ready.exists() {
+            fs::remove_dir_all(&ready).map_err(Error::io(&ready))?;
         }
         for folder in [self.folder(), self.part.join("done")] {
             fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
@@ -113,15 +119,40 @@ impl Unfinished {
     pub fn publish(self, manifest: &impl Serialize) -> Result<(), Error> {
         let folder = self.folder();
         manifest::write(&folder, manifest)?;
-        atomic::replace_folder(&folder, &self.out, &self.part.join("old"))?;
+        // Under a name of its own: two stores change places, and no shard of the older one may be taken for a finished one.
+        let ready = self.part.join("ready");
+        fs::rename(&folder, &ready).map_err(Error::io(&ready))?;
+        atomic::replace_folder(&ready, &self.out, &self.part.join("old"))?;
         fs::remove_dir_all(&self.part).map_err(Error::io(&self.part))
+    }
+}
+
+/// Refuses a place that holds anything but a store of this kind.
+fn check_place(out: &Path, kind: Kind) -> Result<(), Error> {
+    let names = fs::read_dir(out).into_iter().flatten().flatten();
+    let names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let refuse = |got: String| {
+        let expected = format!("an empty one, or {} to replace", kind.name());
+        Err(Error::store(out, "folder", expected, got))
+    };
+    match Kind::of(out) {
+        None if names.is_empty() => Ok(()),
+        None => refuse("other files".into()),
+        Some(other) if other != kind => refuse(other.name().into()),
+        Some(_) => {
+            let is_ours = |name: &str| [MANIFEST, REJECTED].contains(&name) || name.ends_with(".safetensors");
+            match names.iter().find(|name| !is_ours(name)) {
+                Some(other) => refuse(format!("one with `{other}` beside it")),
+                None => Ok(()),
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{MANIFEST, sha256};
+    use crate::manifest::sha256;
 
     fn open(out: &Path, plan: &impl Serialize) -> Result<Unfinished, Error> {
         Unfinished::open(out, Kind::Pictures, plan)
@@ -171,6 +202,25 @@ mod tests {
             let written = fs::read(out.join(MANIFEST)).unwrap();
             assert_eq!(serde_json::from_slice::<serde_json::Value>(&written).unwrap(), manifest);
         }
+        // Killed as the two stores had changed places: no shard of the older one is a finished one of the new.
+        let unfinished = open(&out, &"three").unwrap();
+        let record = shard(&unfinished, 0);
+        unfinished.finish_shard(0, &record).unwrap();
+        fs::rename(unfinished.folder(), unfinished.part.join("ready")).unwrap();
+        drop(unfinished);
+        let again = open(&out, &"three").unwrap();
+        assert_eq!(again.record(0), None);
+        // Killed between two renames, where stores cannot change places: the older one comes back.
+        let old = again.part.join("old");
+        fs::rename(&out, &old).unwrap();
+        drop(again);
+        let again = open(&out, &"three").unwrap();
+        assert!(out.join(MANIFEST).exists() && !old.exists());
+        fs::remove_dir_all(&again.part).unwrap();
+        drop(again);
+        fs::write(out.join("thesis.txt"), "text").unwrap();
+        assert!(open(&out, &"four").unwrap_err().to_string().contains("`thesis.txt` beside it"));
+        fs::remove_file(out.join("thesis.txt")).unwrap();
         // One of another kind is no older version of it, and what `eval-fid` leaves is no store.
         let refused = Unfinished::open(&out, Kind::Tokens, &"plan").unwrap_err().to_string();
         assert!(refused.contains("a store of tokens to replace, got a store of pictures"), "{refused}");

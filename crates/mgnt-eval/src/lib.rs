@@ -34,7 +34,7 @@ pub use inception_score::InceptionScore;
 pub use kernel_distance::{KernelDistance, kernel_distance};
 pub use meter::{Measured, Meter};
 pub use neighbours::{Neighbours, neighbours};
-pub use pictures::{PictureArray, Pictures, measure};
+pub use pictures::{PictureArray, Pictures, is_npz, measure};
 pub use published::{Published, write_adm, write_pytorch_fid};
 pub use reference::{ReferenceCache, Source, save};
 pub use report::{Generation, Protocol, Report, Side, Spread};

@@ -108,7 +108,7 @@ impl Pictures {
 }
 
 /// Whether a file's name says that it is an archive of NumPy's.
-pub(crate) fn is_npz(path: &Path) -> bool {
+pub fn is_npz(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"))
 }
 

@@ -1,30 +1,60 @@
 //! Threads for parts of a batch that run side by side on a processor: most of its backend's operations use one thread, and
 //! products of several parts in one pool for all would wait for each other.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// A pool for each part, shared by all who ask for as many.
-pub type Pools = Arc<Vec<ThreadPool>>;
+/// A pool for each part. They are one owner's at a time, since parts may wait for each other inside them; given back, they
+/// serve the next who asks for as many, and with them the memory that their threads freed.
+#[derive(Debug)]
+pub struct Pools {
+    pools: Vec<ThreadPool>,
+    /// Cores that they share.
+    cores: usize,
+}
 
-/// A pool for each of at most `parts` parts, and no more than cores, each with a share of the cores. They stay for the next
-/// call, and with them the memory that their threads freed.
+/// Pools that nobody owns.
+static FREE: Mutex<Vec<Pools>> = Mutex::new(Vec::new());
+
+fn free() -> MutexGuard<'static, Vec<Pools>> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Deref for Pools {
+    type Target = [ThreadPool];
+
+    fn deref(&self) -> &[ThreadPool] {
+        &self.pools
+    }
+}
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        let pools = std::mem::take(&mut self.pools);
+        // Taken out of the list, its own would come back here.
+        if !pools.is_empty() {
+            free().push(Self { pools, cores: self.cores });
+        }
+    }
+}
+
+/// A pool for each of at most `parts` parts, and no more than cores, each with a share of the cores.
 ///
 /// Fails where the system gives no threads.
 pub fn pools(parts: usize) -> Result<Pools, ThreadPoolBuildError> {
-    static POOLS: Mutex<BTreeMap<(usize, usize), Pools>> = Mutex::new(BTreeMap::new());
     let cores = rayon::current_num_threads();
     let count = cores.min(parts).max(1);
-    let mut all = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(pools) = all.get(&(cores, count)) {
-        return Ok(pools.clone());
+    {
+        let mut free = free();
+        let known = free.iter().position(|pools| pools.cores == cores && pools.len() == count);
+        if let Some(known) = known {
+            return Ok(free.swap_remove(known));
+        }
     }
     let pool = |_| ThreadPoolBuilder::new().num_threads(cores / count).build();
-    let pools = Arc::new((0..count).map(pool).collect::<Result<Vec<_>, _>>()?);
-    all.insert((cores, count), pools.clone());
-    Ok(pools)
+    Ok(Pools { pools: (0..count).map(pool).collect::<Result<_, _>>()?, cores })
 }
 
 #[cfg(test)]
@@ -32,14 +62,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cores_are_shared_and_pools_stay() {
+    fn cores_are_shared_and_pools_have_one_owner() {
         let machine = ThreadPoolBuilder::new().num_threads(5).build().unwrap();
         let of = |parts| machine.install(|| pools(parts).unwrap());
         for (parts, count, each) in [(0, 1, 5), (1, 1, 5), (2, 2, 2), (5, 5, 1), (9, 5, 1)] {
             let pools = of(parts);
             let threads: Vec<_> = pools.iter().map(ThreadPool::current_num_threads).collect();
             assert_eq!(threads, vec![each; count], "{parts} parts");
-            assert!(Arc::ptr_eq(&pools, &of(parts)));
+            let place = |pools: &Pools| std::ptr::from_ref(&pools[0]);
+            let (first, other) = (place(&pools), of(parts));
+            assert_ne!(first, place(&other), "{parts} parts");
+            drop(pools);
+            assert_eq!(first, place(&of(parts)), "{parts} parts");
         }
     }
 }

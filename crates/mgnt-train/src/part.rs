@@ -245,6 +245,20 @@ mod tests {
         }
     }
 
+    /// Parts wait for their turn inside the pools: two runs of one process must not share any.
+    #[test]
+    fn two_runs_do_not_wait_for_each_other() {
+        let run = || {
+            let workers = Workers::new(&Device::flex(), &[], true, 9).unwrap();
+            (0..50).map(|_| workers.sum(9, false, |part| part, 0, |sum, part| sum + part)).sum::<usize>()
+        };
+        let sums = std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
+            runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(sums, [50 * 36; 4]);
+    }
+
     #[test]
     fn a_part_that_panics_ends_the_step() {
         let workers = Workers::new(&Device::flex(), &[Device::flex(), Device::flex()], false, 7).unwrap();

@@ -41,16 +41,11 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// Fills a folder under a temporary name and renames it into place, replacing an older one of that name, whatever that
 /// holds. On Linux the two change places in one step; elsewhere, and on file systems that cannot, a process that is
-/// killed between two renames leaves the older one as `NAME.old.tmp`, which the next call or [`remove_leftovers`] puts
-/// back.
+/// killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and [`remove_leftovers`].
 ///
 /// Fails before `fill` is called where `path` ends in no name of its own, such as `.`, or is a file.
 pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     check_folder_name(path)?;
-    let old = name_beside(path, OLD);
-    if old.is_dir() && !path.exists() {
-        fs::rename(&old, path).map_err(Error::io(&old))?;
-    }
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let temporary = temporary_name(path);
@@ -60,7 +55,7 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
     fs::create_dir(&temporary).map_err(Error::io(path))?;
     let filled = fill(&temporary).and_then(|()| {
         sync_folder(&temporary);
-        replace_folder(&temporary, path, &old)?;
+        replace_folder(&temporary, path, &name_beside(path, OLD))?;
         Ok(())
     });
     if filled.is_err() {
@@ -69,6 +64,16 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
         sync_folder(parent);
     }
     filled
+}
+
+/// Puts a folder back that a process was about to replace when it was killed. Whoever looks at what `path` holds before it
+/// is replaced does this first, so that what comes back is looked at too.
+pub fn put_back(path: &Path) -> Result<(), Error> {
+    let old = name_beside(path, OLD);
+    if path.file_name().is_some() && old.is_dir() && !path.exists() {
+        fs::rename(&old, path).map_err(Error::io(&old))?;
+    }
+    Ok(())
 }
 
 /// Refuses a place that no folder can be renamed to: one without a name of its own, such as `.`, and a file.
@@ -91,6 +96,10 @@ pub fn replace_folder(new: &Path, path: &Path, old: &Path) -> Result<(), Error> 
     if exchange(new, path) {
         return fs::remove_dir_all(new).map_err(Error::io(new));
     }
+    replace_by_renames(new, path, old)
+}
+
+fn replace_by_renames(new: &Path, path: &Path, old: &Path) -> Result<(), Error> {
     if old.exists() {
         fs::remove_dir_all(old).map_err(Error::io(old))?;
     }
@@ -150,7 +159,8 @@ pub fn is_leftover(name: &str) -> bool {
 /// No other process may be writing there meanwhile.
 pub fn remove_leftovers(folder: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    // Ours are text.
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| is_leftover(name)) {
         let path = folder.join(&name);
         let place = name.strip_suffix(OLD).map(|name| folder.join(name)).filter(|place| !place.exists());
@@ -225,25 +235,32 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
-        // Killed between two renames: the old one is put back, and replaced as ever.
+        // Killed between two renames.
         fs::rename(&path, folder.path().join("model.old.tmp")).unwrap();
-        let failed: Result<(), Error> = write_folder(&path, |_| Err(Error::Missing { name: "x".into() }));
-        assert!(failed.is_err());
+        put_back(&path).unwrap();
+        put_back(&path).unwrap();
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn folders_change_places_where_they_cannot_at_once() {
+    fn a_folder_takes_the_place_of_another() {
         let folder = tempfile::tempdir().unwrap();
         let [new, path, old] = ["new", "model-0.1", "old"].map(|name| folder.path().join(name));
-        for (text, place) in [("one", &path), ("two", &new), ("zero", &old)] {
-            fs::create_dir(place).unwrap();
-            fs::write(place.join("f"), text).unwrap();
+        for replace in [replace_folder, replace_by_renames] {
+            for (text, place) in [("one", &path), ("two", &new), ("zero", &old)] {
+                fs::create_dir_all(place).unwrap();
+                fs::write(place.join("f"), text).unwrap();
+            }
+            replace(&new, &path, &old).unwrap();
+            assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
+            assert!(!new.exists());
         }
-        replace_folder(&new, &path, &old).unwrap();
+        assert!(!old.exists());
+        // The new one is not there: the older one stays.
+        assert!(replace_by_renames(&new, &path, &old).is_err());
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
-        assert!(!new.exists());
+        assert!(!old.exists());
         assert_eq!(name_beside(&path, OLD).file_name().unwrap(), "model-0.1.old.tmp");
     }
 

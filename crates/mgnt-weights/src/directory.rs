@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::limits::shown;
 use crate::{Error, TensorMap, atomic, safetensors};
 
 /// Name of the configuration in a model directory.
@@ -56,7 +57,7 @@ impl ModelDirectory {
 
     /// Writes both files; the folder appears whole, or an older model stays ([`atomic::write_folder`]).
     ///
-    /// Fails where the folder holds anything else.
+    /// Fails where the folder holds any other file or folder.
     pub fn save<C: Serialize>(&self, config: &C, weights: &TensorMap) -> Result<(), Error> {
         self.write(|folder| {
             write_ron(&folder.join(CONFIG), config)?;
@@ -66,10 +67,12 @@ impl ModelDirectory {
 
     /// The same, of files that `fill` writes into the folder that it gets.
     pub fn write<E: From<Error>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-        let has_entries = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some());
-        if has_entries && !self.path.join(CONFIG).exists() {
+        atomic::put_back(&self.path)?;
+        let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        if let Some(other) = names.into_iter().find(|name| name != CONFIG && name != WEIGHTS) {
             let expected = "an empty folder, or a model directory to replace";
-            return Err(Error::Place { path: self.path.clone(), expected, got: "other files".into() }.into());
+            let got = format!("`{}`", shown(&other.to_string_lossy()));
+            return Err(Error::Place { path: self.path.clone(), expected, got }.into());
         }
         atomic::write_folder(&self.path, fill)
     }
@@ -134,11 +137,14 @@ mod tests {
 
         let photos = folder.path().join("photos");
         fs::create_dir(&photos).unwrap();
-        ModelDirectory::new(&photos).save(&config, &weights).unwrap();
-        fs::remove_file(photos.join(CONFIG)).unwrap();
+        let save = || ModelDirectory::new(&photos).save(&config, &weights);
+        save().unwrap();
         fs::write(photos.join("p.jpg"), "photo").unwrap();
-        let refused = ModelDirectory::new(&photos).save(&config, &weights).unwrap_err().to_string();
-        assert!(refused.contains("got other files") && photos.join("p.jpg").exists(), "{refused}");
+        let refused = || save().unwrap_err().to_string();
+        assert!(refused().contains("got `p.jpg`") && photos.join("p.jpg").exists(), "{}", refused());
+        // What a process that was killed left aside is looked at as well.
+        fs::rename(&photos, folder.path().join("photos.old.tmp")).unwrap();
+        assert!(refused().contains("got `p.jpg`") && photos.join("p.jpg").exists(), "{}", refused());
     }
 
     #[test]

@@ -112,7 +112,7 @@ struct Report<'a> {
 
 /// Edits the photo.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    output_folder::check(&arguments.out, MANIFEST)?;
+    output_folder::check(&arguments.out, MANIFEST, "edit-")?;
     let photo = Picture::open(&arguments.input)?;
     let mask = mask(&arguments, &photo)?;
     let device = arguments.compute.open()?;

@@ -76,7 +76,7 @@ struct Report<'a> {
 /// Generates the pictures.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
-    output_folder::check(out, MANIFEST)?;
+    output_folder::check(out, MANIFEST, "")?;
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;

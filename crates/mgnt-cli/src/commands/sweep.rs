@@ -136,14 +136,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     sweep.recall()?;
 
     for (name, strategy) in &named {
-        sweep.measure(name, strategy)?;
+        sweep.measure(name, true, strategy)?;
     }
     if let Some(budget) = arguments.search {
         let start = arguments.strategy.strategy(model.config())?;
         let mut number = 0;
         let mut measure = |strategy: &Strategy| {
             number += 1;
-            sweep.measure(&format!("search {number}"), strategy)
+            sweep.measure(&format!("search {number}"), false, strategy)
         };
         let found = search::coordinate_search::<anyhow::Error>(
             model.config(),
@@ -215,8 +215,8 @@ impl Sweep<'_> {
         Ok(atomic::write_bytes(&path, &kept)?)
     }
 
-    /// Mean FID over the seeds, from the log where it is known.
-    fn measure(&mut self, name: &str, strategy: &Strategy) -> anyhow::Result<f64> {
+    /// Mean FID over the seeds, from the log where it is known. One that was `named` has rows of its own.
+    fn measure(&mut self, name: &str, named: bool, strategy: &Strategy) -> anyhow::Result<f64> {
         let mut sum = 0.0;
         let text = ron::to_string(strategy)?;
         let spelled =
@@ -236,21 +236,37 @@ impl Sweep<'_> {
             };
             if let Some(known) = self.rows.iter().find(same) {
                 sum += known.fid;
+                // The same under another name, where somebody gave it one.
+                if known.strategy == text || !named {
+                    continue;
+                }
+                let row = Row {
+                    name: name.into(),
+                    schedule: strategy.models.to_string(),
+                    strategy: text.clone(),
+                    ..known.clone()
+                };
+                self.keep(row)?;
                 continue;
             }
             let row = self.one(name, strategy, text.clone(), seed)?;
             sum += row.fid;
-            fs::create_dir_all(&self.arguments.out)?;
-            let path = self.log();
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            writeln!(file, "{}", serde_json::to_string(&row)?)?;
             eprintln!(
                 "{name}: seed {seed}, {:.4} GFLOPs, FID-{} {:.4}, {:.1} images/s",
                 row.gflops, row.dims, row.fid, row.images_per_second
             );
-            self.rows.push(row);
+            self.keep(row)?;
         }
         Ok(sum / self.arguments.seeds.len() as f64)
+    }
+
+    /// Appends a row to the log.
+    fn keep(&mut self, row: Row) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.arguments.out)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(self.log())?;
+        writeln!(file, "{}", serde_json::to_string(&row)?)?;
+        self.rows.push(row);
+        Ok(())
     }
 
     fn one(&self, name: &str, strategy: &Strategy, text: String, seed: u64) -> anyhow::Result<Row> {

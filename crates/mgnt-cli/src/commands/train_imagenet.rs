@@ -13,7 +13,6 @@ use super::samples::Sampler;
 use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
 use super::watcher::Draw;
-use crate::device::gib;
 
 /// Pictures of ImageNet's training set, for a forecast without data.
 const IMAGENET_PICTURES: usize = 1_281_167;
@@ -49,7 +48,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             None => (recipe.imagenet_model(), IMAGENET_PICTURES),
         };
-        let forecast = Forecast::new(&recipe, &config, at_once(&training)?)?;
+        let forecast = Forecast::new(&recipe, &config, training.at_once()?)?;
         print!("{}", told(&recipe, &config, samples, &forecast));
         return Ok(());
     }
@@ -64,9 +63,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         task = task.starting_from(folder)?;
     }
     eprintln!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
-    if let Some(has) = training.home()?.memory() {
-        enough(&recipe, task.config(), at_once(&training)?, has)?;
-    }
+    let at_once = training.at_once()?;
+    training.check_memory(&recipe.optimization, &|parts| {
+        let mut recipe = recipe.clone();
+        recipe.optimization.parts = parts;
+        Ok(Forecast::new(&recipe, task.config(), at_once)?.memory.total())
+    })?;
     let sampler = match &arguments.tokenizer {
         Some(folder) => {
             let tokenizer = ImageTokenizer::load(folder, &device)?;
@@ -82,39 +84,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let draw = sampler.map(|sampler| -> Draw<_> { Box::new(move |model| sampler.grid(model)) });
     training.run(task, &recipe.optimization, &recipe, &device, draw)
-}
-
-/// Parts of a step that are computed at once.
-fn at_once(training: &TrainingArguments) -> anyhow::Result<usize> {
-    Ok(if training.home()?.is_cpu() { rayon::current_num_threads() } else { 1 })
-}
-
-/// Fails where a step needs more than so many bytes, and says in how many parts it would fit.
-fn enough(recipe: &Recipe, config: &ModelConfig, at_once: usize, has: u64) -> anyhow::Result<()> {
-    let needs =
-        |recipe: &Recipe| Ok::<_, anyhow::Error>(Forecast::new(recipe, config, at_once)?.memory.total());
-    let needed = needs(recipe)?;
-    if needed <= has {
-        return Ok(());
-    }
-    let mut fewer = recipe.clone();
-    for parts in recipe.optimization.parts + 1..=recipe.optimization.batch {
-        fewer.optimization.parts = parts;
-        if needs(&fewer)? <= has {
-            anyhow::bail!(
-                "not enough memory: a step in {} parts takes about {}, and the device has {}; optimization.parts={parts} \
-                 fits",
-                recipe.optimization.parts,
-                gib(needed),
-                gib(has)
-            );
-        }
-    }
-    anyhow::bail!(
-        "not enough memory: a step takes about {}, and the device has {}; no number of parts fits",
-        gib(needed),
-        gib(has)
-    )
 }
 
 /// A forecast in words.
@@ -159,30 +128,4 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
         checkpoint = in_gib(forecast.checkpoint_bytes),
         keep = optimization.keep,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use mgnt_train::parse_with_overrides;
-
-    use super::*;
-
-    #[test]
-    fn too_large_a_step_is_refused_with_parts_that_fit() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image/debug.ron");
-        let recipe: Recipe = parse_with_overrides(&path, &["optimization.parts=1".into()]).unwrap();
-        let config = recipe.imagenet_model();
-        let memory = |parts| {
-            let mut recipe = recipe.clone();
-            recipe.optimization.parts = parts;
-            Forecast::new(&recipe, &config, 1).unwrap().memory.total()
-        };
-        assert!(enough(&recipe, &config, 1, memory(1)).is_ok());
-        let error = enough(&recipe, &config, 1, memory(1) - 1).unwrap_err().to_string();
-        assert!(error.contains("in 1 parts") && error.ends_with("optimization.parts=2 fits"), "{error}");
-        let error = enough(&recipe, &config, 1, memory(8)).unwrap_err().to_string();
-        assert!(error.ends_with("optimization.parts=8 fits"), "{error}");
-        let error = enough(&recipe, &config, 1, 1).unwrap_err().to_string();
-        assert!(error.ends_with("no number of parts fits"), "{error}");
-    }
 }

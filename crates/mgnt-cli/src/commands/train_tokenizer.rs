@@ -56,6 +56,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
+    recipe.validate()?;
+    let at_once = training.at_once()?;
+    training.check_memory(&recipe.optimization, &|parts| {
+        let mut recipe = recipe.clone();
+        recipe.optimization.parts = parts;
+        Ok(recipe.map_bytes(at_once))
+    })?;
     let task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
     let (shown, place) = (held_out.unwrap_or(store), device.clone());
     let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);

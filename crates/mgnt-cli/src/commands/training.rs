@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::watch::stop_on_interrupt;
 use super::watcher::{Draw, RunWatcher};
-use crate::device::DeviceWord;
 use crate::device::remote::Place;
+use crate::device::{DeviceWord, gib};
 use crate::failure::bad_use;
 
 /// Options of every training.
@@ -68,6 +68,20 @@ impl TrainingArguments {
         }
     }
 
+    /// Parts of a step that are computed at once.
+    pub fn at_once(&self) -> anyhow::Result<usize> {
+        Ok(if self.home()?.is_cpu() { rayon::current_num_threads() } else { 1 })
+    }
+
+    /// Fails where the device has less memory than a step `needs`, in bytes by its number of parts.
+    pub fn check_memory(
+        &self,
+        optimization: &Optimization,
+        needs: &dyn Fn(usize) -> anyhow::Result<u64>,
+    ) -> anyhow::Result<()> {
+        self.home()?.memory().map_or(Ok(()), |has| enough(optimization, has, needs))
+    }
+
     /// Opens the devices besides the first.
     fn others(&self) -> anyhow::Result<Vec<Device>> {
         for (i, place) in self.devices.iter().enumerate() {
@@ -104,5 +118,56 @@ impl TrainingArguments {
             Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),
         }
         Ok(())
+    }
+}
+
+/// Fails where a step needs more than so many bytes, and says in how many parts it would fit.
+fn enough(
+    optimization: &Optimization,
+    has: u64,
+    needs: &dyn Fn(usize) -> anyhow::Result<u64>,
+) -> anyhow::Result<()> {
+    let needed = needs(optimization.parts)?;
+    if needed <= has {
+        return Ok(());
+    }
+    let step = format!(
+        "not enough memory: a step in {} parts takes about {}, and the device has {}",
+        optimization.parts,
+        gib(needed),
+        gib(has)
+    );
+    for parts in optimization.parts + 1..=optimization.batch {
+        if needs(parts)? <= has {
+            anyhow::bail!("{step}; optimization.parts={parts} fits");
+        }
+    }
+    anyhow::bail!("{step}; no number of parts fits")
+}
+
+#[cfg(test)]
+mod tests {
+    use mgnt_train::{Forecast, Recipe};
+
+    use super::*;
+
+    #[test]
+    fn too_large_a_step_is_refused_with_parts_that_fit() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image/debug.ron");
+        let recipe: Recipe = parse_with_overrides(&path, &["optimization.parts=1".into()]).unwrap();
+        let config = recipe.imagenet_model();
+        let memory = |parts| {
+            let mut recipe = recipe.clone();
+            recipe.optimization.parts = parts;
+            Forecast::new(&recipe, &config, 1).unwrap().memory.total()
+        };
+        let enough = |has| enough(&recipe.optimization, has, &|parts| Ok(memory(parts)));
+        assert!(enough(memory(1)).is_ok());
+        let error = enough(memory(1) - 1).unwrap_err().to_string();
+        assert!(error.contains("in 1 parts") && error.ends_with("optimization.parts=2 fits"), "{error}");
+        let error = enough(memory(8)).unwrap_err().to_string();
+        assert!(error.ends_with("optimization.parts=8 fits"), "{error}");
+        let error = enough(1).unwrap_err().to_string();
+        assert!(error.ends_with("no number of parts fits"), "{error}");
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&[String]>)
     } else {
         let container = found.container(path);
         archive::walk(path, None, &mut |member| {
-            let hidden = member.name.rsplit('/').next().is_some_and(is_hidden);
+            let hidden = member.name.split('/').any(is_hidden);
             match member.kind {
                 Kind::File if !hidden => {
                     let place = Place::Archive { container, offset: member.offset, length: member.length };

@@ -49,7 +49,7 @@ fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut 
     let label = found.class(class);
     let walked = archive::walk(path, section, &mut |member| {
         let Member { name, kind, offset, length } = member;
-        let hidden = name.rsplit('/').next().is_some_and(is_hidden);
+        let hidden = name.split('/').any(is_hidden);
         let key = format!("{class}/{name}");
         match kind {
             Kind::File if !hidden => found.push(key, label, Place::Archive { container, offset, length }),

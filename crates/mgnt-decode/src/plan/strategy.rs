@@ -24,7 +24,7 @@ pub struct Strategy {
     #[serde(default)]
     pub guidance: Guidance,
     /// What guidance's unconditional copy has in the place of the class.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub unconditional: Unconditional,
     /// Temperature at which tokens are drawn.
     #[serde(default)]
@@ -41,6 +41,11 @@ pub struct Strategy {
     /// Draw among the most probable codes that hold this share of the probability.
     #[serde(default)]
     pub top_p: Option<f64>,
+}
+
+/// Left out of what is written, so that runs which a strategy identifies are known from before there was a choice.
+fn is_default(unconditional: &Unconditional) -> bool {
+    *unconditional == Unconditional::default()
 }
 
 impl Strategy {

@@ -4,6 +4,7 @@
 
 mod adversarial;
 mod discriminator;
+mod forecast;
 mod game;
 mod model;
 mod perceptual;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueEnum};
 use mgnt_eval::{
-    Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, measure,
+    Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, is_npz,
+    measure,
 };
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
@@ -117,6 +118,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     network.require(arguments.dims)?;
     let real = real_source(&arguments.real, arguments.real_samples)?;
     let fake = arguments.fake.as_deref().map(Pictures::open).transpose()?;
+    if let Some(path) = &arguments.save_reference {
+        check_form(path, arguments.form, &real)?;
+    }
     let generated = match (&arguments.model, &arguments.tokenizer, &arguments.out) {
         (Some(model), Some(tokenizer), Some(out)) => {
             let transformer = arguments.compute.load(model, &device)?;
@@ -128,9 +132,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         _ => None,
     };
-    if let Some(path) = &arguments.save_reference {
-        check_form(path, arguments.form, &real)?;
-    }
     for pictures in fake.iter().chain(if let Source::Pictures(real) = &real { Some(real) } else { None }) {
         warn_of_passed_over(pictures);
     }
@@ -209,19 +210,15 @@ fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyho
 /// are many, something else was meant.
 fn warn_of_passed_over(pictures: &Pictures) {
     if let Pictures::Set(set) = pictures
-        && set.passed_over() > set.len()
+        && set.passed_over() > set.found()
     {
         tracing::warn!(
             "{}: {} pictures are taken, and {} in its folders are not, since there are some beside them",
             set.path().display(),
-            set.len(),
+            set.found(),
             set.passed_over()
         );
     }
-}
-
-fn is_npz(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"))
 }
 
 /// Refuses what [`save_reference`] cannot write.
