@@ -175,9 +175,6 @@ where
         let problem = match answer {
             Err(_) => "a panic".to_owned(),
             Ok(Err(error)) if error.to_string().len() > 4096 => "a very long message".into(),
-            Ok(Err(error)) if error.to_string().contains('\u{1b}') => {
-                "a message that commands a terminal".into()
-            }
             _ if peak > bytes.len() * self.peak_factor + PEAK_SLACK => {
                 format!("{peak} bytes at once for a file of {}", bytes.len())
             }

@@ -12,7 +12,7 @@ pub enum Error {
         reason: std::io::Error,
     },
     /// A folder or archive that is not laid out as a folder per class.
-    #[error("{path}: {reason}", path = path.display())]
+    #[error("{path}: {reason}", path = path.display(), reason = printable(reason))]
     Layout {
         /// The folder or archive.
         path: PathBuf,
@@ -20,7 +20,7 @@ pub enum Error {
         reason: String,
     },
     /// A picture that cannot be used.
-    #[error("{0}")]
+    #[error("{}", printable(.0))]
     Picture(String),
     /// Too many files of a data set were rejected.
     #[error(
@@ -82,6 +82,12 @@ pub enum Error {
     Weights(#[from] mgnt_weights::Error),
 }
 
+/// A reason that may repeat a file's text, without what would command a terminal.
+fn printable(text: &str) -> String {
+    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(one).collect()
+}
+
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
@@ -99,6 +105,20 @@ impl Error {
             field: field.to_string(),
             expected: expected.to_string(),
             got: got.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_text_commands_no_terminal() {
+        let reason = "no `\u{1b}[31mred\n`".to_owned();
+        let errors = [Error::Layout { path: "x".into(), reason: reason.clone() }, Error::Picture(reason)];
+        for error in errors {
+            assert!(error.to_string().ends_with("no `\\u{1b}[31mred\\n`"), "{error}");
         }
     }
 }

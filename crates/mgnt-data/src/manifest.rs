@@ -18,14 +18,14 @@ pub(crate) const REJECTED: &str = "rejected.jsonl";
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum StoreKind {
     /// Pictures.
     Pictures,
     /// Tokens of pictures.
     Tokens,
 }
 
-impl Kind {
+impl StoreKind {
     /// Of a folder that has a manifest of ours, of any version: others call their files so too.
     pub fn of(folder: &Path) -> Option<Self> {
         Self::of_manifest(&std::fs::read(folder.join(MANIFEST)).ok()?)
@@ -44,6 +44,15 @@ impl Kind {
             (false, true) => Some(Self::Tokens),
             (false, false) => None,
         }
+    }
+
+    /// Whether a file is named as the shards are.
+    pub fn is_shard(self, name: &str) -> bool {
+        let first = match self {
+            Self::Pictures => "pictures-",
+            Self::Tokens => "tokens-",
+        };
+        name.starts_with(first) && name.ends_with(".safetensors")
     }
 
     /// In words.
@@ -165,7 +174,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Reads a manifest, which must be of a kind and a version.
-pub(crate) fn read<M: DeserializeOwned>(folder: &Path, kind: Kind, version: u32) -> Result<M, Error> {
+pub(crate) fn read<M: DeserializeOwned>(folder: &Path, kind: StoreKind, version: u32) -> Result<M, Error> {
     let path = folder.join(MANIFEST);
     if folder.is_dir() && !path.exists() {
         return Err(Error::store(
@@ -177,7 +186,7 @@ pub(crate) fn read<M: DeserializeOwned>(folder: &Path, kind: Kind, version: u32)
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let invalid = |e| Error::store(&path, "manifest", "a manifest of this kind of store", e);
-    if let Some(other) = Kind::of_manifest(text.as_bytes()).filter(|&other| other != kind) {
+    if let Some(other) = StoreKind::of_manifest(text.as_bytes()).filter(|&other| other != kind) {
         return Err(Error::store(folder, "folder", kind.made(), other.name()));
     }
     let got: Version = serde_json::from_str(&text).map_err(invalid)?;

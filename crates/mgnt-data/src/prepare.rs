@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use safetensors_crate::Dtype;
 use serde::Serialize;
 
-use crate::manifest::{Kind, Rejected, RejectedList};
+use crate::manifest::{Rejected, RejectedList, StoreKind};
 use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
 use crate::source::{Item, Source, SourceOptions};
@@ -111,7 +111,7 @@ pub fn prepare(
         shard_items,
         limits: [limits.shortest, limits.longest, limits.pixels],
     };
-    let unfinished = Unfinished::open(out, Kind::Pictures, &plan)?;
+    let unfinished = Unfinished::open(out, StoreKind::Pictures, &plan)?;
     let job = Job { source: &source, options, shard_items, unfinished: &unfinished };
     let (records, shards_resumed) = job.run(progress)?;
 

@@ -53,7 +53,7 @@ impl PictureStore {
     /// Opens a store; its files are mapped, not read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let manifest: StoreManifest = manifest::read(path, manifest::Kind::Pictures, VERSION)?;
+        let manifest: StoreManifest = manifest::read(path, manifest::StoreKind::Pictures, VERSION)?;
         if manifest.size == 0 {
             return Err(Error::store(path.join(manifest::MANIFEST), "size", "at least 1", 0));
         }

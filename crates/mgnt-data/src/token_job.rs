@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::manifest::{Kind, ShardEntry};
+use crate::manifest::{ShardEntry, StoreKind};
 use crate::tokens::{Manifest, SHARD_ITEMS, VERSION, file_name};
 use crate::unfinished::{Record, Unfinished};
 use crate::{Error, PictureStore, TokenStoreInfo};
@@ -59,7 +59,7 @@ impl TokenJob {
             });
         }
         let plan = Plan { info: &info, flips, pictures: store.sha256()?, shard_items };
-        let unfinished = Unfinished::open(out, Kind::Tokens, &plan)?;
+        let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
         let copies: &[bool] = if flips { &[false, true] } else { &[false] };
         let ranges = copies.iter().flat_map(|&flipped| {
             let starts = (0..store.len()).step_by(shard_items);

@@ -138,7 +138,7 @@ impl TokenStore {
     /// Opens a store: files are mapped, and tokens and labels checked against their ranges.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let manifest: Manifest = manifest::read(path, manifest::Kind::Tokens, VERSION)?;
+        let manifest: Manifest = manifest::read(path, manifest::StoreKind::Tokens, VERSION)?;
         let info = &manifest.info;
         let shape = [info.checked_positions(path)?];
         let shards = Shards::open(path, &manifest.shards, TOKENS, Dtype::U16, &shape)?;

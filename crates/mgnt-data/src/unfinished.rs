@@ -11,7 +11,7 @@ use mgnt_weights::atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::manifest::{self, Kind, MANIFEST, REJECTED, Rejected, ShardEntry};
+use crate::manifest::{self, MANIFEST, REJECTED, Rejected, ShardEntry, StoreKind};
 
 /// A store that is being made.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) struct Record {
 
 impl Unfinished {
     /// Continues a store of this plan, or starts one. What is at `out` and no store of this kind is left alone.
-    pub fn open(out: &Path, kind: Kind, plan: &impl Serialize) -> Result<Self, Error> {
+    pub fn open(out: &Path, kind: StoreKind, plan: &impl Serialize) -> Result<Self, Error> {
         atomic::check_folder_name(out)?;
         check_place(out, kind)?;
         let mut name = out.file_name().unwrap_or_default().to_os_string();
@@ -128,19 +128,19 @@ impl Unfinished {
 }
 
 /// Refuses a place that holds anything but a store of this kind.
-fn check_place(out: &Path, kind: Kind) -> Result<(), Error> {
+fn check_place(out: &Path, kind: StoreKind) -> Result<(), Error> {
     let names = fs::read_dir(out).into_iter().flatten().flatten();
     let names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let refuse = |got: String| {
         let expected = format!("an empty one, or {} to replace", kind.name());
         Err(Error::store(out, "folder", expected, got))
     };
-    match Kind::of(out) {
+    match StoreKind::of(out) {
         None if names.is_empty() => Ok(()),
         None => refuse("other files".into()),
         Some(other) if other != kind => refuse(other.name().into()),
         Some(_) => {
-            let is_ours = |name: &str| [MANIFEST, REJECTED].contains(&name) || name.ends_with(".safetensors");
+            let is_ours = |name: &str| [MANIFEST, REJECTED].contains(&name) || kind.is_shard(name);
             match names.iter().find(|name| !is_ours(name)) {
                 Some(other) => refuse(format!("one with `{other}` beside it")),
                 None => Ok(()),
@@ -155,7 +155,7 @@ mod tests {
     use crate::manifest::sha256;
 
     fn open(out: &Path, plan: &impl Serialize) -> Result<Unfinished, Error> {
-        Unfinished::open(out, Kind::Pictures, plan)
+        Unfinished::open(out, StoreKind::Pictures, plan)
     }
 
     fn shard(unfinished: &Unfinished, number: usize) -> Record {
@@ -218,11 +218,17 @@ mod tests {
         assert!(out.join(MANIFEST).exists() && !old.exists());
         fs::remove_dir_all(&again.part).unwrap();
         drop(again);
-        fs::write(out.join("thesis.txt"), "text").unwrap();
-        assert!(open(&out, &"four").unwrap_err().to_string().contains("`thesis.txt` beside it"));
-        fs::remove_file(out.join("thesis.txt")).unwrap();
+        for name in ["thesis.txt", "model.safetensors"] {
+            fs::write(out.join(name), "text").unwrap();
+            let refused = open(&out, &"four").unwrap_err().to_string();
+            assert!(refused.contains(&format!("`{name}` beside it")), "{refused}");
+            fs::remove_file(out.join(name)).unwrap();
+        }
+        fs::write(out.join("pictures-00000.safetensors"), "shard").unwrap();
+        drop(open(&out, &"four").unwrap());
+        fs::remove_dir_all(folder.path().join("store.part")).unwrap();
         // One of another kind is no older version of it, and what `eval-fid` leaves is no store.
-        let refused = Unfinished::open(&out, Kind::Tokens, &"plan").unwrap_err().to_string();
+        let refused = Unfinished::open(&out, StoreKind::Tokens, &"plan").unwrap_err().to_string();
         assert!(refused.contains("a store of tokens to replace, got a store of pictures"), "{refused}");
         let samples = folder.path().join("samples");
         fs::create_dir(&samples).unwrap();

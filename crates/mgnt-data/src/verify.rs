@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use safetensors_crate::Dtype;
 use serde::Deserialize;
 
-use crate::manifest::{self, Kind, MANIFEST, ShardEntry};
+use crate::manifest::{self, MANIFEST, ShardEntry, StoreKind};
 use crate::shard::Shard;
 use crate::store::{self, PICTURES, StoreManifest};
 use crate::tokens::{self, Manifest as TokenManifest};
@@ -91,7 +91,7 @@ pub fn verify(path: &Path) -> Result<Verified, Error> {
 }
 
 fn verify_pictures(path: &Path) -> Result<Verified, Error> {
-    let manifest: StoreManifest = manifest::read(path, Kind::Pictures, store::VERSION)?;
+    let manifest: StoreManifest = manifest::read(path, StoreKind::Pictures, store::VERSION)?;
     let StoreManifest { size, crop, classes, counts, shards, rejected, .. } = &manifest;
     let labels = each_shard(path, shards, |entry| {
         let shard = Shard::open(path, entry, PICTURES, Dtype::U8, &[*size, *size, 3])?;
@@ -116,7 +116,7 @@ fn verify_pictures(path: &Path) -> Result<Verified, Error> {
 }
 
 fn verify_tokens(path: &Path) -> Result<Verified, Error> {
-    let manifest: TokenManifest = manifest::read(path, Kind::Tokens, tokens::VERSION)?;
+    let manifest: TokenManifest = manifest::read(path, StoreKind::Tokens, tokens::VERSION)?;
     let TokenManifest { info, flips, shards, .. } = &manifest;
     let lengths = each_shard(path, shards, |entry| Ok(info.open_shard(path, entry)?.len()))?;
     Ok(Verified {

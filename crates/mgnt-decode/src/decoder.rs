@@ -106,8 +106,8 @@ impl<'a> Decoder<'a> {
         self
     }
 
-    /// Tokens given beforehand, in raster order, the same in all samples of the batch; they are never drawn. The plan must have been made for the
-    /// number of the others ([`Strategy::plan_for`](crate::Strategy::plan_for)).
+    /// Tokens given beforehand, in raster order, the same in all samples of the batch; they are never drawn. The plan must
+    /// have been made for the number of the others ([`Strategy::plan_for`](crate::Strategy::plan_for)).
     pub fn known(mut self, tokens: Vec<Option<u16>>) -> Self {
         self.known = Some(tokens);
         self

@@ -266,10 +266,10 @@ fn header(rng: &mut Rng) -> Vec<u8> {
             1 if count == 1 => String::new(),
             _ => odd(count, rng),
         };
-        let name = match rng.below(16) {
-            0 | 1 => "a\\u0000/..".to_owned(),
-            2 => format!("{}\\u001b[31m\\n", "x".repeat(rng.below(8_000))),
-            _ => format!("t{}", i - rng.below(i + 1) % 2),
+        let name = if rng.below(8) == 0 {
+            "a\\u0000/..".to_owned()
+        } else {
+            format!("t{}", i - rng.below(i + 1) % 2)
         };
         let (first, last) = (odd(first, rng), odd(last, rng));
         entries.push(format!(

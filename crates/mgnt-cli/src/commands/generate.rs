@@ -47,7 +47,8 @@ pub struct Arguments {
     /// Also write the tokens, i32 [count, N], and the classes
     #[arg(long, value_name = "FILE")]
     save_tokens: Option<PathBuf>,
-    /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked cells grey
+    /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked
+    /// cells grey
     #[arg(long)]
     iterations: bool,
     #[command(flatten)]

@@ -68,18 +68,7 @@ impl ImageTokenizerConfig {
             ("codes", self.codes),
             ("groups", self.groups),
         ];
-        for (field, value) in fields {
-            // A block is many objects before any weight is read.
-            let most = if field == "residual_blocks" { MOST_BLOCKS } else { 1 << 16 };
-            if value == 0 || value > most {
-                return wrong(field, format!("1 to {most}"), value.to_string());
-            }
-        }
-        if !are_widths(self.filters, &self.multipliers) {
-            let expected =
-                format!("1 to 8 numbers above 0, that make at most 65536 of {} filters", self.filters);
-            return wrong("multipliers", expected, format!("{:?}", self.multipliers));
-        }
+        check_sizes(&fields, &self.multipliers, self.filters)?;
         if !self.filters.is_multiple_of(self.groups) {
             return wrong(
                 "filters",
@@ -112,13 +101,25 @@ impl ImageTokenizerConfig {
     }
 }
 
-/// Residual blocks of a level, at most.
-pub(crate) const MOST_BLOCKS: usize = 64;
-
-/// Whether a level of each multiplier has a width that can be.
-pub(crate) fn are_widths(filters: usize, multipliers: &[usize]) -> bool {
-    let width = |&by: &usize| filters.checked_mul(by).is_some_and(|width| (1..=1 << 16).contains(&width));
-    (1..=8).contains(&multipliers.len()) && multipliers.iter().all(width)
+/// Checks counts by their names, and that a level of each multiplier has a width that can be.
+pub(crate) fn check_sizes(
+    counts: &[(&'static str, usize)],
+    multipliers: &[usize],
+    filters: usize,
+) -> Result<(), Error> {
+    for &(field, value) in counts {
+        // A residual block is many objects before any weight is read.
+        let most = if field.ends_with("residual_blocks") { 64 } else { 1 << 16 };
+        if value == 0 || value > most {
+            return Err(Error::Config { field, expected: format!("1 to {most}"), got: value.to_string() });
+        }
+    }
+    let fits = |&by: &usize| filters.checked_mul(by).is_some_and(|width| (1..=1 << 16).contains(&width));
+    if (1..=8).contains(&multipliers.len()) && multipliers.iter().all(fits) {
+        return Ok(());
+    }
+    let expected = format!("1 to 8 numbers above 0, that make at most 65536 of {filters} filters");
+    Err(Error::Config { field: "multipliers", expected, got: format!("{multipliers:?}") })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::image::config::{MOST_BLOCKS, are_widths};
+use crate::image::config::check_sizes;
 
 /// Sizes of a video tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,17 +69,7 @@ impl VideoTokenizerConfig {
             ("codes", self.codes),
             ("groups", self.groups),
         ];
-        for (field, value) in fields {
-            let most = if field.ends_with("residual_blocks") { MOST_BLOCKS } else { 1 << 16 };
-            if value == 0 || value > most {
-                return wrong(field, format!("1 to {most}"), value.to_string());
-            }
-        }
-        if !are_widths(self.filters, &self.multipliers) {
-            let expected =
-                format!("1 to 8 numbers above 0, that make at most 65536 of {} filters", self.filters);
-            return wrong("multipliers", expected, format!("{:?}", self.multipliers));
-        }
+        check_sizes(&fields, &self.multipliers, self.filters)?;
         if self.temporal_downsample.len() + 1 != self.multipliers.len() {
             return wrong(
                 "temporal_downsample",
