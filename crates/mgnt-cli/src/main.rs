@@ -7,6 +7,7 @@ mod memory;
 mod output;
 
 use std::io::IsTerminal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -78,9 +79,16 @@ fn main() -> ExitCode {
     memory::keep_freed_memory();
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !mgnt_data::in_guarded_decoder() {
-            tell(panic);
+        if mgnt_data::in_guarded_decoder() {
+            return;
         }
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            tell(panic);
+            return;
+        }
+        let place = panic.location().map_or_else(String::new, |place| format!(" ({place})"));
+        let why = failure::one_line(failure::text_of(panic.payload()));
+        eprintln!("error: {why}{place}; RUST_BACKTRACE=1 tells more");
     }));
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,mgnt=info"));
@@ -91,12 +99,14 @@ fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    // Burn panics where a device fails. That is a failure like others: the hook above has told of it.
+    match catch_unwind(AssertUnwindSafe(|| run(arguments))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             eprintln!("error: {error:#}");
             ExitCode::from(failure::exit_code(&error))
         }
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

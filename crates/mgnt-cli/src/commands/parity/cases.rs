@@ -1,5 +1,6 @@
 //! The cases: what goes in, what must come out, and how far it may be off.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -12,6 +13,7 @@ use mgnt_weights::{TensorMap, flax, read, safetensors};
 use super::{Measure, Row};
 use crate::commands::probe::answers::{self, Asked};
 use crate::device::{Compute, DeviceWord, Dtype, decoder};
+use crate::failure::{one_line, text_of};
 
 /// Limit of an f32 value against the published code's.
 const SINGLE: f64 = 1e-4;
@@ -24,16 +26,39 @@ const TURNED_BY_HALF: f64 = 0.2;
 /// Classes of the golden transformers.
 const CLASSES: usize = 10;
 
-/// Every case, those without files skipped by name.
-pub fn all(golden: &Path, compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row>> {
-    let mut rows = published_transformer(golden, compute, device)?;
-    rows.extend(nested(golden, compute, device)?);
-    rows.push(image_tokenizer(golden, device)?);
-    rows.push(video_tokenizer(golden, device)?);
-    rows.extend(cached_forwards(compute, device)?);
-    rows.push(same_tokens_as_the_cpu(compute, device)?);
-    rows.extend(same_tokens_of_every_decode(compute, device)?);
-    Ok(rows)
+/// Every case, those without files skipped by name. One that fails, or panics below us, is a row that says so.
+pub fn all(golden: &Path, compute: &Compute, device: &Device, mut told: impl FnMut(Row)) {
+    type Case<'a> = Box<dyn Fn() -> anyhow::Result<Vec<Row>> + 'a>;
+    let mut cases: Vec<(String, Case<'_>)> = vec![
+        ("published MaskGIT transformer".into(), Box::new(|| published_transformer(golden, compute, device))),
+        ("nested transformer".into(), Box::new(|| nested(golden, compute, device))),
+        ("published image tokenizer".into(), Box::new(|| Ok(vec![image_tokenizer(golden, device)?]))),
+        ("published 3D tokenizer".into(), Box::new(|| Ok(vec![video_tokenizer(golden, device)?]))),
+    ];
+    for p in drawn().sub_models {
+        let name = format!("cached against whole, p = {p}");
+        cases.push((name, Box::new(move || Ok(vec![cached_forward(p, compute, device)?]))));
+    }
+    cases.push((
+        "drawn tokens, against the CPU's".into(),
+        Box::new(|| Ok(vec![same_tokens_as_the_cpu(compute, device)?])),
+    ));
+    cases.push(("tokens of every decode".into(), Box::new(|| same_tokens_of_every_decode(compute, device))));
+    for (name, case) in cases {
+        let result = catch_unwind(AssertUnwindSafe(case))
+            .unwrap_or_else(|panic| Err(anyhow::anyhow!("{}", one_line(text_of(&*panic)))));
+        match result {
+            Ok(rows) => rows.into_iter().for_each(&mut told),
+            Err(error) => told(Row {
+                case: name,
+                worst: None,
+                limit: SINGLE,
+                measure: Measure::Element,
+                skipped: None,
+                failed: Some(format!("{error:#}")),
+            }),
+        }
+    }
 }
 
 fn published_transformer(golden: &Path, compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row>> {
@@ -104,7 +129,7 @@ fn video_tokenizer(golden: &Path, device: &Device) -> anyhow::Result<Row> {
 }
 
 /// The rest of a context over the keys and values of its first half, against the context as a whole.
-fn cached_forwards(compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row>> {
+fn cached_forward(p: usize, compute: &Compute, device: &Device) -> anyhow::Result<Row> {
     let config = drawn();
     let model = compute.cast(NestedTransformer::init(&config, 1, device)?)?;
     let (length, batch) = (config.positions(), 3);
@@ -112,18 +137,14 @@ fn cached_forwards(compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, length]), device);
     let positions: Tensor<2, Int> = Tensor::arange(0..length as i64, device).unsqueeze().repeat_dim(0, batch);
     let first = length / 2;
-    let mut rows = Vec::new();
-    for &p in &config.sub_models {
-        let sub_model = config.sub_model(p)?;
-        let (whole, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, first, sub_model);
-        let rest = |ids: &Tensor<2, Int>| ids.clone().narrow(1, first, length - first);
-        let (cached, _) = model.forward_cached(rest(&tokens), rest(&positions), Some(cache), 0, sub_model);
-        let (mut said, mut expected) = (TensorMap::new(), TensorMap::new());
-        answers::insert(&mut said, "hidden", cached)?;
-        answers::insert(&mut expected, "hidden", whole.narrow(1, first, length - first))?;
-        rows.push(compare(format!("cached against whole, p = {p}"), &said, &expected, compute.dtype)?);
-    }
-    Ok(rows)
+    let sub_model = config.sub_model(p)?;
+    let (whole, cache) = model.forward_cached(tokens.clone(), positions.clone(), None, first, sub_model);
+    let rest = |ids: Tensor<2, Int>| ids.narrow(1, first, length - first);
+    let (cached, _) = model.forward_cached(rest(tokens), rest(positions), Some(cache), 0, sub_model);
+    let (mut said, mut expected) = (TensorMap::new(), TensorMap::new());
+    answers::insert(&mut said, "hidden", cached)?;
+    answers::insert(&mut expected, "hidden", whole.narrow(1, first, length - first))?;
+    compare(format!("cached against whole, p = {p}"), &said, &expected, compute.dtype)
 }
 
 /// Tokens of one schedule from the same seeds on this device and on the CPU, both in this type.
@@ -175,6 +196,7 @@ fn turned(what: &str, here: &[Vec<u16>], there: &[Vec<u16>], limit: f64) -> Row 
         limit,
         measure: Measure::Share,
         skipped: None,
+        failed: None,
     }
 }
 
@@ -209,7 +231,7 @@ fn compare(case: String, said: &TensorMap, expected: &TensorMap, dtype: Dtype) -
     if worst.is_none() {
         anyhow::bail!("{case}: the golden case has none of the tensors that the model answers");
     }
-    Ok(Row { case, worst, limit, measure, skipped: None })
+    Ok(Row { case, worst, limit, measure, skipped: None, failed: None })
 }
 
 fn difference(ours: &[f32], theirs: &[f32], measure: Measure) -> f64 {
@@ -232,7 +254,14 @@ fn difference(ours: &[f32], theirs: &[f32], measure: Measure) -> f64 {
 }
 
 fn skipped(case: &str, reason: String) -> Row {
-    Row { case: case.into(), worst: None, limit: SINGLE, measure: Measure::Element, skipped: Some(reason) }
+    Row {
+        case: case.into(),
+        worst: None,
+        limit: SINGLE,
+        measure: Measure::Element,
+        skipped: Some(reason),
+        failed: None,
+    }
 }
 
 #[cfg(test)]

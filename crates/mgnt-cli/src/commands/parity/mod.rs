@@ -28,13 +28,15 @@ pub struct Arguments {
 #[derive(Debug, Serialize)]
 struct Row {
     case: String,
-    /// The largest difference, as `measure` counts it; none where the case was skipped.
+    /// The largest difference, as `measure` counts it; none where the case was not run to its end.
     worst: Option<f64>,
     /// What it may be.
     limit: f64,
     measure: Measure,
     /// Why it was skipped.
     skipped: Option<String>,
+    /// Why it ended before anything could be compared.
+    failed: Option<String>,
 }
 
 /// How values are held against each other.
@@ -59,7 +61,7 @@ struct Report {
 
 impl Row {
     fn passes(&self) -> bool {
-        self.worst.is_none_or(|worst| worst <= self.limit)
+        self.failed.is_none() && self.worst.is_none_or(|worst| worst <= self.limit)
     }
 }
 
@@ -68,39 +70,45 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !arguments.golden.is_dir() {
         return Err(bad_use(format!("--golden {}: no such folder", arguments.golden.display())));
     }
-    let device = arguments.compute.open()?;
-    let rows = cases::all(&arguments.golden, &arguments.compute, &device)?;
+    let Arguments { golden, compute, json } = arguments;
+    let device = compute.open()?;
+    if !json {
+        println!(
+            "{:<44} {:>10} {:>8}  verdict",
+            format!("{} {:?}", compute.device, compute.dtype),
+            "worst",
+            "limit"
+        );
+    }
+    let mut rows = Vec::new();
+    // Each row as soon as it is known: on a new device, one of the later cases may not come to its end.
+    cases::all(&golden, &compute, &device, |row| {
+        if !json {
+            print(&row);
+        }
+        rows.push(row);
+    });
     let failed = rows.iter().filter(|row| !row.passes()).count();
-    let report = Report {
-        device: arguments.compute.device.to_string(),
-        dtype: arguments.compute.dtype,
-        rows,
-        passed: failed == 0,
-    };
-    if arguments.json {
+    let report =
+        Report { device: compute.device.to_string(), dtype: compute.dtype, rows, passed: failed == 0 };
+    if json {
         print_json(&report)?;
-    } else {
-        print(&report);
     }
     if failed > 0 {
-        anyhow::bail!("{failed} of {} cases are beyond their limits", report.rows.len());
+        anyhow::bail!(
+            "{failed} of {} cases are beyond their limits or did not come to their end",
+            report.rows.len()
+        );
     }
     Ok(())
 }
 
-fn print(report: &Report) {
-    println!(
-        "{:<44} {:>10} {:>8}  verdict",
-        format!("{} {:?}", report.device, report.dtype),
-        "worst",
-        "limit"
-    );
-    for row in &report.rows {
-        let (worst, verdict) = match (row.worst, &row.skipped) {
-            (Some(worst), _) if row.passes() => (format!("{worst:.1e}"), "ok".to_owned()),
-            (Some(worst), _) => (format!("{worst:.1e}"), "BEYOND".to_owned()),
-            (None, reason) => ("-".into(), format!("skipped: {}", reason.as_deref().unwrap_or("no reason"))),
-        };
-        println!("{:<44} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);
-    }
+fn print(row: &Row) {
+    let (worst, verdict) = match (row.worst, &row.skipped, &row.failed) {
+        (_, _, Some(reason)) => ("-".into(), format!("FAILED: {reason}")),
+        (Some(worst), ..) if row.passes() => (format!("{worst:.1e}"), "ok".to_owned()),
+        (Some(worst), ..) => (format!("{worst:.1e}"), "BEYOND".to_owned()),
+        (None, reason, _) => ("-".into(), format!("skipped: {}", reason.as_deref().unwrap_or("no reason"))),
+    };
+    println!("{:<44} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);
 }
