@@ -247,7 +247,6 @@ impl Drawn {
     /// Draws from `softmax(logits / temperature)`, `logits [R, V]`, cut to the `top_k` most probable codes, by the
     /// inverse of the cumulative distribution at `uniform [R, 1]`.
     fn new(logits: Tensor<2>, uniform: Tensor<2>, temperature: f64, top_k: Option<usize>) -> Self {
-        let [_, codes] = logits.dims();
         let shifted = logits.clone() - logits.clone().max_dim(1);
         let exponentials = shifted.clone().exp();
         let whole = exponentials.clone().sum_dim(1);
@@ -258,13 +257,37 @@ impl Drawn {
             let cut: Tensor<2, Bool> = logits.lower(least);
             weights = weights.mask_fill(cut, 0.0);
         }
-        let sums = weights.cumsum(1);
-        let target = sums.clone().slice(s![.., codes - 1..]) * uniform;
-        // The first code whose sum is above the target.
-        let codes = sums.lower_equal(target).int().sum_dim(1).clamp_max(codes as i64 - 1);
+        let codes = inverse_cumulative(weights, uniform);
         let log_probabilities = shifted.gather(1, codes.clone()) - whole.log();
         Self { codes, log_probabilities }
     }
+}
+
+/// The first code up to which the weights `[R, V]` sum to more than `uniform [R, 1]` of the whole, `[R, 1]`.
+///
+/// First the block of codes, then the code in it: running sums of Burn's accelerators start anew at every place, and over
+/// all codes would take longer than a small sub-model.
+fn inverse_cumulative(weights: Tensor<2>, uniform: Tensor<2>) -> Tensor<2, Int> {
+    let ([rows, codes], device) = (weights.dims(), weights.device());
+    let length = (codes as f64).sqrt().ceil() as usize;
+    let blocks = codes.div_ceil(length);
+    let weights = match blocks * length - codes {
+        0 => weights,
+        missing => Tensor::cat(vec![weights, Tensor::zeros([rows, missing], &device)], 1),
+    };
+    let weights = weights.reshape([rows, blocks, length]);
+    let sums = weights.clone().sum_dim(2).reshape([rows, blocks]).cumsum(1);
+    let target = sums.clone().slice(s![.., blocks - 1..]) * uniform;
+    let block = sums.clone().lower_equal(target.clone()).int().sum_dim(1).clamp_max(blocks as i64 - 1);
+    let before = Tensor::cat(vec![Tensor::zeros([rows, 1], &device), sums.slice(s![.., ..blocks - 1])], 1);
+    let target = target - before.gather(1, block.clone());
+    let inside = block.clone().reshape([rows, 1, 1]).repeat_dim(2, length);
+    let sums = weights.gather(1, inside).reshape([rows, length]).cumsum(1);
+    // Where rounding leaves a target that no sum is above, it is the last code of any weight.
+    let whole = sums.clone().slice(s![.., length - 1..]);
+    let last = sums.clone().lower(whole).int().sum_dim(1);
+    let place = sums.lower_equal(target).int().sum_dim(1).min_pair(last);
+    block * length as i64 + place
 }
 
 /// Which of `masked` places comes where, `[B, masked]`: the chosen ones `[B, n]` first, then the others in their order.
@@ -346,5 +369,38 @@ mod tests {
         assert_eq!(draw(0.866, 0.5, None).0, 1);
         assert_eq!(draw(0.88, 0.5, None).0, 2);
         assert_eq!([0.0, 0.72, 0.74, BELOW_ONE].map(|u| draw(u, 1.0, Some(2)).0), [1, 1, 3, 3]);
+    }
+
+    #[test]
+    fn blocks_find_the_code_that_one_running_sum_finds() {
+        let device = Device::flex();
+        for codes in [1, 2, 5, 16, 1000, 1024] {
+            let uniforms: Vec<f32> =
+                (0..200).map(|i| i as f32 / 200.0).chain([f32::EPSILON, BELOW_ONE]).collect();
+            // Every third code weighs nothing, and so does the last.
+            let weight = |row: usize, code: usize| match (code % 3, code + 1 == codes && codes > 1) {
+                (1, _) | (_, true) => 0.0,
+                _ => ((row * 31 + code * 17) % 97 + 1) as f32,
+            };
+            let rows = uniforms.len();
+            let weights: Vec<f32> =
+                (0..rows).flat_map(|row| (0..codes).map(move |code| weight(row, code))).collect();
+            let got: Vec<i64> = read(inverse_cumulative(
+                Tensor::from_data(TensorData::new(weights, [rows, codes]), &device),
+                Tensor::from_data(TensorData::new(uniforms.clone(), [rows, 1]), &device),
+            ))
+            .unwrap();
+            for (row, (&code, uniform)) in got.iter().zip(uniforms).enumerate() {
+                let sum = |to: usize| (0..to).map(|code| f64::from(weight(row, code))).sum::<f64>();
+                let (code, target) = (code as usize, sum(codes) * f64::from(uniform));
+                // Sums of these weights are exact; a target may be off by its rounding.
+                let slack = target * 1e-6;
+                assert!(weight(row, code) > 0.0, "{codes} codes, {uniform}: {code} weighs nothing");
+                assert!(
+                    sum(code) <= target + slack && target < sum(code + 1) + slack,
+                    "{codes} codes, {uniform}: {code}"
+                );
+            }
+        }
     }
 }
