@@ -1,0 +1,123 @@
+//! What the device says of itself.
+
+use std::ffi::{c_char, c_int};
+
+use super::{SUCCESS, Status, capability, memory_limit, set, state};
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Status {
+    unsafe { set(version, 13000) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> Status {
+    if ordinal != 0 {
+        return 101;
+    }
+    unsafe { set(device, 0) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
+    unsafe { set(count, 1) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, _device: c_int) -> Status {
+    unsafe { text(name, len, &format!("emulated, capability {}", capability())) }
+}
+
+unsafe fn text(to: *mut c_char, len: c_int, text: &str) -> Status {
+    let bytes = &text.as_bytes()[..text.len().min(len.max(1) as usize - 1)];
+    // SAFETY: by the caller, `len` bytes are there.
+    unsafe {
+        to.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        to.cast::<u8>().add(bytes.len()).write(0);
+    }
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetPCIBusId(name: *mut c_char, len: c_int, _device: c_int) -> Status {
+    unsafe { text(name, len, "0000:00:00.0") }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], _device: c_int) -> Status {
+    unsafe { set(uuid, [7; 16]) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _device: c_int) -> Status {
+    unsafe { set(bytes, memory_limit()) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
+    unsafe {
+        set(free, memory_limit() - state().held);
+        set(total, memory_limit())
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device: c_int) -> Status {
+    let hopper = capability() >= 90;
+    let number = match attribute {
+        1 => 1024,       // threads a block
+        2 | 3 => 1024,   // its width and height
+        4 => 64,         // its depth
+        5 => i32::MAX,   // blocks along x
+        6 | 7 => 65535,  // along y and z
+        8 => 48 << 10,   // shared memory a block
+        10 => 32,        // lanes a warp
+        12 => 65536,     // registers a block
+        13 => 1_980_000, // clock, kHz
+        16 => {
+            if hopper {
+                132
+            } else {
+                108
+            }
+        } // multiprocessors
+        36 => 2_619_000, // memory clock
+        39 => 2048,      // threads a multiprocessor
+        75 => (capability() / 10) as c_int, // capability
+        76 => (capability() % 10) as c_int,
+        81 => {
+            if hopper {
+                233_472
+            } else {
+                167_936
+            }
+        } // shared memory a multiprocessor
+        97 => {
+            if hopper {
+                232_448
+            } else {
+                166_912
+            }
+        } // shared memory a block, at most
+        115 => 0, // memory pools
+        _ => 0,
+    };
+    unsafe { set(value, number) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, _device: c_int) -> Status {
+    unsafe { set(context, 0x10) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuCtxGetCurrent(context: *mut usize) -> Status {
+    unsafe { set(context, 0x10) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> Status {
+    unsafe {
+        set(least, 0);
+        set(greatest, 0)
+    }
+}

@@ -1,0 +1,266 @@
+//! The functions of libcuda that Burn's backend calls, by NVIDIA's "CUDA Driver API".
+//!
+//! Every call runs to its end before it returns, which is one of the orders that streams allow.
+
+mod device;
+mod memory;
+mod modules;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_uint};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::machine::{Kernel, Launch, Ranges};
+
+type Status = c_int;
+const SUCCESS: Status = 0;
+const INVALID_VALUE: Status = 1;
+const OUT_OF_MEMORY: Status = 2;
+const INVALID_PTX: Status = 218;
+const NOT_FOUND: Status = 500;
+const CAPTURE_UNSUPPORTED: Status = 900;
+const CAPTURE_INVALIDATED: Status = 901;
+
+/// What a stream is asked to do.
+enum Work {
+    Launch(Launch),
+    Copy { to: usize, from: usize, bytes: usize },
+    Fill { to: usize, value: u8, bytes: usize },
+    Memory,
+}
+
+struct Capture {
+    stream: usize,
+    works: Vec<Work>,
+    broken: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nanoseconds that launches would have taken, where they are only counted.
+    clock: u64,
+    allocations: BTreeMap<usize, usize>,
+    ranges: Ranges,
+    held: usize,
+    peak: usize,
+    capture: Option<Capture>,
+    kernels: Vec<Arc<Kernel>>,
+    next_stream: usize,
+    counts: BTreeMap<&'static str, u64>,
+    sticky: Status,
+}
+
+static STATE: Mutex<Option<State>> = Mutex::new(None);
+static REPLAYED: AtomicU64 = AtomicU64::new(0);
+
+struct Locked(MutexGuard<'static, Option<State>>);
+
+impl std::ops::Deref for Locked {
+    type Target = State;
+    fn deref(&self) -> &State {
+        self.0.as_ref().expect("set by `state`")
+    }
+}
+
+impl std::ops::DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().expect("set by `state`")
+    }
+}
+
+fn state() -> Locked {
+    let mut guard = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.get_or_insert_with(|| State { next_stream: 0x1000, ..State::default() });
+    Locked(guard)
+}
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn memory_limit() -> usize {
+    setting("EMULATED_CUDA_MEMORY_GIB", 16) << 30
+}
+
+static STARTED: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+static TRACE: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| setting("EMULATED_CUDA_TRACE", 0) == 1);
+static RUN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| setting("EMULATED_CUDA_RUN", 1) == 1);
+
+/// Compute capability, times ten.
+fn capability() -> usize {
+    setting("EMULATED_CUDA_CAPABILITY", 80)
+}
+
+impl State {
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn changed(&mut self) {
+        self.ranges =
+            Arc::new(self.allocations.iter().map(|(&start, &bytes)| (start, start + bytes)).collect());
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<usize, Status> {
+        if self.held + bytes > memory_limit() {
+            return Err(OUT_OF_MEMORY);
+        }
+        let layout = std::alloc::Layout::from_size_align(bytes.max(1), 512).map_err(|_| INVALID_VALUE)?;
+        // SAFETY: the layout has at least one byte.
+        let at = unsafe { std::alloc::alloc_zeroed(layout) };
+        if at.is_null() {
+            return Err(OUT_OF_MEMORY);
+        }
+        if setting("EMULATED_CUDA_POISON", 0) == 1 {
+            // Memory holds anything at first: all bits set are no numbers.
+            // SAFETY: just allocated.
+            unsafe { at.write_bytes(0xff, bytes) };
+        }
+        self.held += bytes;
+        self.peak = self.peak.max(self.held);
+        self.allocations.insert(at as usize, bytes);
+        self.changed();
+        Ok(at as usize)
+    }
+
+    fn release(&mut self, at: usize) -> Status {
+        let Some(bytes) = self.allocations.remove(&at) else { return INVALID_VALUE };
+        self.held -= bytes;
+        self.changed();
+        if let Ok(layout) = std::alloc::Layout::from_size_align(bytes.max(1), 512) {
+            // SAFETY: allocated with this layout, and out of the table now.
+            unsafe { std::alloc::dealloc(at as *mut u8, layout) };
+        }
+        SUCCESS
+    }
+
+    fn holds(&self, at: usize, bytes: usize) -> bool {
+        self.allocations.range(..=at).next_back().is_some_and(|(&start, &len)| at + bytes <= start + len)
+    }
+
+    /// Does the work, or records it.
+    fn submit(&mut self, stream: usize, work: Work) -> Status {
+        if self.sticky != SUCCESS {
+            return self.sticky;
+        }
+        if let Some(capture) = &mut self.capture
+            && capture.stream == stream
+        {
+            capture.works.push(work);
+            return SUCCESS;
+        }
+        self.perform(&work)
+    }
+
+    fn perform(&mut self, work: &Work) -> Status {
+        match work {
+            Work::Launch(launch) => {
+                if !*RUN {
+                    launch.kernel.launches.fetch_add(1, Ordering::Relaxed);
+                    // A guess: what matters is that time passes, for whoever compares kernels.
+                    let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
+                    self.clock += 5_000 + blocks * 100;
+                    return SUCCESS;
+                }
+                let began = Instant::now();
+                let result = launch.run(&self.ranges);
+                if *TRACE {
+                    let (grid, block, name) = (launch.grid, launch.block, &launch.kernel.name);
+                    eprintln!("{:9.3} ms {grid:?} {block:?} {name}", began.elapsed().as_secs_f64() * 1e3);
+                }
+                match result {
+                    Ok(()) => SUCCESS,
+                    Err((fault, why)) => {
+                        eprintln!("emulated CUDA: {}: {why}", launch.kernel.name);
+                        self.sticky = fault as Status;
+                        self.sticky
+                    }
+                }
+            }
+            Work::Copy { to, from, bytes } => {
+                // SAFETY: device ends were checked by `copy`; host ends are the caller's.
+                unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) };
+                SUCCESS
+            }
+            Work::Fill { to, value, bytes } => {
+                // SAFETY: checked by the caller.
+                unsafe { (*to as *mut u8).write_bytes(*value, *bytes) };
+                SUCCESS
+            }
+            Work::Memory => SUCCESS,
+        }
+    }
+
+    fn copy(&mut self, stream: usize, to: (usize, bool), from: (usize, bool), bytes: usize) -> Status {
+        for (at, device) in [to, from] {
+            if device && bytes > 0 && !self.holds(at, bytes) {
+                eprintln!("emulated CUDA: a copy of {bytes} bytes at {at:#x}, which no allocation has");
+                return INVALID_VALUE;
+            }
+        }
+        self.submit(stream, Work::Copy { to: to.0, from: from.0, bytes })
+    }
+}
+
+extern "C" fn at_exit() {
+    let Ok(path) = std::env::var("EMULATED_CUDA_LOG") else { return };
+    let Ok(mut file) = std::fs::File::create(path) else { return };
+    let state = state();
+    let _ = writeln!(file, "peak bytes {}", state.peak);
+    let _ = writeln!(file, "launches in replays {}", REPLAYED.load(Ordering::Relaxed));
+    for (name, count) in &state.counts {
+        let _ = writeln!(file, "{name} {count}");
+    }
+    let mut kernels: Vec<_> = state.kernels.iter().collect();
+    kernels.sort_by_key(|kernel| std::cmp::Reverse(kernel.executed.load(Ordering::Relaxed)));
+    for kernel in kernels {
+        let (executed, launches) =
+            (kernel.executed.load(Ordering::Relaxed), kernel.launches.load(Ordering::Relaxed));
+        let _ = writeln!(file, "{executed:>14} {launches:>8} {:>7} {}", kernel.code.len(), kernel.name);
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;
+
+/// # Safety
+///
+/// As the driver's.
+unsafe fn set<T>(to: *mut T, value: T) -> Status {
+    if to.is_null() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: by the caller.
+    unsafe { to.write(value) };
+    SUCCESS
+}
+
+macro_rules! fine {
+    ($($name:ident($($type:ty),*);)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            extern "C" fn $name($(_: $type),*) -> Status {
+                SUCCESS
+            }
+        )*
+    };
+}
+
+fine! {
+    cuInit(c_uint);
+    cuDevicePrimaryCtxRelease_v2(c_int);
+    cuCtxSetCurrent(usize);
+    cuStreamDestroy_v2(usize);
+    cuStreamWaitEvent(usize, usize, c_uint);
+    cuEventQuery(usize);
+    cuFuncSetAttribute(usize, c_int, c_int);
+    cuFuncSetCacheConfig(usize, c_int);
+    cuModuleUnload(usize);
+    cuGraphUpload(usize, usize);
+    cuCtxSynchronize();
+}

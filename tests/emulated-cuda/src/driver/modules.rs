@@ -1,0 +1,163 @@
+//! Modules, kernels and their launches.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::Arc;
+
+use super::{INVALID_PTX, INVALID_VALUE, NOT_FOUND, RUN, Status, Work, set, state};
+use crate::lower::lower;
+use crate::machine::{Kernel, Launch};
+use crate::ptx;
+
+type Loaded = HashMap<String, Arc<Kernel>>;
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_char) -> Status {
+    let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
+    match load(&text) {
+        Ok(loaded) => {
+            state().kernels.extend(loaded.values().cloned());
+            unsafe { set(module, Box::into_raw(Box::new(loaded)) as usize) }
+        }
+        Err(why) => {
+            eprintln!("emulated CUDA: {why}");
+            if let Ok(path) = std::env::var("EMULATED_CUDA_REFUSED") {
+                let _ = std::fs::write(path, text.as_bytes());
+            }
+            INVALID_PTX
+        }
+    }
+}
+
+fn load(text: &str) -> Result<Loaded, String> {
+    let mut parsed = ptx::parse(text)?;
+    if !*RUN {
+        // Only counted: what the emulator does not know does no harm.
+        parsed.entries.iter_mut().for_each(|entry| entry.statements.clear());
+    }
+    let globals = parsed
+        .globals
+        .into_iter()
+        .map(|(name, values)| {
+            // In words, so that any access is aligned; there for as long as the process.
+            let mut words = vec![0u128; values.len().div_ceil(16) + 1];
+            for (i, byte) in values.iter().enumerate() {
+                words[i / 16] |= u128::from(*byte) << (8 * (i % 16));
+            }
+            let bytes = words.len() * 16;
+            let at = Box::leak(words.into_boxed_slice()).as_ptr() as usize;
+            let mut state = state();
+            state.allocations.insert(at, bytes);
+            state.changed();
+            (name, at as u64)
+        })
+        .collect();
+    parsed.entries.iter().map(|entry| Ok((entry.name.clone(), Arc::new(lower(entry, &globals)?)))).collect()
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> Status {
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    match unsafe { &*(module as *const Loaded) }.get(&*name) {
+        Some(kernel) => unsafe { set(function, Box::into_raw(Box::new(kernel.clone())) as usize) },
+        None => NOT_FOUND,
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuLaunchKernel(
+    function: usize,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared: c_uint,
+    stream: usize,
+    params: *const *const c_void,
+    _extra: *const *const c_void,
+) -> Status {
+    let kernel = unsafe { &*(function as *const Arc<Kernel>) }.clone();
+    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    if grid.contains(&0) || block.contains(&0) || block.iter().product::<u32>() > 1024 {
+        return INVALID_VALUE;
+    }
+    let mut bytes = vec![0u8; kernel.param_bytes];
+    for (i, &(at, size)) in kernel.params.iter().enumerate() {
+        // SAFETY: as many pointers as the kernel has parameters, by the driver's contract.
+        unsafe { bytes[at..at + size].as_mut_ptr().copy_from_nonoverlapping((*params.add(i)).cast(), size) };
+    }
+    let mut state = state();
+    state.count("launches");
+    let launch = Launch { kernel, grid, block, dynamic_shared: shared as usize, params: bytes };
+    state.submit(stream, Work::Launch(launch))
+}
+
+/// What the encoder of tensor maps demands, by its page in the "CUDA Driver API"; the map itself serves no emulated kernel.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuTensorMapEncodeTiled(
+    map: *mut [u64; 16],
+    _kind: c_int,
+    rank: c_uint,
+    address: usize,
+    dims: *const u64,
+    strides: *const u64,
+    boxes: *const c_uint,
+    steps: *const c_uint,
+    _interleave: c_int,
+    _swizzle: c_int,
+    _promotion: c_int,
+    _fill: c_int,
+) -> Status {
+    let rank = rank as usize;
+    let (dims, strides, boxes, steps) = unsafe {
+        (
+            std::slice::from_raw_parts(dims, rank),
+            std::slice::from_raw_parts(strides, rank - 1),
+            std::slice::from_raw_parts(boxes, rank),
+            std::slice::from_raw_parts(steps, rank),
+        )
+    };
+    state().count("tensor maps");
+    let fits = (1..=5).contains(&rank)
+        && address.is_multiple_of(16)
+        && dims.iter().all(|&n| n > 0 && n <= 1 << 32)
+        && strides.iter().all(|&n| n.is_multiple_of(16) && n < 1 << 40)
+        && boxes.iter().all(|&n| n > 0 && n <= 256)
+        && steps.iter().all(|&n| n > 0 && n <= 8);
+    if !fits {
+        state().count("tensor maps refused");
+        return INVALID_VALUE;
+    }
+    unsafe { set(map, [0; 16]) }
+}
+
+/// The compiler asks for tables of the driver's own; there are none here.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuGetExportTable(table: *mut usize, _id: *const c_void) -> Status {
+    unsafe { set(table, 0) };
+    NOT_FOUND
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuGetErrorName(status: c_int, name: *mut *const c_char) -> Status {
+    let known: &CStr = match status {
+        0 => c"CUDA_SUCCESS",
+        1 => c"CUDA_ERROR_INVALID_VALUE",
+        2 => c"CUDA_ERROR_OUT_OF_MEMORY",
+        218 => c"CUDA_ERROR_INVALID_PTX",
+        700 => c"CUDA_ERROR_ILLEGAL_ADDRESS",
+        716 => c"CUDA_ERROR_MISALIGNED_ADDRESS",
+        719 => c"CUDA_ERROR_LAUNCH_FAILED",
+        900 => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        901 => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        _ => c"another error",
+    };
+    unsafe { set(name, known.as_ptr()) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuGetErrorString(status: c_int, text: *mut *const c_char) -> Status {
+    unsafe { cuGetErrorName(status, text) }
+}

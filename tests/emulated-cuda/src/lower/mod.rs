@@ -1,0 +1,519 @@
+//! Statements to closures: names become places, opcodes become functions over a warp's lanes.
+
+/// A body with `$T` as the integer type that `$ty` names.
+macro_rules! by_int {
+    ($ty:expr, $T:ident => $body:expr) => {
+        match $ty {
+            "u16" | "b16" => {
+                type $T = u16;
+                $body
+            }
+            "s16" => {
+                type $T = i16;
+                $body
+            }
+            "u32" | "b32" => {
+                type $T = u32;
+                $body
+            }
+            "s32" => {
+                type $T = i32;
+                $body
+            }
+            "u64" | "b64" => {
+                type $T = u64;
+                $body
+            }
+            "s64" => {
+                type $T = i64;
+                $body
+            }
+            other => return Err(format!("no integer type {other}")),
+        }
+    };
+}
+
+mod compare;
+mod convert;
+mod floats;
+mod integers;
+mod lanes;
+mod memory;
+mod moves;
+
+use compare::comparison;
+pub use convert::tf32;
+use lanes::lanes;
+pub use lanes::{read, write};
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+
+use half::{bf16, f16};
+
+use crate::machine::{Action, Fault, Instruction, Kernel, LANES, Special, Step};
+use crate::ptx::{self, Entry, Operand, Statement};
+use crate::tensor;
+
+type Lowered<T> = Result<T, String>;
+
+/// Lowers a kernel. `globals` are the addresses of the module's variables.
+pub fn lower(entry: &Entry, globals: &HashMap<String, u64>) -> Lowered<Kernel> {
+    let mut lowering = Lowering {
+        entry,
+        globals,
+        places: HashMap::new(),
+        constants: HashMap::new(),
+        specials: HashMap::new(),
+        bytes: 0,
+    };
+    let mut code = Vec::with_capacity(entry.statements.len() + 1);
+    for statement in &entry.statements {
+        let text = text(statement);
+        let instruction =
+            lowering.instruction(statement, text.clone()).map_err(|why| format!("{why} in `{text}`"))?;
+        code.push(instruction);
+    }
+    code.push(Instruction { guard: None, action: Action::Exit, text: "ret".into() });
+    let param_bytes = entry.params.iter().map(|(_, at, bytes)| at + bytes).max().unwrap_or(0);
+    Ok(Kernel {
+        name: entry.name.clone(),
+        params: entry.params.iter().map(|(_, at, bytes)| (*at, *bytes)).collect(),
+        param_bytes,
+        code,
+        register_bytes: lowering.bytes,
+        constants: lowering
+            .constants
+            .into_iter()
+            .map(|((bits, width), place)| (place, width, bits))
+            .collect(),
+        specials: lowering.specials.into_values().collect(),
+        shared_bytes: entry.shared_bytes,
+        local_bytes: entry.local_bytes,
+        launches: AtomicU64::new(0),
+        executed: AtomicU64::new(0),
+    })
+}
+
+fn text(statement: &Statement) -> String {
+    format!("{} {:?}", statement.opcode.join("."), statement.operands)
+}
+
+/// A register: where it lies, and bytes of a lane. Predicates have none.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Bytes from the start of a warp's registers.
+    pub at: u32,
+    /// Bytes a lane.
+    pub width: usize,
+}
+
+struct Lowering<'a> {
+    entry: &'a Entry,
+    globals: &'a HashMap<String, u64>,
+    places: HashMap<(usize, String), Place>,
+    constants: HashMap<(u64, usize), u32>,
+    specials: HashMap<String, (u32, Special)>,
+    bytes: usize,
+}
+
+fn bits_of(ty: &str) -> Lowered<usize> {
+    ptx::bytes(ty).ok_or_else(|| format!("no type {ty}"))
+}
+
+/// Bits to a number, and back.
+type Half = (fn(u16) -> f64, fn(f64) -> u16);
+
+fn f16_op(ty: &str) -> Option<Half> {
+    match ty {
+        "f16" | "f16x2" => Some((|b| f16::from_bits(b).to_f64(), |v| f16::from_f64(v).to_bits())),
+        "bf16" | "bf16x2" => Some((|b| bf16::from_bits(b).to_f64(), |v| bf16::from_f64(v).to_bits())),
+        _ => None,
+    }
+}
+
+impl Lowering<'_> {
+    fn allocate(&mut self, bytes: usize) -> u32 {
+        let at = self.bytes;
+        self.bytes += bytes.next_multiple_of(64);
+        at as u32
+    }
+
+    fn declared(&self, name: &str, scope: usize) -> Option<(usize, &str)> {
+        let mut at = Some(scope);
+        while let Some(scope) = at {
+            if let Some(ty) = self.entry.registers[scope].get(name) {
+                return Some((scope, ty));
+            }
+            at = self.entry.parents[scope];
+        }
+        None
+    }
+
+    fn register(&mut self, name: &str, scope: usize) -> Option<Place> {
+        let (scope, ty) = self.declared(name, scope)?;
+        let width = if ty == "pred" { 0 } else { ptx::bytes(ty)? };
+        if let Some(place) = self.places.get(&(scope, name.to_owned())) {
+            return Some(*place);
+        }
+        let at = self.allocate(width.max(1) * LANES);
+        let place = Place { at, width };
+        self.places.insert((scope, name.to_owned()), place);
+        Some(place)
+    }
+
+    fn constant(&mut self, bits: u64, width: usize) -> Place {
+        if let Some(at) = self.constants.get(&(bits, width)) {
+            return Place { at: *at, width };
+        }
+        let at = self.allocate(width * LANES);
+        self.constants.insert((bits, width), at);
+        Place { at, width }
+    }
+
+    fn special(&mut self, name: &str) -> Option<Place> {
+        if let Some((at, _)) = self.specials.get(name) {
+            return Some(Place { at: *at, width: 4 });
+        }
+        let axis = |name: &str| ["x", "y", "z"].iter().position(|a| name.ends_with(&format!(".{a}")));
+        let stem = name.split('.').next()?;
+        let special = match (stem, axis(name)) {
+            ("%tid", Some(axis)) => Special::Thread(axis),
+            ("%ntid", Some(axis)) => Special::Threads(axis),
+            ("%ctaid", Some(axis)) | ("%clusterid", Some(axis)) => Special::Block(axis),
+            ("%nctaid", Some(axis)) | ("%nclusterid", Some(axis)) => Special::Blocks(axis),
+            ("%cluster_nctaid", Some(_)) => Special::One,
+            ("%cluster_ctaid", Some(_)) => Special::Zero,
+            ("%laneid", None) => Special::Lane,
+            ("%warpid", None) => Special::WarpId,
+            ("%lanemask_eq", None) => Special::LaneMask("eq"),
+            ("%lanemask_lt", None) => Special::LaneMask("lt"),
+            ("%lanemask_le", None) => Special::LaneMask("le"),
+            ("%lanemask_gt", None) => Special::LaneMask("gt"),
+            ("%lanemask_ge", None) => Special::LaneMask("ge"),
+            ("%dynamic_smem_size", None) => Special::DynamicShared,
+            ("%total_smem_size", None) => Special::TotalShared,
+            ("%cluster_ctarank", None) | ("%clock", None) => Special::Zero,
+            ("%cluster_nctarank", None) => Special::One,
+            _ => return None,
+        };
+        let at = self.allocate(8 * LANES);
+        self.specials.insert(name.to_owned(), (at, special));
+        Some(Place { at, width: 4 })
+    }
+
+    /// Any value: a register of whatever width, or a constant of the width asked for.
+    fn any(&mut self, operand: &Operand, width: usize, scope: usize) -> Lowered<Place> {
+        let Operand::Name(name) = operand else { return Err(format!("not a value: {operand:?}")) };
+        if let Some(place) = self.register(name, scope).or_else(|| self.special(name)) {
+            return Ok(place);
+        }
+        if let Some((at, _)) = self.entry.shared.get(name) {
+            return Ok(self.constant(*at as u64, width));
+        }
+        if let Some((at, _)) = self.entry.local.get(name) {
+            let at = *at as u64;
+            if let Some((place, _)) = self.specials.get(name) {
+                return Ok(Place { at: *place, width: 8 });
+            }
+            let place = self.allocate(8 * LANES);
+            self.specials.insert(name.clone(), (place, Special::Local(at)));
+            return Ok(Place { at: place, width: 8 });
+        }
+        if name == "WARP_SZ" {
+            return Ok(self.constant(LANES as u64, width));
+        }
+        if let Some(address) = self.globals.get(name) {
+            return Ok(self.constant(*address, width));
+        }
+        let mut bits = ptx::number(name).ok_or_else(|| format!("unknown name {name}"))?;
+        // A double as written for a float of fewer bits does not occur; halves are written as bits.
+        if width < 8 {
+            bits &= (1u64 << (width * 8)) - 1;
+        }
+        Ok(self.constant(bits, width))
+    }
+
+    /// A value of exactly that width.
+    fn value(&mut self, operand: &Operand, width: usize, scope: usize) -> Lowered<Place> {
+        let place = self.any(operand, width, scope)?;
+        if place.width != width {
+            return Err(format!("{operand:?} has {} bytes, not {width}", place.width));
+        }
+        Ok(place)
+    }
+
+    fn predicate_place(&mut self, name: &str, scope: usize) -> Lowered<u32> {
+        match self.register(name, scope) {
+            Some(place) if place.width == 0 => Ok(place.at),
+            _ => Err(format!("{name} is no predicate")),
+        }
+    }
+
+    /// A predicate that may be negated or constant; `None` for `_`.
+    fn predicate(&mut self, operand: &Operand, scope: usize) -> Lowered<(u32, bool)> {
+        let Operand::Name(name) = operand else { return Err(format!("no predicate: {operand:?}")) };
+        let stem = name.trim_start_matches('!');
+        if let Some(number) = ptx::number(stem) {
+            // Constants: a place that stays zero.
+            let place = self.constant(0, 4);
+            return Ok((place.at, number != 0));
+        }
+        Ok((self.predicate_place(stem, scope)?, name.starts_with('!')))
+    }
+
+    fn places(&mut self, operand: &Operand, width: usize, scope: usize) -> Lowered<Vec<Option<Place>>> {
+        match operand {
+            Operand::Vector(all) => all
+                .iter()
+                .map(|o| match o {
+                    Operand::Name(name) if name == "_" => Ok(None),
+                    other => self.any(other, width, scope).map(Some),
+                })
+                .collect(),
+            other => Ok(vec![Some(self.any(other, width, scope)?)]),
+        }
+    }
+
+    /// The base register (64 bits or 32) and the offset of an address.
+    fn address(&mut self, operand: &Operand, scope: usize) -> Lowered<(Place, u64)> {
+        match operand {
+            Operand::Address(base, offset) => {
+                Ok((self.any(&Operand::Name(base.clone()), 8, scope)?, *offset as u64))
+            }
+            other => Err(format!("no address: {other:?}")),
+        }
+    }
+
+    fn instruction(&mut self, statement: &Statement, text: String) -> Lowered<Instruction> {
+        let guard = match &statement.guard {
+            Some((name, negated)) => Some((self.predicate_place(name, statement.scope)?, *negated)),
+            None => None,
+        };
+        let action = self.action(statement)?;
+        Ok(Instruction { guard, action, text })
+    }
+
+    fn label(&self, operand: &Operand) -> Lowered<usize> {
+        match operand {
+            Operand::Name(name) => {
+                self.entry.labels.get(name).copied().ok_or_else(|| format!("no label {name}"))
+            }
+            other => Err(format!("no label: {other:?}")),
+        }
+    }
+
+    fn action(&mut self, s: &Statement) -> Lowered<Action> {
+        let parts: Vec<&str> = s.opcode.iter().map(String::as_str).collect();
+        let nothing = || Action::Run(Box::new(|_, _| {}));
+        Ok(match parts[0] {
+            "ret" | "exit" => Action::Exit,
+            "trap" => Action::Run(Box::new(|warp, _| warp.fail(Fault::Unsupported, "a trap".into()))),
+            "bra" => Action::Branch(self.label(&s.operands[0])?),
+            "brx" => {
+                let index = self.value(&s.operands[0], 4, s.scope)?;
+                let Operand::Name(table) = &s.operands[1] else { return Err("no table".into()) };
+                let table = self.entry.targets.get(table).ok_or("no table of that name")?.clone();
+                let targets =
+                    table.iter().map(|l| self.label(&Operand::Name(l.clone()))).collect::<Lowered<_>>()?;
+                Action::Table(index.at, targets)
+            }
+            "bar" | "barrier" if parts.contains(&"warp") => nothing(),
+            "bar" | "barrier" if parts.contains(&"cluster") => {
+                if parts.contains(&"wait") {
+                    Action::Barrier
+                } else {
+                    nothing()
+                }
+            }
+            "bar" | "barrier" => match &s.operands[0] {
+                Operand::Name(name) if name == "0" && s.operands.len() == 1 => Action::Barrier,
+                other => return Err(format!("a barrier with a number: {other:?}")),
+            },
+            "membar" | "fence" | "prefetch" | "discard" | "createpolicy" | "griddepcontrol"
+            | "setmaxnreg" | "nanosleep" => nothing(),
+            "cp" => self.copy(s, &parts)?,
+            _ => Action::Run(self.step(s, &parts)?),
+        })
+    }
+
+    fn step(&mut self, s: &Statement, parts: &[&str]) -> Lowered<Step> {
+        let scope = s.scope;
+        let ty = *parts.last().ok_or("no opcode")?;
+        let o = &s.operands;
+        let has = |word: &str| parts.contains(&word);
+        Ok(match parts[0] {
+            "ld" | "ldu" => self.load(s, parts)?,
+            "st" => self.store(s, parts)?,
+            "atom" | "red" => self.atomic(s, parts)?,
+            "mov" => self.mov(s, ty)?,
+            "cvta" => {
+                let width = bits_of(ty)?;
+                let (d, a) = (self.value(&o[0], width, scope)?, self.any(&o[1], width, scope)?);
+                let shared = has("shared");
+                let to = has("to");
+                Box::new(move |warp, mask| {
+                    let base = warp.block.shared as u64;
+                    for lane in lanes(mask) {
+                        let a = read(warp, a, lane);
+                        let value = match (shared, to) {
+                            (true, true) => a.wrapping_sub(base),
+                            (true, false) => a.wrapping_add(base),
+                            _ => a,
+                        };
+                        write(warp, d, lane, value);
+                    }
+                })
+            }
+            "isspacep" => {
+                let d = self.predicate(&o[0], scope)?.0;
+                let a = self.any(&o[1], 8, scope)?;
+                let shared = has("shared");
+                let global = has("global");
+                Box::new(move |warp, mask| {
+                    let base = warp.block.shared as u64;
+                    let end = base + warp.block.shared_bytes as u64;
+                    let inside = lanes(mask)
+                        .filter(|&l| (base..end).contains(&read(warp, a, l)))
+                        .fold(0, |m, l| m | 1 << l);
+                    let bits = if shared {
+                        inside
+                    } else if global {
+                        !inside
+                    } else {
+                        0
+                    };
+                    warp.set_predicate(d, mask, bits);
+                })
+            }
+            "cvt" => self.convert(s, parts)?,
+            "setp" => self.setp(s, parts)?,
+            "set" => {
+                let result = parts[parts.len() - 2];
+                if s.operands.len() != 3 {
+                    return Err("set with a third operand".into());
+                }
+                let d = self.value(&o[0], bits_of(result)?, scope)?;
+                let width = bits_of(ty)?;
+                let (a, b) = (self.value(&o[1], width, scope)?, self.value(&o[2], width, scope)?);
+                let yes = match result {
+                    "f32" => u64::from(1f32.to_bits()),
+                    "f16" => u64::from(f16::ONE.to_bits()),
+                    "bf16" => u64::from(bf16::ONE.to_bits()),
+                    _ => u64::MAX,
+                };
+                let compare = comparison(parts[1], ty)?;
+                Box::new(move |warp, mask| {
+                    let bits = compare(warp, a, b);
+                    for lane in lanes(mask) {
+                        write(warp, d, lane, if bits >> lane & 1 == 1 { yes } else { 0 });
+                    }
+                })
+            }
+            "selp" => {
+                let width = bits_of(ty)?;
+                let d = self.value(&o[0], width, scope)?;
+                let (a, b) = (self.value(&o[1], width, scope)?, self.value(&o[2], width, scope)?);
+                let (p, negated) = self.predicate(&o[3], scope)?;
+                Box::new(move |warp, mask| {
+                    let bits = warp.predicate(p) ^ if negated { u32::MAX } else { 0 };
+                    for lane in lanes(mask) {
+                        let from = if bits >> lane & 1 == 1 { a } else { b };
+                        let value = read(warp, from, lane);
+                        write(warp, d, lane, value);
+                    }
+                })
+            }
+            "and" | "or" | "xor" | "not" if ty == "pred" => {
+                let d = self.predicate(&o[0], scope)?.0;
+                let a = self.predicate(&o[1], scope)?;
+                let b = if parts[0] == "not" { a } else { self.predicate(&o[2], scope)? };
+                let which = parts[0].to_owned();
+                Box::new(move |warp, mask| {
+                    let get = |(place, negated): (u32, bool)| {
+                        warp.predicate(place) ^ if negated { u32::MAX } else { 0 }
+                    };
+                    let (a, b) = (get(a), get(b));
+                    let bits = match which.as_str() {
+                        "and" => a & b,
+                        "or" => a | b,
+                        "xor" => a ^ b,
+                        _ => !a,
+                    };
+                    warp.set_predicate(d, mask, bits);
+                })
+            }
+            "shfl" => self.shuffle(s, parts)?,
+            "vote" => self.vote(s, parts)?,
+            "activemask" => {
+                let d = self.value(&o[0], 4, scope)?;
+                Box::new(move |warp, mask| lanes(mask).for_each(|lane| write(warp, d, lane, u64::from(mask))))
+            }
+            "elect" => {
+                let Operand::Pair(d, p) = &o[0] else { return Err("no pair".into()) };
+                let d = if d == "_" { None } else { self.register(d, scope) };
+                let p = self.predicate_place(p, scope)?;
+                Box::new(move |warp, mask| {
+                    let first = mask.trailing_zeros();
+                    if let Some(d) = d {
+                        lanes(mask).for_each(|lane| write(warp, d, lane, u64::from(first)));
+                    }
+                    warp.set_predicate(p, mask, 1 << first);
+                })
+            }
+            "redux" => {
+                let (d, a) = (self.value(&o[0], 4, scope)?, self.value(&o[1], 4, scope)?);
+                let which = parts[2].to_owned();
+                let signed = ty == "s32";
+                Box::new(move |warp, mask| {
+                    let values: Vec<u64> = lanes(mask).map(|l| read(warp, a, l)).collect();
+                    let value =
+                        values.into_iter().map(|v| v as u32).reduce(|a, b| match (which.as_str(), signed) {
+                            ("add", _) => a.wrapping_add(b),
+                            ("min", true) => (a as i32).min(b as i32) as u32,
+                            ("max", true) => (a as i32).max(b as i32) as u32,
+                            ("min", false) => a.min(b),
+                            ("max", false) => a.max(b),
+                            ("and", _) => a & b,
+                            ("or", _) => a | b,
+                            _ => a ^ b,
+                        });
+                    lanes(mask).for_each(|lane| write(warp, d, lane, u64::from(value.unwrap_or(0))));
+                })
+            }
+            "ldmatrix" | "stmatrix" => {
+                let regs = self.places(&o[usize::from(parts[0] == "stmatrix")], 4, scope)?;
+                let regs: Vec<Place> = regs.into_iter().flatten().collect();
+                let address = self.address(&o[usize::from(parts[0] == "ldmatrix")], scope)?;
+                tensor::matrix(parts, regs, address)?
+            }
+            "wmma" => {
+                let mut vectors = Vec::new();
+                let mut address = None;
+                let mut stride = None;
+                for operand in o {
+                    match operand {
+                        Operand::Vector(_) => {
+                            let places = self.places(operand, 4, scope)?;
+                            vectors.push(places.into_iter().flatten().collect::<Vec<_>>());
+                        }
+                        Operand::Address(..) => address = Some(self.address(operand, scope)?),
+                        Operand::Name(_) => stride = Some(self.any(operand, 4, scope)?),
+                        Operand::Pair(..) => return Err("a pair".into()),
+                    }
+                }
+                tensor::wmma(parts, vectors, address, stride)?
+            }
+            "mma" => {
+                let vectors = o
+                    .iter()
+                    .map(|operand| {
+                        Ok(self.places(operand, 4, scope)?.into_iter().flatten().collect::<Vec<_>>())
+                    })
+                    .collect::<Lowered<Vec<_>>>()?;
+                tensor::mma(parts, vectors)?
+            }
+            _ => self.arithmetic(s, parts, ty)?,
+        })
+    }
+}

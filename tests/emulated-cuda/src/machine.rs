@@ -1,0 +1,520 @@
+//! Blocks, warps and lanes: how a lowered kernel runs on the host.
+//!
+//! A warp's 32 lanes go through its instructions together. Where they part, those with the smallest program counter go
+//! first, so that they meet again where their ways do. Warps take turns at barriers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Lanes of a warp.
+pub const LANES: usize = 32;
+
+/// Work on the lanes of a mask.
+pub type Step = Box<dyn Fn(&mut Warp, u32) + Send + Sync>;
+
+/// What an instruction does.
+pub enum Action {
+    /// Computes or moves, for the lanes in the mask.
+    Run(Step),
+    /// Goes to another instruction.
+    Branch(usize),
+    /// Goes to one of several, by a register.
+    Table(u32, Vec<usize>),
+    /// Waits for the block's other warps.
+    Barrier,
+    /// Ends the lanes.
+    Exit,
+}
+
+/// An instruction as it runs.
+pub struct Instruction {
+    /// The predicate's place, and whether it is negated.
+    pub guard: Option<(u32, bool)>,
+    /// What it does.
+    pub action: Action,
+    /// As written, for messages.
+    pub text: String,
+}
+
+/// What a register holds before the first instruction.
+#[derive(Clone, Copy, Debug)]
+pub enum Special {
+    /// `%tid`
+    Thread(usize),
+    /// `%ntid`
+    Threads(usize),
+    /// `%ctaid`
+    Block(usize),
+    /// `%nctaid`
+    Blocks(usize),
+    /// `%laneid`
+    Lane,
+    /// `%warpid`
+    WarpId,
+    /// `%lanemask_lt`, and the others by name.
+    LaneMask(&'static str),
+    /// A local variable's address, 64 bits.
+    Local(u64),
+    /// `%dynamic_smem_size`
+    DynamicShared,
+    /// `%total_smem_size`
+    TotalShared,
+    /// Zero: clusters of one block, clocks.
+    Zero,
+    /// One: sizes of a cluster.
+    One,
+}
+
+/// A kernel as it runs.
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// Offset and bytes of each parameter.
+    pub params: Vec<(usize, usize)>,
+    /// Bytes of all parameters.
+    pub param_bytes: usize,
+    /// Its instructions.
+    pub code: Vec<Instruction>,
+    /// Bytes of a warp's registers.
+    pub register_bytes: usize,
+    /// Constants: place, width, bits.
+    pub constants: Vec<(u32, usize, u64)>,
+    /// Special registers: place, what.
+    pub specials: Vec<(u32, Special)>,
+    /// Bytes of shared memory that are known before the launch.
+    pub shared_bytes: usize,
+    /// Bytes of local memory a thread.
+    pub local_bytes: usize,
+    /// Launches so far.
+    pub launches: AtomicU64,
+    /// Warp instructions so far.
+    pub executed: AtomicU64,
+}
+
+/// Where memory may be touched: sorted ranges of addresses.
+pub type Ranges = Arc<Vec<(usize, usize)>>;
+
+/// What all warps of a block share.
+pub struct Block {
+    /// Base of shared memory.
+    pub shared: *mut u8,
+    /// Its bytes.
+    pub shared_bytes: usize,
+    /// Kernel parameters.
+    pub params: *const u8,
+    /// Their bytes.
+    pub param_bytes: usize,
+}
+
+/// One warp.
+pub struct Warp {
+    registers: Vec<[u64; 8]>,
+    /// The block's memory.
+    pub block: Block,
+    local: Vec<u64>,
+    ranges: Ranges,
+    last: (usize, usize),
+    /// Threads that were there at the start and have not ended.
+    pub live: u32,
+    mask: u32,
+    pc: usize,
+    waiting: Vec<(usize, u32)>,
+    nearest: usize,
+    /// Why it cannot go on.
+    pub fault: Option<(Fault, String)>,
+    executed: u64,
+}
+
+/// Kinds of faults, as CUDA numbers them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// An address that no allocation has.
+    IllegalAddress = 700,
+    /// An address that the access's size does not divide.
+    Misaligned = 716,
+    /// Something that this emulator does not know.
+    Unsupported = 719,
+}
+
+enum Stop {
+    Barrier,
+    Done,
+    Pause,
+}
+
+impl Warp {
+    /// The lanes of a register.
+    #[inline(always)]
+    pub fn lanes<T>(&self, place: u32) -> *mut [T; LANES] {
+        debug_assert!(place as usize + size_of::<[T; LANES]>() <= self.registers.len() * 64 + 64);
+        (self.registers.as_ptr() as *mut u8).wrapping_add(place as usize).cast()
+    }
+
+    /// A predicate's lanes, as a mask.
+    #[inline(always)]
+    pub fn predicate(&self, place: u32) -> u32 {
+        // SAFETY: predicates have places of four bytes and more.
+        unsafe { *(self.registers.as_ptr() as *const u8).add(place as usize).cast::<u32>() }
+    }
+
+    /// Sets a predicate for the lanes in `mask`.
+    #[inline(always)]
+    pub fn set_predicate(&mut self, place: u32, mask: u32, bits: u32) {
+        // SAFETY: as above.
+        let at = unsafe { &mut *(self.registers.as_ptr() as *mut u8).add(place as usize).cast::<u32>() };
+        *at = (*at & !mask) | (bits & mask);
+    }
+
+    /// Keeps the first fault.
+    pub fn fail(&mut self, fault: Fault, why: String) {
+        if self.fault.is_none() {
+            self.fault = Some((fault, why));
+        }
+    }
+
+    /// Checks an address in global, generic or local memory.
+    #[inline(always)]
+    pub fn reach(&mut self, address: u64, bytes: usize) -> Option<*mut u8> {
+        let at = address as usize;
+        if !at.is_multiple_of(bytes.min(16)) {
+            self.fail(Fault::Misaligned, format!("{bytes} bytes at {at:#x}"));
+            return None;
+        }
+        if at >= self.last.0 && at + bytes <= self.last.1 {
+            return Some(at as *mut u8);
+        }
+        self.reach_slowly(at, bytes)
+    }
+
+    #[cold]
+    fn reach_slowly(&mut self, at: usize, bytes: usize) -> Option<*mut u8> {
+        let shared = self.block.shared as usize;
+        let local = self.local.as_ptr() as usize;
+        let own = [(shared, shared + self.block.shared_bytes), (local, local + self.local.len() * 8)];
+        let i = self.ranges.partition_point(|range| range.0 <= at);
+        let known = i.checked_sub(1).map(|i| self.ranges[i]);
+        for range in own.into_iter().chain(known) {
+            if at >= range.0 && at + bytes <= range.1 {
+                self.last = range;
+                return Some(at as *mut u8);
+            }
+        }
+        self.fail(Fault::IllegalAddress, format!("{bytes} bytes at {at:#x}"));
+        None
+    }
+
+    /// Checks an address in shared memory.
+    #[inline(always)]
+    pub fn reach_shared(&mut self, offset: u64, bytes: usize) -> Option<*mut u8> {
+        let at = offset as usize;
+        if !at.is_multiple_of(bytes.min(16)) {
+            self.fail(Fault::Misaligned, format!("{bytes} bytes at {at} of shared memory"));
+            return None;
+        }
+        if at + bytes > self.block.shared_bytes {
+            self.fail(
+                Fault::IllegalAddress,
+                format!("{bytes} bytes at {at} of {} bytes of shared memory", self.block.shared_bytes),
+            );
+            return None;
+        }
+        Some(self.block.shared.wrapping_add(at))
+    }
+
+    fn switch(&mut self, pc: usize) {
+        // Whoever stands at the smallest program counter goes on; all that stand there go together.
+        if self.mask != 0 {
+            self.waiting.push((pc, self.mask));
+        }
+        let first = self.waiting.iter().map(|group| group.0).min().unwrap_or(usize::MAX);
+        self.mask = 0;
+        let mask = &mut self.mask;
+        self.waiting.retain(|&(at, lanes)| {
+            if at == first {
+                *mask |= lanes;
+            }
+            at != first
+        });
+        self.pc = first;
+        self.nearest = self.waiting.iter().map(|group| group.0).min().unwrap_or(usize::MAX);
+    }
+
+    fn run(&mut self, code: &[Instruction], mut quantum: u64) -> Stop {
+        loop {
+            if self.pc >= self.nearest {
+                self.switch(self.pc);
+            }
+            if quantum == 0 {
+                return Stop::Pause;
+            }
+            quantum -= 1;
+            self.executed += 1;
+            let instruction = &code[self.pc];
+            let mut mask = self.mask;
+            if let Some((place, negated)) = instruction.guard {
+                let bits = self.predicate(place);
+                mask &= if negated { !bits } else { bits };
+            }
+            match &instruction.action {
+                Action::Run(step) => {
+                    if mask != 0 {
+                        step(self, mask);
+                        if let Some((_, why)) = &mut self.fault {
+                            why.push_str(&format!(" in `{}`", instruction.text));
+                            return Stop::Done;
+                        }
+                    }
+                    self.pc += 1;
+                }
+                Action::Branch(target) => self.branch(*target, mask),
+                Action::Table(place, targets) => {
+                    // SAFETY: an index has 32 bits.
+                    let index = unsafe { *self.lanes::<u32>(*place) };
+                    for (i, target) in targets.iter().enumerate() {
+                        let going =
+                            (0..LANES).filter(|&l| index[l] as usize == i).fold(0, |m, l| m | 1 << l) & mask;
+                        if going != 0 {
+                            self.waiting.push((*target, going));
+                        }
+                    }
+                    self.mask &= !mask;
+                    self.switch(self.pc + 1);
+                }
+                Action::Barrier => {
+                    self.pc += 1;
+                    return Stop::Barrier;
+                }
+                Action::Exit => {
+                    self.live &= !mask;
+                    self.mask &= !mask;
+                    if self.live == 0 {
+                        return Stop::Done;
+                    }
+                    let next = self.pc + 1;
+                    if self.mask == 0 { self.switch(next) } else { self.pc = next }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn branch(&mut self, target: usize, mask: u32) {
+        if mask == self.mask {
+            self.pc = target;
+        } else if mask == 0 {
+            self.pc += 1;
+        } else {
+            self.waiting.push((target, mask));
+            self.mask &= !mask;
+            self.nearest = self.nearest.min(target);
+            self.pc += 1;
+        }
+    }
+}
+
+/// A launch, ready to run.
+pub struct Launch {
+    /// What runs.
+    pub kernel: Arc<Kernel>,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub block: [u32; 3],
+    /// Bytes of shared memory beside what the kernel declares.
+    pub dynamic_shared: usize,
+    /// Parameters.
+    pub params: Vec<u8>,
+}
+
+impl Launch {
+    /// Runs all blocks, on all processors.
+    pub fn run(&self, ranges: &Ranges) -> Result<(), (Fault, String)> {
+        let blocks: u64 = self.grid.iter().map(|&n| u64::from(n)).product();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(blocks as usize);
+        let next = AtomicU64::new(0);
+        let failed = AtomicBool::new(false);
+        let work = || self.worker(ranges, blocks, &next, &failed);
+        // A second thread costs more than a small launch does.
+        let warps = u64::from(self.block.iter().product::<u32>()).div_ceil(LANES as u64);
+        let small = blocks * warps * (self.kernel.code.len() as u64) < 200_000;
+        let results: Vec<_> = if threads <= 1 || small {
+            vec![work()]
+        } else {
+            std::thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+                let mut all = vec![work()];
+                all.extend(others.into_iter().map(|other| match other.join() {
+                    Ok(result) => result,
+                    Err(_) => Err((Fault::Unsupported, "the emulator panicked".into())),
+                }));
+                all
+            })
+        };
+        self.kernel.launches.fetch_add(1, Ordering::Relaxed);
+        results.into_iter().collect::<Result<(), _>>()
+    }
+
+    fn worker(
+        &self,
+        ranges: &Ranges,
+        blocks: u64,
+        next: &AtomicU64,
+        failed: &AtomicBool,
+    ) -> Result<(), (Fault, String)> {
+        let kernel = &*self.kernel;
+        let threads = self.block.iter().map(|&n| n as usize).product::<usize>();
+        let count = threads.div_ceil(LANES);
+        let shared_bytes = kernel.shared_bytes.next_multiple_of(128) + self.dynamic_shared;
+        let mut shared = vec![[0u64; 16]; shared_bytes.div_ceil(128) + 1];
+        let mut warps: Vec<Warp> = (0..count)
+            .map(|_| Warp {
+                registers: vec![[0; 8]; kernel.register_bytes.div_ceil(64) + 2],
+                block: Block {
+                    shared: shared.as_mut_ptr().cast(),
+                    shared_bytes,
+                    params: self.params.as_ptr(),
+                    param_bytes: self.params.len(),
+                },
+                local: vec![0; (kernel.local_bytes.next_multiple_of(16) * LANES).div_ceil(8) + 2],
+                ranges: ranges.clone(),
+                last: (1, 0),
+                live: 0,
+                mask: 0,
+                pc: 0,
+                waiting: Vec::new(),
+                nearest: usize::MAX,
+                fault: None,
+                executed: 0,
+            })
+            .collect();
+        for (number, warp) in warps.iter_mut().enumerate() {
+            self.start(warp, number);
+        }
+        let result = loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= blocks || failed.load(Ordering::Relaxed) {
+                break Ok(());
+            }
+            let (x, y) = (u64::from(self.grid[0]), u64::from(self.grid[1]));
+            let position = [number % x, number / x % y, number / x / y].map(|n| n as u32);
+            if let Err(error) = self.one_block(&mut warps, threads, position) {
+                failed.store(true, Ordering::Relaxed);
+                break Err((
+                    error.0,
+                    format!("{} of block {position:?} of {:?} x {:?}", error.1, self.grid, self.block),
+                ));
+            }
+        };
+        kernel.executed.fetch_add(warps.iter().map(|warp| warp.executed).sum(), Ordering::Relaxed);
+        result
+    }
+
+    /// Constants and what does not change from block to block.
+    fn start(&self, warp: &mut Warp, number: usize) {
+        for &(place, width, bits) in &self.kernel.constants {
+            // SAFETY: the lowering gave every constant a place of its width.
+            unsafe {
+                match width {
+                    1 => *warp.lanes::<u8>(place) = [bits as u8; LANES],
+                    2 => *warp.lanes::<u16>(place) = [bits as u16; LANES],
+                    4 => *warp.lanes::<u32>(place) = [bits as u32; LANES],
+                    _ => *warp.lanes::<u64>(place) = [bits; LANES],
+                }
+            }
+        }
+        let local = warp.local.as_ptr() as u64;
+        let stride = self.kernel.local_bytes.next_multiple_of(16) as u64;
+        for &(place, special) in &self.kernel.specials {
+            let value = |lane: usize| -> u64 {
+                let thread = (number * LANES + lane) as u64;
+                let (x, y) = (u64::from(self.block[0]), u64::from(self.block[1]));
+                match special {
+                    Special::Thread(axis) => [thread % x, thread / x % y, thread / x / y][axis],
+                    Special::Threads(axis) => u64::from(self.block[axis]),
+                    Special::Blocks(axis) => u64::from(self.grid[axis]),
+                    Special::Lane => lane as u64,
+                    Special::WarpId => number as u64,
+                    Special::LaneMask(name) => u64::from(lane_mask(name, lane)),
+                    Special::Local(offset) => local.next_multiple_of(16) + stride * lane as u64 + offset,
+                    Special::DynamicShared => self.dynamic_shared as u64,
+                    Special::TotalShared => warp.block.shared_bytes as u64,
+                    Special::Block(_) | Special::Zero => 0,
+                    Special::One => 1,
+                }
+            };
+            let values: [u64; LANES] = std::array::from_fn(value);
+            // SAFETY: special registers have places of eight bytes a lane.
+            unsafe {
+                if matches!(special, Special::Local(_)) {
+                    *warp.lanes::<u64>(place) = values;
+                } else {
+                    *warp.lanes::<u32>(place) = values.map(|v| v as u32);
+                }
+            }
+        }
+    }
+
+    fn one_block(
+        &self,
+        warps: &mut [Warp],
+        threads: usize,
+        position: [u32; 3],
+    ) -> Result<(), (Fault, String)> {
+        for (number, warp) in warps.iter_mut().enumerate() {
+            let here = (threads - number * LANES).min(LANES);
+            warp.live = if here == LANES { u32::MAX } else { (1 << here) - 1 };
+            warp.mask = warp.live;
+            warp.pc = 0;
+            warp.waiting.clear();
+            warp.nearest = usize::MAX;
+            for &(place, special) in &self.kernel.specials {
+                if let Special::Block(axis) = special {
+                    // SAFETY: as in `start`.
+                    unsafe { *warp.lanes::<u32>(place) = [position[axis]; LANES] };
+                }
+            }
+        }
+        let mut done = vec![false; warps.len()];
+        let mut idle_turns = 0u32;
+        while !done.iter().all(|&d| d) {
+            // Each warp runs to its next barrier; those that only wait for memory to change are asked again.
+            let mut at_barrier = done.clone();
+            while !at_barrier.iter().all(|&b| b) {
+                for (number, warp) in warps.iter_mut().enumerate() {
+                    if at_barrier[number] {
+                        continue;
+                    }
+                    match warp.run(&self.kernel.code, 1 << 16) {
+                        Stop::Barrier => at_barrier[number] = true,
+                        Stop::Done => {
+                            at_barrier[number] = true;
+                            done[number] = true;
+                        }
+                        Stop::Pause => idle_turns += 1,
+                    }
+                    if let Some(fault) = warp.fault.take() {
+                        return Err(fault);
+                    }
+                }
+                if idle_turns > 1 << 20 {
+                    return Err((Fault::Unsupported, "no end".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lane_mask(name: &str, lane: usize) -> u32 {
+    let eq = 1u32 << lane;
+    match name {
+        "lt" => eq - 1,
+        "le" => eq | (eq - 1),
+        "gt" => !(eq | (eq - 1)),
+        "ge" => !(eq - 1),
+        _ => eq,
+    }
+}
+
+/// Atomic operations of different threads of the host take turns.
+pub static ATOMICS: std::sync::Mutex<()> = std::sync::Mutex::new(());

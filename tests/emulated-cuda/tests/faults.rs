@@ -1,0 +1,48 @@
+//! Accesses beyond memory. A fault stays, as it does on a device, so that this is a process of its own.
+
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+
+use cuda as _;
+
+unsafe extern "C" {
+    fn cuMemAlloc_v2(at: *mut usize, bytes: usize) -> c_int;
+    fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> c_int;
+    fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> c_int;
+    fn cuLaunchKernel(
+        function: usize,
+        grid_x: c_uint,
+        grid_y: c_uint,
+        grid_z: c_uint,
+        block_x: c_uint,
+        block_y: c_uint,
+        block_z: c_uint,
+        shared: c_uint,
+        stream: usize,
+        params: *const *const c_void,
+        extra: *const *const c_void,
+    ) -> c_int;
+    fn cuStreamSynchronize(stream: usize) -> c_int;
+}
+
+#[test]
+fn a_store_beyond_an_allocation_is_a_fault_that_stays() {
+    let text = CString::new(
+        ".visible .entry f(.param .u64 p)\n{\n.reg .b64 %d<4>; .reg .b32 %r<3>;\n\
+         ld.param.u64 %d1, [p]; mov.u32 %r1, %tid.x; mul.wide.u32 %d2, %r1, 4; add.s64 %d3, %d1, %d2;\n\
+         st.global.u32 [%d3], %r1; ret;\n}\n",
+    )
+    .unwrap();
+    let (mut module, mut function, mut at) = (0, 0, 0);
+    unsafe {
+        assert_eq!(cuModuleLoadData(&mut module, text.as_ptr().cast()), 0);
+        assert_eq!(cuModuleGetFunction(&mut function, module, c"f".as_ptr()), 0);
+        assert_eq!(cuMemAlloc_v2(&mut at, 64), 0);
+        let params = [(&raw const at).cast::<c_void>()];
+        let launch = |threads| {
+            cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, 0, 7, params.as_ptr(), std::ptr::null())
+        };
+        assert_eq!(launch(16), 0, "all of the allocation");
+        assert_eq!(launch(17), 700, "one thread too many");
+        assert_eq!(cuStreamSynchronize(7), 700);
+    }
+}
