@@ -10,6 +10,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
+use mgnt_weights::in_parts;
 
 /// The product of `x [R, n]` with a weight `[n, m]` in the weight's type; the result is in `f32`.
 pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, exact: bool) -> Tensor<2> {
@@ -20,24 +21,6 @@ pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, exact: bool) -> Tensor<2>
 /// The product of two tensors of one type. `exact` ones of `f32` are so on tensor cores too.
 pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>, exact: bool) -> Tensor<D> {
     if exact && a.dtype() == DType::F32 { in_parts(a, b, Tensor::matmul) } else { a.matmul(b) }
-}
-
-/// `a b` by four products of operands that TF32 holds, or to 2^-20: the values in bf16, and what those leave.
-fn in_parts<const D: usize>(
-    a: Tensor<D>,
-    b: Tensor<D>,
-    multiply: impl Fn(Tensor<D>, Tensor<D>) -> Tensor<D>,
-) -> Tensor<D> {
-    let parts = |x: Tensor<D>| {
-        let coarse = full(cast(x.clone(), DType::BF16));
-        (coarse.clone(), x - coarse)
-    };
-    let ((a, rest_of_a), (b, rest_of_b)) = (parts(a), parts(b));
-    // Small terms first.
-    multiply(rest_of_a.clone(), rest_of_b.clone())
-        + multiply(rest_of_a, b.clone())
-        + multiply(a.clone(), rest_of_b)
-        + multiply(a, b)
 }
 
 /// The tensor in `f32`.
@@ -63,41 +46,5 @@ impl ModuleMapper for Matrices {
             return param;
         }
         param.map(|matrix| cast(matrix, self.0.into()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::tensor::{Device, Distribution, TensorData};
-
-    use super::*;
-
-    /// As tensor cores take it: operands are rounded to ten bits of fraction.
-    fn on_tensor_cores(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-        let rounded = |x: Tensor<2>| {
-            let (shape, device) = (x.dims(), x.device());
-            let values: Vec<f32> = x.into_data().try_into_vec().unwrap();
-            let round = |x: f32| f32::from_bits((x.to_bits() + 0x1000) & !0x1fff);
-            let values: Vec<f32> = values.into_iter().map(round).collect();
-            Tensor::from_data(TensorData::new(values, shape), &device)
-        };
-        rounded(a).matmul(rounded(b))
-    }
-
-    #[test]
-    fn parts_make_up_for_what_tensor_cores_round() {
-        let device = Device::flex();
-        for scale in [1e-3, 1.0, 1e3] {
-            let drawn = |shape: [usize; 2], scale: f64| {
-                Tensor::<2>::random(shape, Distribution::Normal(0.0, scale), &device)
-            };
-            let (a, b) = (drawn([8, 1024], scale), drawn([1024, 16], 0.02));
-            let exact = a.clone().matmul(b.clone());
-            let largest = exact.clone().abs().max().into_scalar::<f32>();
-            let off = |got: Tensor<2>| (got - exact.clone()).abs().max().into_scalar::<f32>() / largest;
-            let rounded = off(on_tensor_cores(a.clone(), b.clone()));
-            let in_parts = off(in_parts(a.clone(), b.clone(), on_tensor_cores));
-            assert!(rounded > 1e-4 && in_parts < 2e-6, "{scale}: {rounded} rounded, {in_parts} in parts");
-        }
     }
 }

@@ -12,6 +12,7 @@ mod host;
 mod image;
 mod layers;
 mod probe;
+mod products;
 pub mod published;
 pub mod quantizer;
 mod video;

@@ -6,10 +6,14 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::products::Products;
+
 /// A codebook `[V, D]`.
 #[derive(Module, Debug)]
 pub struct Quantizer {
     codebook: Param<Tensor<2>>,
+    #[module(skip)]
+    products: Products,
 }
 
 /// What quantizing a batch for training gives; losses are `[1]`.
@@ -39,7 +43,16 @@ impl Quantizer {
             let codebook = Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device);
             if tracked { codebook.require_grad() } else { codebook }
         };
-        Self { codebook: Param::uninitialized(ParamId::new(), init, device.clone(), true, shape.into()) }
+        Self {
+            codebook: Param::uninitialized(ParamId::new(), init, device.clone(), true, shape.into()),
+            products: Products::default(),
+        }
+    }
+
+    /// With distances as exact as `f32` on tensor cores too.
+    pub(crate) fn with_exact_products(mut self) -> Self {
+        self.products = Products::InParts;
+        self
     }
 
     /// Number of codes and their width.
@@ -79,7 +92,7 @@ impl Quantizer {
     fn distances(&self, latents: Tensor<2>) -> Tensor<2> {
         let codebook = self.codebook.val();
         let square = |t: Tensor<2>| (t.clone() * t).sum_dim(1);
-        square(latents.clone()) - latents.matmul(codebook.clone().transpose()) * 2.0
+        square(latents.clone()) - self.products.matmul(latents, codebook.clone().transpose()) * 2.0
             + square(codebook).transpose()
     }
 
@@ -104,7 +117,7 @@ impl Quantizer {
             let new = Tensor::from_data(TensorData::new(values, [codes, width]), &device);
             if tracked { new.require_grad() } else { new }
         });
-        Self { codebook }
+        Self { codebook, ..self }
     }
 }
 
@@ -172,7 +185,7 @@ mod tests {
 
     fn quantizer(device: &Device) -> Quantizer {
         let codebook = Tensor::from_floats([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]], device);
-        Quantizer { codebook: Param::from_tensor(codebook) }
+        Quantizer { codebook: Param::from_tensor(codebook), products: Products::default() }
     }
 
     fn one(tensor: Tensor<1>) -> f32 {

@@ -5,7 +5,8 @@
 //! trained model is, and [`atomic`] makes sure that nothing is ever left half-written.
 //! [`flax`], [`torch`] and [`npz`] read files that others published, without trusting them; [`read`] tells which
 //! checkpoint is which.
-//! With the feature `module`, [`module`] moves tensors between a map and a Burn module.
+//! With the feature `module`, [`module`] moves tensors between a map and a Burn module, and [`in_parts`] takes products
+//! with weights as exact as the weights are.
 //! Nothing here knows the name of any model.
 //!
 //! Start with [`TensorMap`] and [`directory::ModelDirectory`].
@@ -19,10 +20,14 @@ mod limits;
 #[cfg(feature = "module")]
 pub mod module;
 pub mod npz;
+#[cfg(feature = "module")]
+mod parts;
 pub mod safetensors;
 mod tensor_map;
 pub mod torch;
 
 pub use error::Error;
 pub use format::{Format, read};
+#[cfg(feature = "module")]
+pub use parts::in_parts;
 pub use tensor_map::{DType, NamedTensor, TensorMap};

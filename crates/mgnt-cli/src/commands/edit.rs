@@ -7,7 +7,6 @@ use clap::{ArgGroup, Args};
 use mgnt_data::{Filter, Picture};
 use mgnt_decode::edit::{PixelMask, blend, known_tokens};
 use mgnt_decode::{Ledger, Strategy};
-use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use serde::Serialize;
 
@@ -116,7 +115,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let photo = Picture::open(&arguments.input)?;
     let mask = mask(&arguments, &photo)?;
     let device = arguments.compute.open()?;
-    let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
+    let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     let (size, grid) = (tokenizer.config().size, tokenizer.config().grid());
     let original = photo.centre_square(size, Filter::Lanczos)?;
     let shrunk = mask.centre_square(size, Filter::Area)?;

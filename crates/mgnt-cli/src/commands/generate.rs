@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use mgnt_data::Picture;
 use mgnt_decode::{Ledger, Strategy};
-use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
@@ -80,7 +79,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     output_folder::check(out, MANIFEST, "")?;
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
-    let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
+    let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
     arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
     let strategy = plan.strategy().clone();

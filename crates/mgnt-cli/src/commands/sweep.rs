@@ -104,7 +104,7 @@ struct Row {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
-    let tokenizer = ImageTokenizer::load(&arguments.tokenizer, &device)?;
+    let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     let network = network(&arguments.weights, Resize::default(), arguments.compute.device, &device)?;
     let real = real_source(&arguments.real, arguments.real_samples)?;
     let named = named(&arguments, &model)?;

@@ -7,11 +7,10 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
-use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::directory;
 
 use super::watch::bar;
-use crate::device::DeviceWord;
+use crate::device::{Compute, DeviceWord, Dtype};
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt tokenize`.
@@ -49,7 +48,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         flips: arguments.flips,
         shard_items: Some(arguments.shard_items as usize),
     };
-    tokenize(&store, &arguments.tokenizer, &options, &arguments.out, &device)?;
+    // Tokens are made once and for every device.
+    let compute = Compute { device: arguments.device, dtype: Dtype::F32 };
+    tokenize(&store, &arguments.tokenizer, &options, &arguments.out, (&compute, &device))?;
     let mirrored = if arguments.flips { ", and of each mirrored" } else { "" };
     eprintln!("{}: tokens of {} pictures{mirrored}", arguments.out.display(), store.len());
     Ok(())
@@ -71,9 +72,9 @@ pub fn tokenize(
     tokenizer_folder: &Path,
     options: &TokenizeOptions,
     out: &Path,
-    device: &Device,
+    (compute, device): (&Compute, &Device),
 ) -> anyhow::Result<()> {
-    let tokenizer = ImageTokenizer::load(tokenizer_folder, device)?;
+    let tokenizer = compute.image_tokenizer(tokenizer_folder, device)?;
     let config = tokenizer.config();
     if config.size != store.size() {
         return Err(bad_use(format!(

@@ -13,6 +13,7 @@ use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{DecodeMemory, Decoder, Plan};
 use mgnt_model::NestedTransformer;
+use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use serde::Serialize;
 
 pub use inventory::{Listed, list};
@@ -96,6 +97,11 @@ impl DeviceWord {
         matches!(self, Self::Cpu | Self::Ndarray)
     }
 
+    /// Whether tensor cores round what they multiply there, `f32` too.
+    pub fn rounds_products(self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+
     /// The word without a number.
     pub fn kind(self) -> &'static str {
         if self == Self::Cpu { "cpu" } else { self.feature() }
@@ -128,7 +134,8 @@ pub struct Compute {
     /// Device to compute on
     #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
     pub device: DeviceWord,
-    /// Type of the transformer's matrices, keys and values; all else, and tokenizers, compute in f32
+    /// Type of the transformer's matrices, keys and values; all else, and tokenizers, compute in f32 (on CUDA with products
+    /// rounded to tf32, unless this is f32)
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
 }
@@ -232,10 +239,28 @@ impl Compute {
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
         let model = if self.device.is_cpu() { model.on_processor() } else { model.on_accelerator() };
         let model = model.with_type(self.dtype.into())?;
-        match self.device {
-            DeviceWord::Cuda(_) if self.dtype == Dtype::F32 => Ok(model.with_exact_products()?),
-            _ => Ok(model),
-        }
+        Ok(if self.is_exact() { model.with_exact_products()? } else { model })
+    }
+
+    /// Reads an image tokenizer, which is in `f32` in any type: where the device would round that, as exact as the type
+    /// that was asked for.
+    pub fn image_tokenizer(&self, directory: &Path, device: &Device) -> anyhow::Result<ImageTokenizer> {
+        Ok(self.exact_image(ImageTokenizer::load(directory, device)?))
+    }
+
+    /// An image tokenizer as exact as the type that was asked for.
+    pub fn exact_image(&self, tokenizer: ImageTokenizer) -> ImageTokenizer {
+        if self.is_exact() { tokenizer.with_exact_products() } else { tokenizer }
+    }
+
+    /// A video tokenizer as exact as the type that was asked for.
+    pub fn exact_video(&self, tokenizer: VideoTokenizer) -> VideoTokenizer {
+        if self.is_exact() { tokenizer.with_exact_products() } else { tokenizer }
+    }
+
+    /// Whether products of `f32` want more than the device's own.
+    fn is_exact(&self) -> bool {
+        self.dtype == Dtype::F32 && self.device.rounds_products()
     }
 }
 

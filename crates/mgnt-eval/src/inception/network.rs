@@ -7,7 +7,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use mgnt_data::Picture;
 use mgnt_data::manifest::sha256_of_file;
-use mgnt_weights::TensorMap;
+use mgnt_weights::{TensorMap, in_parts};
 use rayon::prelude::*;
 
 use super::convolution::{Kernel, Size, Walk};
@@ -90,6 +90,7 @@ pub struct Inception {
     device: Device,
     resize: Resize,
     side_by_side: bool,
+    exact_products: bool,
     path: PathBuf,
     sha256: String,
 }
@@ -114,6 +115,13 @@ impl Inception {
     /// The same network with another way from pictures to its input.
     pub fn with_resize(mut self, resize: Resize) -> Self {
         self.resize = resize;
+        self
+    }
+
+    /// The same network, whose convolutions are as exact as `f32` where a device's tensor cores would round their
+    /// operands to ten bits (TF32, on CUDA): each is taken as four.
+    pub fn with_exact_products(mut self) -> Self {
+        self.exact_products = true;
         self
     }
 
@@ -160,6 +168,7 @@ impl Inception {
             device: device.clone(),
             resize: Resize::default(),
             side_by_side: false,
+            exact_products: false,
             path: path.into(),
             sha256,
         })
@@ -224,7 +233,13 @@ impl Inception {
         let input = TensorData::new(input, [pictures.len(), 3, SIDE, SIDE]);
         let said = self.forward(Tensor::from_data(input, &self.device), dims)?;
         let logits = match (&self.classifier, dims) {
-            (Some(weight), Dims::D2048) => Some(said.features.clone().matmul(weight.clone().transpose())),
+            (Some(weight), Dims::D2048) => {
+                let (features, weight) = (said.features.clone(), weight.clone().transpose());
+                Some(match self.exact_products {
+                    true => in_parts(features, weight, Tensor::matmul),
+                    false => features.matmul(weight),
+                })
+            }
             _ => None,
         };
         Ok(Activations {
@@ -427,6 +442,10 @@ impl Inception {
             return Ok(Tensor::from_data(TensorData::new(y, shape), &device));
         }
         let options = ConvOptions::new([stride, stride], padding, [1, 1], 1);
+        if self.exact_products {
+            let y = in_parts(x, layer.weight.clone(), |x, weight| conv2d(x, weight, None, options.clone()));
+            return Ok(relu(y + layer.bias.clone().reshape([1, -1, 1, 1])));
+        }
         Ok(relu(conv2d(x, layer.weight.clone(), Some(layer.bias.clone()), options)))
     }
 }

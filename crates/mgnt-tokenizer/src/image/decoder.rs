@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::ImageTokenizerConfig;
 use super::residual::{ResidualBlock, conv};
 use crate::layers::{norm, swish, twice};
+use crate::products::Products;
 
 /// Quantized latents `[B, D, h, w]` to pictures `[B, 3, H, W]`, not clamped.
 #[derive(Module, Debug)]
@@ -44,18 +45,18 @@ impl Decoder {
         }
     }
 
-    pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
-        self.conv_out.forward(self.last_input(latents))
+    pub fn forward(&self, latents: Tensor<4>, products: Products) -> Tensor<4> {
+        products.conv2d(&self.conv_out, self.last_input(latents, products))
     }
 
     /// All but the last layer.
-    pub fn last_input(&self, latents: Tensor<4>) -> Tensor<4> {
-        let x = self.conv_in.forward(latents);
-        let mut x = self.middle.iter().fold(x, |x, block| block.forward(x));
+    pub fn last_input(&self, latents: Tensor<4>, products: Products) -> Tensor<4> {
+        let x = products.conv2d(&self.conv_in, latents);
+        let mut x = self.middle.iter().fold(x, |x, block| block.forward(x, products));
         for (level, blocks) in self.levels.iter().enumerate().rev() {
-            x = blocks.iter().fold(x, |x, block| block.forward(x));
+            x = blocks.iter().fold(x, |x, block| block.forward(x, products));
             if level > 0 {
-                x = self.upsampled[level - 1].forward(twice(x));
+                x = products.conv2d(&self.upsampled[level - 1], twice(x));
             }
         }
         swish(self.norm_out.forward(x))

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::ImageTokenizerConfig;
 use super::residual::{ResidualBlock, conv};
 use crate::layers::{halve, norm, swish};
+use crate::products::Products;
 
 /// Pictures `[B, 3, H, W]` to latents `[B, D, h, w]`.
 #[derive(Module, Debug)]
@@ -41,15 +42,15 @@ impl Encoder {
         }
     }
 
-    pub fn forward(&self, pictures: Tensor<4>) -> Tensor<4> {
-        let mut x = self.conv_in.forward(pictures);
+    pub fn forward(&self, pictures: Tensor<4>, products: Products) -> Tensor<4> {
+        let mut x = products.conv2d(&self.conv_in, pictures);
         for (level, blocks) in self.levels.iter().enumerate() {
-            x = blocks.iter().fold(x, |x, block| block.forward(x));
+            x = blocks.iter().fold(x, |x, block| block.forward(x, products));
             if level + 1 < self.levels.len() {
                 x = halve(x);
             }
         }
-        x = self.middle.iter().fold(x, |x, block| block.forward(x));
-        self.conv_out.forward(swish(self.norm_out.forward(x)))
+        x = self.middle.iter().fold(x, |x, block| block.forward(x, products));
+        products.conv2d(&self.conv_out, swish(self.norm_out.forward(x)))
     }
 }

@@ -16,6 +16,7 @@ use decoder::Decoder;
 use encoder::Encoder;
 
 use crate::layers::{draw, from_rows, to_rows};
+use crate::products::Products;
 use crate::quantizer::{Quantized, Quantizer};
 use crate::{Error, Probe, host};
 
@@ -27,6 +28,8 @@ pub struct ImageTokenizer {
     decoder: Decoder,
     #[module(skip)]
     config: ImageTokenizerConfig,
+    #[module(skip)]
+    products: Products,
 }
 
 /// What one pass for training gives.
@@ -60,6 +63,7 @@ impl ImageTokenizer {
             quantizer: Quantizer::new(config.codes, config.embedding, device),
             decoder: Decoder::new(config, device),
             config: config.clone(),
+            products: Products::default(),
         })
     }
 
@@ -85,6 +89,14 @@ impl ImageTokenizer {
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
     }
 
+    /// The same tokenizer, for inference, whose convolutions and products are as exact as `f32` where a device's tensor
+    /// cores would round their operands to ten bits (TF32, on CUDA): each is taken as four.
+    pub fn with_exact_products(mut self) -> Self {
+        self.products = Products::InParts;
+        self.quantizer = self.quantizer.with_exact_products();
+        self
+    }
+
     /// Sizes and options.
     pub fn config(&self) -> &ImageTokenizerConfig {
         &self.config
@@ -104,12 +116,12 @@ impl ImageTokenizer {
     /// Latents `[B, D, h, w]` of pictures `[B, 3, H, W]` in 0 to 1, of any height and width; sides that do not divide
     /// are rounded up, as the published code does.
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
-        self.encoder.forward(pictures)
+        self.encoder.forward(pictures, self.products)
     }
 
     /// Pictures `[B, 3, H, W]`, not clamped, of codes `[B, D, h, w]`.
     pub fn decode(&self, codes: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(codes)
+        self.decoder.forward(codes, self.products)
     }
 
     /// Pictures `[B, 3, H, W]`, not clamped, of numbers of codes `[B, h, w]`.
@@ -140,7 +152,7 @@ impl ImageTokenizer {
         let dims = latents.dims();
         let latents = to_rows(latents);
         let quantized = self.quantizer.forward_train(latents.clone());
-        let last_input = self.decoder.last_input(from_rows(quantized.codes.clone(), dims));
+        let last_input = self.decoder.last_input(from_rows(quantized.codes.clone(), dims), self.products);
         let reconstruction = self.last_layer().forward(last_input.clone());
         TrainOutput { reconstruction, last_input, latents, quantized }
     }
@@ -199,6 +211,29 @@ mod tests {
         let device = Device::flex();
         assert_eq!(Encoder::new(&config, &device).num_params(), 23_775_104);
         assert_eq!(Decoder::new(&config, &device).num_params(), 30_478_339);
+    }
+
+    /// On a device that rounds nothing the parts make up the same products; sums in another order differ a little.
+    #[test]
+    fn exact_products_are_the_products() {
+        let device = Device::flex();
+        for shortcut in [Shortcut::Input, Shortcut::Published] {
+            let config = ImageTokenizerConfig { shortcut, ..small() };
+            let tokenizer = ImageTokenizer::init(&config, 3, &device).unwrap();
+            let pictures = Tensor::random([2, 3, 16, 16], burn::tensor::Distribution::Default, &device);
+            let (plain, exact) = (
+                tokenizer.probe(pictures.clone()).unwrap(),
+                tokenizer.with_exact_products().probe(pictures).unwrap(),
+            );
+            assert!(plain.indices.into_data() == exact.indices.into_data());
+            for (plain, exact) in
+                [(plain.latents, exact.latents), (plain.reconstruction, exact.reconstruction)]
+            {
+                let largest = plain.clone().abs().max().into_scalar::<f32>();
+                let off = (plain - exact).abs().max().into_scalar::<f32>() / largest;
+                assert!(off > 0.0 && off < 1e-5, "{off}");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::config::{ImageTokenizerConfig, Shortcut};
 use crate::layers::{norm, swish};
+use crate::products::Products;
 
 /// A convolution of stride 1 that keeps the size.
 pub(super) fn conv(inputs: usize, outputs: usize, kernel: usize, bias: bool, device: &Device) -> Conv2d {
@@ -43,13 +44,13 @@ impl ResidualBlock {
         }
     }
 
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = self.conv1.forward(swish(self.norm1.forward(x.clone())));
-        let h = self.conv2.forward(swish(self.norm2.forward(h)));
+    pub fn forward(&self, x: Tensor<4>, products: Products) -> Tensor<4> {
+        let h = products.conv2d(&self.conv1, swish(self.norm1.forward(x.clone())));
+        let h = products.conv2d(&self.conv2, swish(self.norm2.forward(h)));
         match (&self.shortcut, self.kind) {
             (None, _) => x + h,
-            (Some(shortcut), Shortcut::Published) => h.clone() + shortcut.forward(h),
-            (Some(shortcut), Shortcut::Input) => h + shortcut.forward(x),
+            (Some(shortcut), Shortcut::Published) => h.clone() + products.conv2d(shortcut, h),
+            (Some(shortcut), Shortcut::Input) => h + products.conv2d(shortcut, x),
         }
     }
 }

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::VideoTokenizerConfig;
 use super::residual::{ResidualBlock, conv};
 use crate::layers::{norm, swish, twice};
+use crate::products::Products;
 
 /// Quantized latents `[B, D, t, h, w]` to videos `[B, 3, T, H, W]`, not clamped.
 #[derive(Module, Debug)]
@@ -50,16 +51,16 @@ impl Decoder {
         }
     }
 
-    pub fn forward(&self, latents: Tensor<5>) -> Tensor<5> {
-        let x = self.conv_in.forward(latents);
-        let mut x = self.middle.iter().fold(x, |x, block| block.forward(x));
+    pub fn forward(&self, latents: Tensor<5>, products: Products) -> Tensor<5> {
+        let x = products.conv3d(&self.conv_in, latents);
+        let mut x = self.middle.iter().fold(x, |x, block| block.forward(x, products));
         for (level, blocks) in self.levels.iter().enumerate().rev() {
-            x = blocks.iter().fold(x, |x, block| block.forward(x));
+            x = blocks.iter().fold(x, |x, block| block.forward(x, products));
             if level > 0 {
-                x = self.upsampled[level - 1].forward(upsample(x, self.temporal[level - 1]));
+                x = products.conv3d(&self.upsampled[level - 1], upsample(x, self.temporal[level - 1]));
             }
         }
-        self.conv_out.forward(swish(self.norm_out.forward(x)))
+        products.conv3d(&self.conv_out, swish(self.norm_out.forward(x)))
     }
 }
 

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use super::config::VideoTokenizerConfig;
 use super::residual::{ResidualBlock, conv};
 use crate::layers::{even, halve, norm, swish};
+use crate::products::Products;
 
 /// Videos `[B, 3, T, H, W]` to latents `[B, D, t, h, w]`.
 #[derive(Module, Debug)]
@@ -41,16 +42,16 @@ impl Encoder {
         }
     }
 
-    pub fn forward(&self, videos: Tensor<5>) -> Tensor<5> {
-        let mut x = self.conv_in.forward(videos);
+    pub fn forward(&self, videos: Tensor<5>, products: Products) -> Tensor<5> {
+        let mut x = products.conv3d(&self.conv_in, videos);
         for (level, blocks) in self.levels.iter().enumerate() {
-            x = blocks.iter().fold(x, |x, block| block.forward(x));
+            x = blocks.iter().fold(x, |x, block| block.forward(x, products));
             if let Some(&temporal) = self.temporal.get(level) {
                 x = pool(x, temporal);
             }
         }
-        x = self.middle.iter().fold(x, |x, block| block.forward(x));
-        self.conv_out.forward(swish(self.norm_out.forward(x)))
+        x = self.middle.iter().fold(x, |x, block| block.forward(x, products));
+        products.conv3d(&self.conv_out, swish(self.norm_out.forward(x)))
     }
 }
 

@@ -15,6 +15,7 @@ use decoder::Decoder;
 use encoder::Encoder;
 
 use crate::layers::{draw, from_rows, to_rows};
+use crate::products::Products;
 use crate::quantizer::Quantizer;
 use crate::{Error, Probe, host};
 
@@ -26,6 +27,8 @@ pub struct VideoTokenizer {
     decoder: Decoder,
     #[module(skip)]
     config: VideoTokenizerConfig,
+    #[module(skip)]
+    products: Products,
 }
 
 impl VideoTokenizer {
@@ -46,6 +49,7 @@ impl VideoTokenizer {
             quantizer: Quantizer::new(config.codes, config.embedding, device),
             decoder: Decoder::new(config, device),
             config: config.clone(),
+            products: Products::default(),
         })
     }
 
@@ -71,6 +75,14 @@ impl VideoTokenizer {
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
     }
 
+    /// The same tokenizer with convolutions and products as exact as `f32`, as
+    /// [`ImageTokenizer::with_exact_products`](crate::ImageTokenizer::with_exact_products).
+    pub fn with_exact_products(mut self) -> Self {
+        self.products = Products::InParts;
+        self.quantizer = self.quantizer.with_exact_products();
+        self
+    }
+
     /// Sizes.
     pub fn config(&self) -> &VideoTokenizerConfig {
         &self.config
@@ -84,12 +96,12 @@ impl VideoTokenizer {
     /// Latents `[B, D, t, h, w]` of videos `[B, 3, T, H, W]` in 0 to 1, of any number of frames, height and width;
     /// lengths that do not divide are rounded up.
     pub fn encode(&self, videos: Tensor<5>) -> Tensor<5> {
-        self.encoder.forward(videos)
+        self.encoder.forward(videos, self.products)
     }
 
     /// Videos `[B, 3, T, H, W]`, not clamped, of codes `[B, D, t, h, w]`.
     pub fn decode(&self, codes: Tensor<5>) -> Tensor<5> {
-        self.decoder.forward(codes)
+        self.decoder.forward(codes, self.products)
     }
 
     /// Videos `[B, 3, T, H, W]`, not clamped, of numbers of codes `[B, t, h, w]`.
@@ -182,6 +194,19 @@ mod tests {
             ..config
         };
         assert_eq!((total(&bair(base)), total(&bair(large))), (36_596_355, 141_882_371));
+    }
+
+    #[test]
+    fn exact_products_are_the_products() {
+        let device = Device::flex();
+        let tokenizer = VideoTokenizer::init(&small(), 3, &device).unwrap();
+        let videos = Tensor::random([2, 3, 4, 8, 8], burn::tensor::Distribution::Default, &device);
+        let plain = tokenizer.probe(videos.clone()).unwrap();
+        let exact = tokenizer.with_exact_products().probe(videos).unwrap();
+        assert!(plain.indices.into_data() == exact.indices.into_data());
+        let largest = plain.reconstruction.clone().abs().max().into_scalar::<f32>();
+        let off = (plain.reconstruction - exact.reconstruction).abs().max().into_scalar::<f32>() / largest;
+        assert!(off > 0.0 && off < 1e-5, "{off}");
     }
 
     #[test]

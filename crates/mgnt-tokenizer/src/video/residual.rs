@@ -4,6 +4,7 @@ use burn::nn::{GroupNorm, PaddingConfig3d};
 use burn::tensor::{Device, Tensor};
 
 use crate::layers::{norm, swish};
+use crate::products::Products;
 
 /// A convolution of stride 1 that keeps the size; zeros stand on both sides, in time as in space.
 pub(super) fn conv(inputs: usize, outputs: usize, kernel: usize, bias: bool, device: &Device) -> Conv3d {
@@ -36,12 +37,12 @@ impl ResidualBlock {
     }
 
     /// `[B, inputs, T, H, W]` to `[B, outputs, T, H, W]`.
-    pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
-        let h = self.conv1.forward(swish(self.norm1.forward(x.clone())));
-        let h = self.conv2.forward(swish(self.norm2.forward(h)));
+    pub fn forward(&self, x: Tensor<5>, products: Products) -> Tensor<5> {
+        let h = products.conv3d(&self.conv1, swish(self.norm1.forward(x.clone())));
+        let h = products.conv3d(&self.conv2, swish(self.norm2.forward(h)));
         match &self.shortcut {
             None => x + h,
-            Some(shortcut) => h + shortcut.forward(x),
+            Some(shortcut) => h + products.conv3d(shortcut, x),
         }
     }
 }

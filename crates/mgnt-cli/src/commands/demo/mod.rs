@@ -133,8 +133,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     eprintln!("3/5 turning pictures into tokens");
     let tokenizer_folder = tokenizer_run.join("model");
-    let tokens = Arc::new(tokens(out, "train", &store, &tokenizer_folder, &device)?);
-    let held_out_tokens = Arc::new(self::tokens(out, "held-out", &held_out, &tokenizer_folder, &device)?);
+    let tokens = Arc::new(tokens(out, "train", &store, &tokenizer_folder, (&compute, &device))?);
+    let held_out_tokens =
+        Arc::new(self::tokens(out, "held-out", &held_out, &tokenizer_folder, (&compute, &device))?);
 
     eprintln!("4/5 training the nested transformer");
     let run = out.join("transformer");
@@ -148,7 +149,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     eprintln!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
     let model = compute.load(&run.join("model"), &device)?;
-    let tokenizer = ImageTokenizer::load(&tokenizer_folder, &device)?;
+    let tokenizer = compute.image_tokenizer(&tokenizer_folder, &device)?;
     let names = synthetic::CLASSES.map(String::from);
     let comparison = Comparison {
         model: &model,
@@ -234,12 +235,12 @@ fn tokens(
     name: &str,
     store: &PictureStore,
     tokenizer: &Path,
-    device: &Device,
+    on: (&Compute, &Device),
 ) -> anyhow::Result<TokenStore> {
     let folder = out.join("data").join(format!("{name}-tokens"));
     if !folder.exists() {
         let options = TokenizeOptions { batch: 16, flips: false, shard_items: None };
-        tokenize(store, tokenizer, &options, &folder, device)?;
+        tokenize(store, tokenizer, &options, &folder, on)?;
     }
     Ok(TokenStore::open(folder)?)
 }

@@ -24,7 +24,7 @@ impl Shipped {
     /// Reads a folder with `transformer`, `tokenizer` and `classes.txt`.
     pub fn load(folder: &Path, compute: &Compute, device: &Device) -> anyhow::Result<Self> {
         let model = compute.load(&folder.join("transformer"), device)?;
-        let tokenizer = ImageTokenizer::load(folder.join("tokenizer"), device)?;
+        let tokenizer = compute.image_tokenizer(&folder.join("tokenizer"), device)?;
         let list = folder.join("classes.txt");
         let names = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
         let names: Vec<String> = names.lines().map(String::from).collect();

@@ -11,7 +11,6 @@ use mgnt_eval::{
     Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, is_npz,
     measure,
 };
-use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 
 use super::generation::ClassChoice;
@@ -124,7 +123,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let generated = match (&arguments.model, &arguments.tokenizer, &arguments.out) {
         (Some(model), Some(tokenizer), Some(out)) => {
             let transformer = arguments.compute.load(model, &device)?;
-            let tokenizer = (ImageTokenizer::load(tokenizer, &device)?, tokenizer.as_path());
+            let tokenizer = (arguments.compute.image_tokenizer(tokenizer, &device)?, tokenizer.as_path());
             let request = samples::Request::new(&arguments, (transformer, model), tokenizer)?;
             // What stands there already is looked at before anything is measured.
             let folder = request.folder(out, &network, arguments.dims)?;
@@ -164,7 +163,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The network on a device: on a processor, parts of a batch side by side.
+/// The network on a device: on a processor, parts of a batch side by side; where products are rounded, exact ones, since
+/// distances are to be the same everywhere.
 pub fn network(
     weights: &Path,
     resize: Resize,
@@ -172,7 +172,11 @@ pub fn network(
     device: &burn::tensor::Device,
 ) -> anyhow::Result<Inception> {
     let network = Inception::load(weights, device)?.with_resize(resize);
-    Ok(if word.is_cpu() { network.side_by_side()? } else { network })
+    Ok(match word {
+        _ if word.is_cpu() => network.side_by_side()?,
+        _ if word.rounds_products() => network.with_exact_products(),
+        _ => network,
+    })
 }
 
 /// The reference: all pictures of a set, or some; or statistics.

@@ -32,8 +32,11 @@ pub fn all(golden: &Path, compute: &Compute, device: &Device, mut told: impl FnM
     let mut cases: Vec<(String, Case<'_>)> = vec![
         ("published MaskGIT transformer".into(), Box::new(|| published_transformer(golden, compute, device))),
         ("nested transformer".into(), Box::new(|| nested(golden, compute, device))),
-        ("published image tokenizer".into(), Box::new(|| Ok(vec![image_tokenizer(golden, device)?]))),
-        ("published 3D tokenizer".into(), Box::new(|| Ok(vec![video_tokenizer(golden, device)?]))),
+        (
+            "published image tokenizer".into(),
+            Box::new(|| Ok(vec![image_tokenizer(golden, compute, device)?])),
+        ),
+        ("published 3D tokenizer".into(), Box::new(|| Ok(vec![video_tokenizer(golden, compute, device)?]))),
     ];
     for p in drawn().sub_models {
         let name = format!("cached against whole, p = {p}");
@@ -104,17 +107,17 @@ fn nested(golden: &Path, compute: &Compute, device: &Device) -> anyhow::Result<V
     Ok(rows)
 }
 
-fn image_tokenizer(golden: &Path, device: &Device) -> anyhow::Result<Row> {
+fn image_tokenizer(golden: &Path, compute: &Compute, device: &Device) -> anyhow::Result<Row> {
     let folder = golden.join("maskgit-vqgan");
     let (config, weights) = tokenizers::image_from_port(read(&folder.join("pytorch_model.bin"))?, 32)?;
-    let tokenizer = ImageTokenizer::from_weights(&config, weights, device)?;
+    let tokenizer = compute.exact_image(ImageTokenizer::from_weights(&config, weights, device)?);
     let case = safetensors::read(&folder.join("case.safetensors"))?;
     let case = case.below("a/");
     let said = answers::image(&tokenizer, &case, device)?;
-    compare("published image tokenizer".into(), &said, &case, Dtype::F32)
+    compare("published image tokenizer".into(), &said, &case, type_of_tokenizers(compute))
 }
 
-fn video_tokenizer(golden: &Path, device: &Device) -> anyhow::Result<Row> {
+fn video_tokenizer(golden: &Path, compute: &Compute, device: &Device) -> anyhow::Result<Row> {
     let name = "published 3D tokenizer";
     let checkpoint = golden.join("magvit-3dvq/checkpoint.msgpack");
     if !checkpoint.exists() {
@@ -123,9 +126,14 @@ fn video_tokenizer(golden: &Path, device: &Device) -> anyhow::Result<Row> {
     let case = safetensors::read(&golden.join("magvit-3dvq/case.safetensors"))?.below("a/");
     let shape = VideoShape { frames: 8, size: 16, temporal_downsample: vec![true, false] };
     let (config, weights) = tokenizers::video_from_flax(read(&checkpoint)?, &shape)?;
-    let tokenizer = VideoTokenizer::from_weights(&config, weights, device)?;
+    let tokenizer = compute.exact_video(VideoTokenizer::from_weights(&config, weights, device)?);
     let said = answers::video(&tokenizer, &case, device)?;
-    compare(name.into(), &said, &case, Dtype::F32)
+    compare(name.into(), &said, &case, type_of_tokenizers(compute))
+}
+
+/// Tokenizers are in f32, but for what a device rounds where nobody asked for more.
+fn type_of_tokenizers(compute: &Compute) -> Dtype {
+    if compute.device.rounds_products() { compute.dtype } else { Dtype::F32 }
 }
 
 /// The rest of a context over the keys and values of its first half, against the context as a whole.

@@ -95,16 +95,21 @@ impl Probed {
     /// What a directory holds is told by which configuration parses: their fields have different names.
     fn load(arguments: &Arguments, device: &Device) -> anyhow::Result<Self> {
         if let Some(weights) = &arguments.inception {
-            return Ok(Self::Inception(Box::new(Inception::load(weights, device)?)));
+            let network = Inception::load(weights, device)?;
+            let exact = arguments.compute.device.rounds_products();
+            let network = if exact { network.with_exact_products() } else { network };
+            return Ok(Self::Inception(Box::new(network)));
         }
         let folder =
             arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;
         let directory = ModelDirectory::new(folder);
         if directory.config::<ImageTokenizerConfig>().is_ok() {
-            return Ok(Self::Image(Box::new(ImageTokenizer::load(folder, device)?)));
+            return Ok(Self::Image(Box::new(arguments.compute.image_tokenizer(folder, device)?)));
         }
         if directory.config::<VideoTokenizerConfig>().is_ok() {
-            return Ok(Self::Video(Box::new(VideoTokenizer::load(folder, device)?)));
+            return Ok(Self::Video(Box::new(
+                arguments.compute.exact_video(VideoTokenizer::load(folder, device)?),
+            )));
         }
         directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
         Ok(Self::Transformer(Box::new(arguments.compute.load(folder, device)?)))

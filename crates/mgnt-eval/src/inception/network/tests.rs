@@ -1,5 +1,7 @@
 use mgnt_weights::{DType, NamedTensor, safetensors};
 
+use burn::tensor::Distribution;
+
 use super::*;
 
 fn root() -> PathBuf {
@@ -117,6 +119,24 @@ fn maps_end_where_the_input_is_too_small() {
     for (side, count) in [(64, 3), (75, 4)] {
         let input = Tensor::<4>::zeros([1, 3, side, side], &Device::flex());
         assert_eq!(network.maps(input).unwrap().len(), count, "{side} px");
+    }
+}
+
+/// On a device that rounds nothing, parts make up the same convolutions but for the order of their sums.
+#[test]
+fn exact_products_are_the_products() {
+    let load = || {
+        Inception::from_tensors(formula_weights(), Path::new("formula"), String::new(), &Device::flex())
+            .unwrap()
+    };
+    let input = Tensor::random([1, 3, 80, 80], Distribution::Uniform(-1.0, 1.0), &Device::flex());
+    let (plain, exact) =
+        (load().maps(input.clone()).unwrap(), load().with_exact_products().maps(input).unwrap());
+    assert_eq!(plain.len(), 4);
+    for (plain, exact) in plain.into_iter().zip(exact) {
+        let largest = plain.clone().abs().max().into_scalar::<f32>();
+        let off = (plain - exact).abs().max().into_scalar::<f32>() / largest;
+        assert!(off > 0.0 && off < 1e-5, "{off}");
     }
 }
 
