@@ -327,9 +327,11 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Runs all blocks, on all processors.
-    pub fn run(&self, ranges: &Ranges) -> Result<(), (Fault, String)> {
-        let blocks: u64 = self.grid.iter().map(|&n| u64::from(n)).product();
+    /// Runs all blocks, on all processors; or the first of them, whose instructions then count for all. Gives the
+    /// instructions of warps.
+    pub fn run(&self, ranges: &Ranges, all: bool) -> Result<u64, (Fault, String)> {
+        let in_grid: u64 = self.grid.iter().map(|&n| u64::from(n)).product();
+        let blocks = if all { in_grid } else { 1 };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(blocks as usize);
         let next = AtomicU64::new(0);
         let failed = AtomicBool::new(false);
@@ -351,7 +353,9 @@ impl Launch {
             })
         };
         self.kernel.launches.fetch_add(1, Ordering::Relaxed);
-        results.into_iter().collect::<Result<(), _>>()
+        let executed = results.into_iter().sum::<Result<u64, _>>()? * if all { 1 } else { in_grid };
+        self.kernel.executed.fetch_add(executed, Ordering::Relaxed);
+        Ok(executed)
     }
 
     fn worker(
@@ -360,7 +364,7 @@ impl Launch {
         blocks: u64,
         next: &AtomicU64,
         failed: &AtomicBool,
-    ) -> Result<(), (Fault, String)> {
+    ) -> Result<u64, (Fault, String)> {
         let kernel = &*self.kernel;
         let threads = self.block.iter().map(|&n| n as usize).product::<usize>();
         let count = threads.div_ceil(LANES);
@@ -405,8 +409,7 @@ impl Launch {
                 ));
             }
         };
-        kernel.executed.fetch_add(warps.iter().map(|warp| warp.executed).sum(), Ordering::Relaxed);
-        result
+        result.map(|()| warps.iter().map(|warp| warp.executed).sum())
     }
 
     /// Constants and what does not change from block to block.

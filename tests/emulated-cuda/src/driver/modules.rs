@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use super::{INVALID_PTX, INVALID_VALUE, NOT_FOUND, RUN, Status, Work, set, state};
+use super::{INVALID_PTX, INVALID_VALUE, NOT_FOUND, Status, Work, set, state};
 use crate::lower::lower;
 use crate::machine::{Kernel, Launch};
 use crate::ptx;
@@ -30,11 +30,7 @@ unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_char) 
 }
 
 fn load(text: &str) -> Result<Loaded, String> {
-    let mut parsed = ptx::parse(text)?;
-    if !*RUN {
-        // Only counted: what the emulator does not know does no harm.
-        parsed.entries.iter_mut().for_each(|entry| entry.statements.clear());
-    }
+    let parsed = ptx::parse(text)?;
     let globals = parsed
         .globals
         .into_iter()
