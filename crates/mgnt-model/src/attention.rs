@@ -141,15 +141,21 @@ impl Attention {
         // The fused operation has no backward and knows no dropout on attention weights.
         if !query.device().is_autodiff() {
             let (exact, is_joined) = (self.query.exact, self.joined.is_some());
-            return if compute == DType::F32 && (exact || is_joined) {
-                precision::matmul(softmax(scores(query, keys, exact), 3), values, exact)
-            } else if is_joined {
-                in_whole_tiles(query, keys, values)
-            } else {
-                attention(query, keys, values, None, None, AttentionModuleOptions::default())
+            return match compute {
+                // Tensor cores multiply halves in this operation, and nothing but f16 goes in: bf16 would be taken
+                // apart into a dozen kernels, with a softmax in bf16.
+                DType::F16 if is_joined => in_whole_tiles(query, keys, values),
+                _ if exact || is_joined => {
+                    // Scaled after the product, which is one pass with the softmax where a backend fuses.
+                    let scale = (query.dims()[3] as f64).powf(-0.5);
+                    let scores = precision::matmul(query, keys.swap_dims(2, 3), exact);
+                    let weights = softmax(precision::full(scores) * scale, 3);
+                    precision::matmul(precision::cast(weights, compute), values, exact)
+                }
+                _ => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
             };
         }
-        let scores = scores(query, keys, self.query.exact);
+        let scores = scores(query, keys);
         if self.dropout.prob == 0.0 && compute == DType::F32 {
             return weigh(scores, values, self.on_host);
         }
@@ -159,9 +165,9 @@ impl Attention {
 }
 
 /// Scaled products of queries and keys, `[B, heads, A, S]`.
-fn scores(query: Tensor<4>, keys: Tensor<4>, exact: bool) -> Tensor<4> {
+fn scores(query: Tensor<4>, keys: Tensor<4>) -> Tensor<4> {
     let [_, _, _, head_width] = query.dims();
-    precision::matmul(query * (head_width as f64).powf(-0.5), keys.swap_dims(2, 3), exact)
+    (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3))
 }
 
 /// Queries that an accelerator's fused attention takes at once. It takes no part of them, and its products have f16
@@ -216,7 +222,7 @@ mod tests {
         };
         for active in [1, 31, 32, 33, 257] {
             let (query, keys, values) = (drawn(active), drawn(257), drawn(257));
-            let plain = softmax(scores(query.clone(), keys.clone(), false), 3).matmul(values.clone());
+            let plain = softmax(scores(query.clone(), keys.clone()), 3).matmul(values.clone());
             let tiled = in_whole_tiles(query, keys, values);
             assert_eq!(tiled.dims(), [2, 3, active, 8]);
             assert!((tiled - plain).abs().max().into_scalar::<f32>() < 1e-5, "{active} queries");

@@ -2,7 +2,7 @@
 //!
 //! Only matrices become half: the weights of products, the token and position tables, and with them the keys and
 //! values, cached ones too. All else stays in `f32`: biases, LayerNorm with its epsilon of 1e-12 (which no half type
-//! can hold), gelu, the residual stream and the logits. Attention takes its softmax in `f32` inside the kernel. So
+//! can hold), gelu, the residual stream and the logits. Attention takes its softmax in `f32`. So
 //! a type is a property of the weights, and the code of the layers is one for all types.
 //!
 //! Tensor cores round the operands of a product of `f32` to TF32, which has ten bits of fraction (cubek-matmul 0.3.1

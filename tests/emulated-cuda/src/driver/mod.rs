@@ -182,6 +182,8 @@ impl State {
                         self.clock += 3_000 + executed / 800;
                         SUCCESS
                     }
+                    // A block alone finds what the others would have written to be anything.
+                    Err(_) if !*RUN => SUCCESS,
                     Err((fault, why)) => {
                         eprintln!("emulated CUDA: {}: {why}", launch.kernel.name);
                         self.sticky = fault as Status;
