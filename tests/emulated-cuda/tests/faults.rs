@@ -1,28 +1,10 @@
 //! Accesses beyond memory. A fault stays, as it does on a device, so that this is a process of its own.
 
-use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+mod driver;
 
-use cuda as _;
+use std::ffi::{CString, c_void};
 
-unsafe extern "C" {
-    fn cuMemAlloc_v2(at: *mut usize, bytes: usize) -> c_int;
-    fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> c_int;
-    fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> c_int;
-    fn cuLaunchKernel(
-        function: usize,
-        grid_x: c_uint,
-        grid_y: c_uint,
-        grid_z: c_uint,
-        block_x: c_uint,
-        block_y: c_uint,
-        block_z: c_uint,
-        shared: c_uint,
-        stream: usize,
-        params: *const *const c_void,
-        extra: *const *const c_void,
-    ) -> c_int;
-    fn cuStreamSynchronize(stream: usize) -> c_int;
-}
+use driver::*;
 
 #[test]
 fn a_store_beyond_an_allocation_is_a_fault_that_stays() {

@@ -1,36 +1,11 @@
 //! Kernels in PTX of our own, through the functions that Burn's backend calls.
 
-use std::ffi::{CString, c_int, c_uint, c_void};
+mod driver;
+
+use std::ffi::{CString, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cuda as _;
-
-unsafe extern "C" {
-    fn cuMemAlloc_v2(at: *mut usize, bytes: usize) -> c_int;
-    fn cuMemFree_v2(at: usize) -> c_int;
-    fn cuMemcpyHtoDAsync_v2(to: usize, from: *const c_void, bytes: usize, stream: usize) -> c_int;
-    fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: usize, bytes: usize, stream: usize) -> c_int;
-    fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> c_int;
-    fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const std::ffi::c_char) -> c_int;
-    fn cuLaunchKernel(
-        function: usize,
-        grid_x: c_uint,
-        grid_y: c_uint,
-        grid_z: c_uint,
-        block_x: c_uint,
-        block_y: c_uint,
-        block_z: c_uint,
-        shared: c_uint,
-        stream: usize,
-        params: *const *const c_void,
-        extra: *const *const c_void,
-    ) -> c_int;
-    fn cuStreamSynchronize(stream: usize) -> c_int;
-    fn cuStreamBeginCapture_v2(stream: usize, mode: c_int) -> c_int;
-    fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> c_int;
-    fn cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, flags: u64) -> c_int;
-    fn cuGraphLaunch(exec: usize, stream: usize) -> c_int;
-}
+use driver::*;
 
 const STREAM: usize = 7;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

@@ -45,7 +45,7 @@ struct Capture {
 
 #[derive(Default)]
 struct State {
-    /// Nanoseconds that launches would have taken, where they are only counted.
+    /// Nanoseconds that a device might have taken for what was launched.
     clock: u64,
     allocations: BTreeMap<usize, usize>,
     /// Where the host's allocation of each starts.

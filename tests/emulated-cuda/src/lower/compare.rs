@@ -2,14 +2,14 @@
 
 use std::cmp::Ordering;
 
-use super::{Lowered, Lowering, Place, Step, bits_of, f16_op};
+use super::{Lowered, Lowering, Place, Step, bytes_of, f16_op};
 use crate::machine::{LANES, Warp};
 use crate::ptx::{Operand, Statement};
 
 impl Lowering<'_> {
     pub(super) fn setp(&mut self, s: &Statement, parts: &[&str]) -> Lowered<Step> {
         let ty = *parts.last().ok_or("no type")?;
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let o = &s.operands;
         let (d, second) = match &o[0] {
             Operand::Pair(p, q) => {

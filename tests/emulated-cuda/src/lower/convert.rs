@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::lanes::{lanes, map1, map2, read, write};
-use super::{Lowered, Lowering, Step, bits_of, f16_op};
+use super::{Lowered, Lowering, Step, bytes_of, f16_op};
 use crate::ptx::{self, Statement};
 
 impl Lowering<'_> {
@@ -29,8 +29,8 @@ impl Lowering<'_> {
                 each(high) << 16 | each(low)
             }));
         }
-        let d = self.any(&s.operands[0], bits_of(&to)?, s.scope)?;
-        let a = self.any(&s.operands[1], bits_of(&from)?, s.scope)?;
+        let d = self.any(&s.operands[0], bytes_of(&to)?, s.scope)?;
+        let a = self.any(&s.operands[1], bytes_of(&from)?, s.scope)?;
         if to == "f32" && from == "bf16" && a.width == 2 {
             return Ok(map1::<u16, u32>(d, a, |a| u32::from(a) << 16));
         }
@@ -67,8 +67,8 @@ fn converter(
     saturate: bool,
 ) -> Lowered<Box<dyn Fn(u64) -> u64 + Send + Sync>> {
     let float = |ty: &str| matches!(ty, "f16" | "bf16" | "f32" | "f64" | "tf32");
-    let width = bits_of(to)?;
-    let from_bits = 8 * bits_of(from)? as u32;
+    let width = bytes_of(to)?;
+    let from_bits = 8 * bytes_of(from)? as u32;
     let rounding = rounding.to_owned();
     if !float(to) && !float(from) {
         let signed = from.starts_with('s');

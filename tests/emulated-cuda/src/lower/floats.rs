@@ -1,7 +1,7 @@
 //! Arithmetic of floats.
 
 use super::lanes::{lanes, map1, map2, map3, read, write};
-use super::{Lowered, Lowering, Step, bits_of};
+use super::{Lowered, Lowering, Step, bytes_of};
 use crate::ptx::Statement;
 
 impl Lowering<'_> {
@@ -13,7 +13,7 @@ impl Lowering<'_> {
         wide: fn(u16) -> f64,
         narrow: fn(f64) -> u16,
     ) -> Lowered<Step> {
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let d = self.value(&s.operands[0], width, s.scope)?;
         let args =
             s.operands[1..].iter().map(|o| self.value(o, width, s.scope)).collect::<Lowered<Vec<_>>>()?;
@@ -54,7 +54,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn floats(&mut self, s: &Statement, parts: &[&str], ty: &str) -> Lowered<Step> {
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let o = &s.operands;
         let has = |word: &str| parts.contains(&word);
         let d = self.value(&o[0], width, s.scope)?;

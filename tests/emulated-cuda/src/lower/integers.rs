@@ -1,7 +1,7 @@
 //! Arithmetic of whole numbers.
 
 use super::lanes::{lanes, map1, map2, map3, read, write};
-use super::{Lowered, Lowering, Step, bits_of, f16_op};
+use super::{Lowered, Lowering, Step, bytes_of, f16_op};
 use crate::ptx::{self, Operand, Statement};
 
 impl Lowering<'_> {
@@ -17,7 +17,7 @@ impl Lowering<'_> {
         if ty == "f32" || ty == "f64" {
             return self.floats(s, parts, ty);
         }
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let wide = has("wide");
         let d_width = if wide { width * 2 } else { width };
         match name {

@@ -1,14 +1,14 @@
 //! Loads, stores, atomic operations and copies.
 
 use super::lanes::{lanes, read, write};
-use super::{Lowered, Lowering, Place, Step, bits_of, f16_op};
+use super::{Lowered, Lowering, Place, Step, bytes_of, f16_op};
 use crate::machine::{ATOMICS, Action, Fault};
 use crate::ptx::{self, Operand, Statement};
 
 impl Lowering<'_> {
     pub(super) fn load(&mut self, s: &Statement, parts: &[&str]) -> Lowered<Step> {
         let ty = *parts.last().ok_or("no type")?;
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let signed = ty.starts_with('s');
         let to = self.places(&s.operands[0], width, s.scope)?;
         let count = to.len();
@@ -74,7 +74,7 @@ impl Lowering<'_> {
 
     pub(super) fn store(&mut self, s: &Statement, parts: &[&str]) -> Lowered<Step> {
         let ty = *parts.last().ok_or("no type")?;
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let from: Vec<Place> = self.places(&s.operands[1], width, s.scope)?.into_iter().flatten().collect();
         let count = from.len();
         let (base, offset) = self.address(&s.operands[0], s.scope)?;
@@ -97,7 +97,7 @@ impl Lowering<'_> {
 
     pub(super) fn atomic(&mut self, s: &Statement, parts: &[&str]) -> Lowered<Step> {
         let ty = *parts.last().ok_or("no type")?;
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         let result = parts[0] == "atom";
         let o = &s.operands[usize::from(result)..];
         let d = if result { Some(self.any(&s.operands[0], width, s.scope)?) } else { None };

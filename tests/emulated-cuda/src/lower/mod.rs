@@ -117,7 +117,7 @@ struct Lowering<'a> {
     bytes: usize,
 }
 
-fn bits_of(ty: &str) -> Lowered<usize> {
+fn bytes_of(ty: &str) -> Lowered<usize> {
     ptx::bytes(ty).ok_or_else(|| format!("no type {ty}"))
 }
 
@@ -250,12 +250,11 @@ impl Lowering<'_> {
         }
     }
 
-    /// A predicate that may be negated or constant; `None` for `_`.
+    /// A predicate's place, and whether it is negated; a constant is a place that stays zero.
     fn predicate(&mut self, operand: &Operand, scope: usize) -> Lowered<(u32, bool)> {
         let Operand::Name(name) = operand else { return Err(format!("no predicate: {operand:?}")) };
         let stem = name.trim_start_matches('!');
         if let Some(number) = ptx::number(stem) {
-            // Constants: a place that stays zero.
             let place = self.constant(0, 4);
             return Ok((place.at, number != 0));
         }
@@ -348,7 +347,7 @@ impl Lowering<'_> {
             "atom" | "red" => self.atomic(s, parts)?,
             "mov" => self.mov(s, ty)?,
             "cvta" => {
-                let width = bits_of(ty)?;
+                let width = bytes_of(ty)?;
                 let (d, a) = (self.value(&o[0], width, scope)?, self.any(&o[1], width, scope)?);
                 let shared = has("shared");
                 let to = has("to");
@@ -393,8 +392,8 @@ impl Lowering<'_> {
                 if s.operands.len() != 3 {
                     return Err("set with a third operand".into());
                 }
-                let d = self.value(&o[0], bits_of(result)?, scope)?;
-                let width = bits_of(ty)?;
+                let d = self.value(&o[0], bytes_of(result)?, scope)?;
+                let width = bytes_of(ty)?;
                 let (a, b) = (self.value(&o[1], width, scope)?, self.value(&o[2], width, scope)?);
                 let yes = match result {
                     "f32" => u64::from(1f32.to_bits()),
@@ -411,7 +410,7 @@ impl Lowering<'_> {
                 })
             }
             "selp" => {
-                let width = bits_of(ty)?;
+                let width = bytes_of(ty)?;
                 let d = self.value(&o[0], width, scope)?;
                 let (a, b) = (self.value(&o[1], width, scope)?, self.value(&o[2], width, scope)?);
                 let (p, negated) = self.predicate(&o[3], scope)?;

@@ -1,7 +1,7 @@
 //! Moves between registers and between lanes.
 
 use super::lanes::{lanes, map1, read, write};
-use super::{Lowered, Lowering, Place, Step, bits_of};
+use super::{Lowered, Lowering, Place, Step, bytes_of};
 use crate::machine::{Fault, LANES, Warp};
 use crate::ptx::{Operand, Statement};
 
@@ -16,7 +16,7 @@ impl Lowering<'_> {
                 warp.set_predicate(d, mask, bits);
             }));
         }
-        let width = bits_of(ty)?;
+        let width = bytes_of(ty)?;
         match (&o[0], &o[1]) {
             (Operand::Vector(_), a) => {
                 let a = self.value(a, width, s.scope)?;
