@@ -1,9 +1,10 @@
-"""Training steps of one model in PyTorch on the CPU beside ours, turn and turn about, with random weights and tokens.
+"""Training steps of one model in PyTorch beside ours, turn and turn about, with random weights and tokens.
 
     python benches/torch/compare_steps.py --mgnt target/release/mgnt --config configs/image/debug.ron \
         --layers 4 --width 128 --heads 8 --hidden 512 --batch 16 --rounds 4
 
-The sizes must be those of the recipe, which has no dropout. Our side is `mgnt bench train`; each round runs both.
+The sizes must be those of the recipe, which has no dropout. Our side is `mgnt bench train`; each round runs both. On CUDA
+`--device cuda`, and `--bf16` where the recipe's precision is that.
 """
 
 import argparse
@@ -22,8 +23,13 @@ parser.add_argument("--config", required=True)
 for name in ("layers", "width", "heads", "hidden", "batch", "rounds"):
     parser.add_argument(f"--{name}", type=int, required=True)
 parser.add_argument("--threads", type=int, default=os.cpu_count())
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--bf16", action="store_true", help="products in bf16, weights in f32 (autocast)")
 args = parser.parse_args()
 torch.set_num_threads(args.threads)
+if args.device != "cpu":
+    torch.set_float32_matmul_precision("high")
+torch.set_default_device(args.device)
 
 # The sizes of ImageNet 256, as `mgnt bench train` takes them.
 config = dict(
@@ -44,7 +50,8 @@ def step(model, weights, optimizer, factors):
     sequence[places] = codes + config["classes"] + 1
     batch = dict(tokens=sequence, rows=rows, targets=targets, weights=share)
     optimizer.zero_grad()
-    total, _ = nested_loss(model, batch, factors, 0.5, 0.1)
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        total, _ = nested_loss(model, batch, factors, 0.5, 0.1)
     total.backward()
     torch.nn.utils.clip_grad_norm_(list(weights.values()), 1.0)
     optimizer.step()
@@ -53,19 +60,24 @@ def step(model, weights, optimizer, factors):
 
 def theirs(factors, steps=4):
     """Milliseconds of steps after one to warm up."""
-    weights = {n: w.requires_grad_() for n, w in initial(config, 1).items()}
+    with torch.device("cpu"):
+        weights = initial(config, 1)
+    weights = {n: w.to(args.device).requires_grad_() for n, w in weights.items()}
     optimizer = torch.optim.AdamW(decay_groups(weights, 0.045), lr=1e-4, betas=(0.9, 0.96))
     model = Nested(weights, config)
     times = []
     for _ in range(steps + 1):
         clock = time.perf_counter()
         step(model, weights, optimizer, factors)
+        if args.device != "cpu":
+            torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - clock))
     return times[1:]
 
 
 def ours():
     line = [args.mgnt, "bench", "train", "--config", args.config, "--batch", str(args.batch), "--repeat", "2", "--json"]
+    line += ["--device", args.device]
     report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
     return {row["name"]: row["milliseconds"] for row in report["rows"]}
 

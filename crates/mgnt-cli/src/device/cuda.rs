@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 
 use anyhow::{anyhow, bail};
+use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
@@ -48,6 +49,16 @@ pub fn check(number: usize) -> anyhow::Result<()> {
     #[cfg(feature = "cuda-nvrtc")]
     compiler()?;
     Ok(())
+}
+
+/// Keeps compiled kernels from run to run where what tuning finds is kept already (`target/environment` of a checkout, else the
+/// user's cache folder): the first decode of scale L compiles some hundred, which takes minutes. A `cubecl.toml` says the
+/// folder and all else.
+pub fn keep_kernels() {
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.compilation.cache = true;
+    // Once a device is open it is too late, and needless.
+    CubeClRuntimeConfig::try_set(config);
 }
 
 /// The compiler and the headers that kernels in C++ need.

@@ -70,6 +70,7 @@ impl DeviceWord {
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
                 cuda::check(number)?;
+                cuda::keep_kernels();
                 Ok(Device::cuda(number))
             }
             #[allow(unreachable_patterns, reason = "with every backend built in, nothing is left")]

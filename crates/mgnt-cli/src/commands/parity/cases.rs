@@ -10,7 +10,7 @@ use mgnt_tokenizer::published::{self as tokenizers, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_weights::{TensorMap, flax, read, safetensors};
 
-use super::{Measure, Row};
+use super::{Measure, Outcome, Row};
 use crate::commands::probe::answers::{self, Asked};
 use crate::device::{Compute, DeviceWord, Dtype, decoder};
 use crate::failure::{one_line, text_of};
@@ -54,11 +54,9 @@ pub fn all(golden: &Path, compute: &Compute, device: &Device, mut told: impl FnM
             Ok(rows) => rows.into_iter().for_each(&mut told),
             Err(error) => told(Row {
                 case: name,
-                worst: None,
+                outcome: Outcome::Failed(format!("{error:#}")),
                 limit: SINGLE,
                 measure: Measure::Element,
-                skipped: None,
-                failed: Some(format!("{error:#}")),
             }),
         }
     }
@@ -200,11 +198,9 @@ fn turned(what: &str, here: &[Vec<u16>], there: &[Vec<u16>], limit: f64) -> Row 
     let differ = here.iter().zip(&there).filter(|(a, b)| a != b).count();
     Row {
         case: format!("{} {what}", there.len()),
-        worst: Some(differ as f64 / there.len() as f64),
+        outcome: Outcome::Worst(differ as f64 / there.len() as f64),
         limit,
         measure: Measure::Share,
-        skipped: None,
-        failed: None,
     }
 }
 
@@ -236,10 +232,10 @@ fn compare(case: String, said: &TensorMap, expected: &TensorMap, dtype: Dtype) -
         let difference = if difference.is_nan() { f64::INFINITY } else { difference };
         worst = Some(worst.unwrap_or(0.0).max(difference));
     }
-    if worst.is_none() {
+    let Some(worst) = worst else {
         anyhow::bail!("{case}: the golden case has none of the tensors that the model answers");
-    }
-    Ok(Row { case, worst, limit, measure, skipped: None, failed: None })
+    };
+    Ok(Row { case, outcome: Outcome::Worst(worst), limit, measure })
 }
 
 fn difference(ours: &[f32], theirs: &[f32], measure: Measure) -> f64 {
@@ -262,14 +258,7 @@ fn difference(ours: &[f32], theirs: &[f32], measure: Measure) -> f64 {
 }
 
 fn skipped(case: &str, reason: String) -> Row {
-    Row {
-        case: case.into(),
-        worst: None,
-        limit: SINGLE,
-        measure: Measure::Element,
-        skipped: Some(reason),
-        failed: None,
-    }
+    Row { case: case.into(), outcome: Outcome::Skipped(reason), limit: SINGLE, measure: Measure::Element }
 }
 
 #[cfg(test)]

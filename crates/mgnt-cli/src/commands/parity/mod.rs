@@ -28,15 +28,23 @@ pub struct Arguments {
 #[derive(Debug, Serialize)]
 struct Row {
     case: String,
-    /// The largest difference, as `measure` counts it; none where the case was not run to its end.
-    worst: Option<f64>,
-    /// What it may be.
+    #[serde(flatten)]
+    outcome: Outcome,
+    /// What the difference may be.
     limit: f64,
     measure: Measure,
-    /// Why it was skipped.
-    skipped: Option<String>,
+}
+
+/// What came of a comparison.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// The largest difference, as the row's `measure` counts it.
+    Worst(f64),
+    /// Not run, and why.
+    Skipped(String),
     /// Why it ended before anything could be compared.
-    failed: Option<String>,
+    Failed(String),
 }
 
 /// How values are held against each other.
@@ -61,7 +69,11 @@ struct Report {
 
 impl Row {
     fn passes(&self) -> bool {
-        self.failed.is_none() && self.worst.is_none_or(|worst| worst <= self.limit)
+        match self.outcome {
+            Outcome::Worst(worst) => worst <= self.limit,
+            Outcome::Skipped(_) => true,
+            Outcome::Failed(_) => false,
+        }
     }
 }
 
@@ -104,11 +116,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn print(row: &Row) {
-    let (worst, verdict) = match (row.worst, &row.skipped, &row.failed) {
-        (_, _, Some(reason)) => ("-".into(), format!("FAILED: {reason}")),
-        (Some(worst), ..) if row.passes() => (format!("{worst:.1e}"), "ok".to_owned()),
-        (Some(worst), ..) => (format!("{worst:.1e}"), "BEYOND".to_owned()),
-        (None, reason, _) => ("-".into(), format!("skipped: {}", reason.as_deref().unwrap_or("no reason"))),
+    let (worst, verdict) = match &row.outcome {
+        Outcome::Worst(worst) => {
+            (format!("{worst:.1e}"), if row.passes() { "ok".to_owned() } else { "BEYOND".to_owned() })
+        }
+        Outcome::Skipped(reason) => ("-".into(), format!("skipped: {reason}")),
+        Outcome::Failed(reason) => ("-".into(), format!("FAILED: {reason}")),
     };
     println!("{:<44} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);
 }
