@@ -3,7 +3,7 @@ use burn::nn::Dropout;
 use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, Tensor, s};
+use burn::tensor::{DType, Device, Tensor, s};
 
 use crate::cache::{Cached, KeysValues};
 use crate::{ModelConfig, SubModel, host, precision};
@@ -20,13 +20,12 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    /// `x [R, n]`, the first n inputs, to the first `outputs` outputs `[R, outputs]`, both in `f32`. The product is
-    /// taken in the weight's type.
+    /// `x [1, R, n]`, the first n inputs, to the first `outputs` outputs `[1, R, outputs]`, both in `f32`. The product
+    /// is taken in the weight's type.
     ///
-    /// The weight is sliced, which is a view on the CPU and copies nothing; rows are two-dimensional, since Burn
-    /// would copy the view to fold a batch.
-    pub fn forward(&self, x: Tensor<2>, outputs: usize) -> Tensor<2> {
-        let [_, inputs] = x.dims();
+    /// The weight is sliced, which is a view on the CPU and copies nothing.
+    pub fn forward(&self, x: Tensor<3>, outputs: usize) -> Tensor<3> {
+        let [_, _, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
         let bias = self.bias.val().slice(s![0..outputs]);
         precision::product(x, weight, self.exact) + bias.unsqueeze()
@@ -41,7 +40,49 @@ pub(crate) struct Context {
     pub cached: Option<Cached>,
     /// Whether keys and values of the whole context are handed back.
     pub keep: bool,
+    /// Positions beyond the context's, where a device likes them.
+    pub beyond: Option<Beyond>,
 }
+
+/// Positions that stand behind those of the context and that nothing attends to: an odd number of scores in a row costs
+/// an accelerator its vectors, and most of the time of a block (docs/performance.md).
+#[derive(Clone)]
+pub(crate) struct Beyond {
+    count: usize,
+    /// What is added to scores, `[1, 1, 1, positions]`: nothing for the context's, what no exponential leaves for the others.
+    hidden: Tensor<4>,
+}
+
+/// Positions that kernels take at once: vectors of eight halves, rows of matrix kernels.
+const ALIGNED: usize = 16;
+
+impl Beyond {
+    /// As many as make `positions` whole; `None` where they are.
+    pub fn new(positions: usize, device: &Device) -> Option<Self> {
+        let count = positions.next_multiple_of(ALIGNED) - positions;
+        // Filled on the device: a graph records nothing that comes from the host.
+        let hidden = || {
+            Tensor::cat(
+                vec![
+                    Tensor::zeros([1, 1, 1, positions], device),
+                    Tensor::full([1, 1, 1, count], HIDDEN, device),
+                ],
+                3,
+            )
+        };
+        (count > 0).then(|| Self { count, hidden: hidden() })
+    }
+
+    /// Keys or values `[B, heads, positions, head width]`, then zeros.
+    fn after(&self, all: Tensor<4>) -> Tensor<4> {
+        let [batch, heads, _, width] = all.dims();
+        let zeros = Tensor::zeros([batch, heads, self.count, width], (&all.device(), all.dtype()));
+        Tensor::cat(vec![all, zeros], 2)
+    }
+}
+
+/// A score whose exponential is zero beside any other, and finite: products with it are.
+const HIDDEN: f32 = -1e30;
 
 /// Softmax attention of which a sub-model uses the first heads.
 #[derive(Module, Debug)]
@@ -88,41 +129,41 @@ impl Attention {
             .chain(&mut self.joined)
     }
 
-    /// `x [B * A, features]` attends over the cached positions and its own.
+    /// `x [1, B * A, features]` attends over the cached positions and its own.
     ///
-    /// Returns `[B * A, features]` and, where they are to be kept, keys and values of the context.
+    /// Returns `[1, B * A, features]` and, where they are to be kept, keys and values of the context.
     pub fn forward(
         &self,
-        x: Tensor<2>,
+        x: Tensor<3>,
         context: Context,
         config: &ModelConfig,
         sub_model: SubModel,
-    ) -> (Tensor<2>, Option<KeysValues>) {
-        let [rows, features] = x.dims();
+    ) -> (Tensor<3>, Option<KeysValues>) {
+        let [_, rows, features] = x.dims();
         let (query, fresh) = self.project(x, context.batch, config, sub_model);
         let all = match context.cached {
             Some(cached) => cached.followed_by(fresh),
             None => fresh,
         };
-        let mixed = self.mix(query, all.keys.clone(), all.values.clone());
-        let mixed = mixed.swap_dims(1, 2).reshape([rows, sub_model.attention_width(config)]);
+        let mixed = self.mix(query, all.keys.clone(), all.values.clone(), context.beyond);
+        let mixed = mixed.swap_dims(1, 2).reshape([1, rows, sub_model.attention_width(config)]);
         (self.output.forward(mixed, features), context.keep.then_some(all))
     }
 
-    /// Queries `[B, heads, A, head width]`, keys and values of `x [B * A, features]`.
+    /// Queries `[B, heads, A, head width]`, keys and values of `x [1, B * A, features]`.
     fn project(
         &self,
-        x: Tensor<2>,
+        x: Tensor<3>,
         batch: usize,
         config: &ModelConfig,
         sub_model: SubModel,
     ) -> (Tensor<4>, KeysValues) {
         let (heads, width) = (sub_model.heads(config), config.head_width());
-        let [rows, _] = x.dims();
+        let [_, rows, _] = x.dims();
         // What is cached and what attention multiplies has the type of the weights.
         let compute = self.query.weight.val().dtype();
-        let by_head = |t: Tensor<2>| {
-            let [_, outputs] = t.dims();
+        let by_head = |t: Tensor<3>| {
+            let [_, _, outputs] = t.dims();
             precision::cast(t, compute).reshape([batch, rows / batch, heads, outputs / heads]).swap_dims(1, 2)
         };
         let [query, keys, values] = match &self.joined {
@@ -136,7 +177,7 @@ impl Attention {
         (query, KeysValues { keys, values })
     }
 
-    fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
+    fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, beyond: Option<Beyond>) -> Tensor<4> {
         let compute = values.dtype();
         // The fused operation has no backward and knows no dropout on attention weights.
         if !query.device().is_autodiff() {
@@ -146,10 +187,19 @@ impl Attention {
                 // apart into a dozen kernels, with a softmax in bf16.
                 DType::F16 if is_joined => in_whole_tiles(query, keys, values),
                 _ if exact || is_joined => {
+                    let (keys, values) = match &beyond {
+                        Some(beyond) => (beyond.after(keys), beyond.after(values)),
+                        None => (keys, values),
+                    };
                     // Scaled after the product, which is one pass with the softmax where a backend fuses.
                     let scale = (query.dims()[3] as f64).powf(-0.5);
                     let scores = precision::matmul(query, keys.swap_dims(2, 3), exact);
-                    let weights = softmax(precision::full(scores) * scale, 3);
+                    let scores = precision::full(scores) * scale;
+                    let scores = match beyond {
+                        Some(beyond) => scores + beyond.hidden,
+                        None => scores,
+                    };
+                    let weights = softmax(scores, 3);
                     precision::matmul(precision::cast(weights, compute), values, exact)
                 }
                 _ => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
@@ -210,7 +260,7 @@ fn weigh(scores: Tensor<4>, values: Tensor<4>, on_host: bool) -> Tensor<4> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::Distribution;
 
     use super::*;
 

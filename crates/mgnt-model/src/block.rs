@@ -17,9 +17,9 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// `x [R, features]` to the same shape.
-    fn forward(&self, x: Tensor<2>, hidden: usize) -> Tensor<2> {
-        let [_, features] = x.dims();
+    /// `x [1, R, features]` to the same shape.
+    fn forward(&self, x: Tensor<3>, hidden: usize) -> Tensor<3> {
+        let [_, _, features] = x.dims();
         self.down.forward(gelu(self.up.forward(x, hidden), self.on_host), features)
     }
 }
@@ -35,20 +35,20 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `x [B * A, D]` to the same shape, with keys and values of the context where they are to be kept.
+    /// `x [1, B * A, D]` to the same shape, with keys and values of the context where they are to be kept.
     pub fn forward(
         &self,
-        x: Tensor<2>,
+        x: Tensor<3>,
         context: Context,
         config: &ModelConfig,
         sub_model: SubModel,
-    ) -> (Tensor<2>, Option<KeysValues>) {
+    ) -> (Tensor<3>, Option<KeysValues>) {
         let (hidden, features) = (sub_model.hidden(config), sub_model.features(config));
-        let attend = |x: Tensor<2>| {
+        let attend = |x: Tensor<3>| {
             let (mixed, kept) = self.attention.forward(first(x, features), context, config, sub_model);
             (self.dropout.forward(mixed), kept)
         };
-        let think = |x: Tensor<2>| self.dropout.forward(self.mlp.forward(first(x, features), hidden));
+        let think = |x: Tensor<3>| self.dropout.forward(self.mlp.forward(first(x, features), hidden));
         match config.norm {
             Norm::Post => {
                 let (mixed, kept) = attend(x.clone());
@@ -67,17 +67,17 @@ impl Block {
 }
 
 /// The first features of each row.
-fn first(x: Tensor<2>, features: usize) -> Tensor<2> {
-    let [_, width] = x.dims();
-    if features == width { x } else { x.slice(s![.., 0..features]) }
+fn first(x: Tensor<3>, features: usize) -> Tensor<3> {
+    let [_, _, width] = x.dims();
+    if features == width { x } else { x.slice(s![.., .., 0..features]) }
 }
 
-/// `x [R, D]` and a branch `y [R, features]` that adds to its first features.
-fn sum(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
-    let ([_, width], [_, features]) = (x.dims(), y.dims());
+/// `x [1, R, D]` and a branch `y [1, R, features]` that adds to its first features.
+fn sum(x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+    let ([_, _, width], [_, _, features]) = (x.dims(), y.dims());
     if features == width {
         return x + y;
     }
-    let rest = x.clone().slice(s![.., features..width]);
-    Tensor::cat(vec![x.slice(s![.., 0..features]) + y, rest], 1)
+    let rest = x.clone().slice(s![.., .., features..width]);
+    Tensor::cat(vec![x.slice(s![.., .., 0..features]) + y, rest], 2)
 }

@@ -16,12 +16,12 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
-    /// `tokens` and `positions`, both `[B, A]`, to `[B * A, D]`.
-    pub fn forward(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<2> {
+    /// `tokens` and `positions`, both `[B, A]`, to `[1, B * A, D]`.
+    pub fn forward(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
         let rows = tokens.shape().num_elements();
         let token = self.tokens.val().select(0, tokens.reshape([rows]));
         let position = self.positions.val().select(0, positions.reshape([rows]));
         let sum = precision::full(token) + precision::full(position);
-        self.dropout.forward(self.norm.forward(sum))
+        self.dropout.forward(self.norm.forward(sum.unsqueeze()))
     }
 }

@@ -20,11 +20,12 @@ pub(crate) struct Head {
 impl Head {
     /// `x [R, D]` to the logits of the first `rows` vocabulary entries, `[R, rows]`.
     pub fn forward(&self, x: Tensor<2>, table: Tensor<2>, rows: usize) -> Tensor<2> {
-        let [_, width] = x.dims();
+        let [count, width] = x.dims();
+        let x = x.reshape([1, count, width]);
         let x = self.norm.forward(gelu(self.dense.forward(x, width), self.on_host));
         // In training the table stays in f32, and only products are taken in the type of the weights.
         let table = precision::cast(table.slice(s![0..rows, ..]), self.dense.weight.val().dtype());
-        precision::product(x, table.transpose(), self.dense.exact)
-            + self.bias.val().slice(s![0..rows]).unsqueeze()
+        let logits = precision::product(x, table.transpose(), self.dense.exact);
+        (logits + self.bias.val().slice(s![0..rows]).unsqueeze()).reshape([count, rows])
     }
 }

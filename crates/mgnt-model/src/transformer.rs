@@ -9,7 +9,7 @@ use mgnt_weights::{TensorMap, module};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::attention::{Attention, Context, Dense};
+use crate::attention::{Attention, Beyond, Context, Dense};
 use crate::block::{Block, Mlp};
 use crate::cache::KeysValues;
 use crate::embedding::Embedding;
@@ -240,7 +240,7 @@ impl NestedTransformer {
     /// The residual stream after the last block, `[B, A, D]`, of that before the first.
     pub fn hidden_of(&self, embedded: Tensor<3>, sub_model: SubModel) -> Tensor<3> {
         let [batch, length, width] = embedded.dims();
-        let x = embedded.reshape([batch * length, width]);
+        let x = embedded.reshape([1, batch * length, width]);
         self.through_blocks(x, batch, None, false, sub_model).0.reshape([batch, length, width])
     }
 
@@ -267,26 +267,34 @@ impl NestedTransformer {
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
 
-    /// `x [B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
+    /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
     /// context where they are to be kept.
     fn through_blocks(
         &self,
-        mut x: Tensor<2>,
+        mut x: Tensor<3>,
         batch: usize,
         cache: Option<KvCache>,
         keep: bool,
         sub_model: SubModel,
-    ) -> (Tensor<2>, Vec<KeysValues>) {
+    ) -> (Tensor<3>, Vec<KeysValues>) {
         let sizes = &self.config.sub_models;
         assert!(
             sizes.contains(&sub_model.p()),
             "{sub_model} is not of this model, whose sub-models are {sizes:?}"
         );
+        let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
+        let joined = self.blocks.first().is_some_and(|block| block.attention.joined.is_some());
+        // The fused kernel that f16 goes through takes any number of positions.
+        let beyond = if joined && self.compute_type() != DType::F16 {
+            Beyond::new(positions, &x.device())
+        } else {
+            None
+        };
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
         let mut kept = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
             let keys_values;
-            let context = Context { batch, cached: cached.next(), keep };
+            let context = Context { batch, cached: cached.next(), keep, beyond: beyond.clone() };
             (x, keys_values) = block.forward(x, context, &self.config, sub_model);
             kept.extend(keys_values);
         }
