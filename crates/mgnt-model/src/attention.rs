@@ -23,12 +23,15 @@ impl Dense {
     /// `x [1, R, n]`, the first n inputs, to the first `outputs` outputs `[1, R, outputs]`, both in `f32`. The product
     /// is taken in the weight's type.
     ///
-    /// The weight is sliced, which is a view on the CPU and copies nothing.
+    /// The weight is sliced, which is a view on the CPU and copies nothing. A backend that fuses takes what comes in a row:
+    /// so the cast is right behind what made `x`, and views come before the product, between it and the sum nothing.
     pub fn forward(&self, x: Tensor<3>, outputs: usize) -> Tensor<3> {
+        let x = precision::cast(x, self.weight.val().dtype());
         let [_, _, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
         let bias = self.bias.val().slice(s![0..outputs]);
-        precision::product(x, weight, self.exact) + bias.unsqueeze()
+        let bias = bias.unsqueeze();
+        precision::product(x, weight, self.exact) + bias
     }
 }
 
@@ -49,8 +52,8 @@ pub(crate) struct Context {
 #[derive(Clone)]
 pub(crate) struct Beyond {
     count: usize,
-    /// What is added to scores, `[1, 1, 1, positions]`: nothing for the context's, what no exponential leaves for the others.
-    hidden: Tensor<4>,
+    /// What is added to scores, `[1, 1, 1, 1, positions]`: nothing for the context's, what no exponential leaves for the others.
+    hidden: Tensor<5>,
 }
 
 /// Positions that kernels take at once: vectors of eight halves, rows of matrix kernels.
@@ -60,17 +63,13 @@ impl Beyond {
     /// As many as make `positions` whole; `None` where they are.
     pub fn new(positions: usize, device: &Device) -> Option<Self> {
         let count = positions.next_multiple_of(ALIGNED) - positions;
+        if count == 0 {
+            return None;
+        }
         // Filled on the device: a graph records nothing that comes from the host.
-        let hidden = || {
-            Tensor::cat(
-                vec![
-                    Tensor::zeros([1, 1, 1, positions], device),
-                    Tensor::full([1, 1, 1, count], HIDDEN, device),
-                ],
-                3,
-            )
-        };
-        (count > 0).then(|| Self { count, hidden: hidden() })
+        let context = Tensor::zeros([1, 1, 1, 1, positions], device);
+        let hidden = Tensor::full([1, 1, 1, 1, count], HIDDEN, device);
+        Some(Self { count, hidden: Tensor::cat(vec![context, hidden], 4) })
     }
 
     /// Keys or values `[B, heads, positions, head width]`, then zeros.
@@ -191,16 +190,19 @@ impl Attention {
                         Some(beyond) => (beyond.after(keys), beyond.after(values)),
                         None => (keys, values),
                     };
-                    // Scaled after the product, which is one pass with the softmax where a backend fuses.
-                    let scale = (query.dims()[3] as f64).powf(-0.5);
+                    let ([batch, heads, active, width], [_, _, positions, _]) = (query.dims(), keys.dims());
+                    // Scaled after the product, which is one pass with the softmax where a backend fuses; as in
+                    // `product`, another rank keeps the product out of it.
+                    let scale = (width as f64).powf(-0.5);
                     let scores = precision::matmul(query, keys.swap_dims(2, 3), exact);
+                    let scores = scores.reshape([1, batch, heads, active, positions]);
                     let scores = precision::full(scores) * scale;
                     let scores = match beyond {
                         Some(beyond) => scores + beyond.hidden,
                         None => scores,
                     };
-                    let weights = softmax(scores, 3);
-                    precision::matmul(precision::cast(weights, compute), values, exact)
+                    let weights = precision::cast(softmax(scores, 4), compute);
+                    precision::matmul(weights.reshape([batch, heads, active, positions]), values, exact)
                 }
                 _ => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
             };

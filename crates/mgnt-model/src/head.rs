@@ -25,7 +25,7 @@ impl Head {
         let x = self.norm.forward(gelu(self.dense.forward(x, width), self.on_host));
         // In training the table stays in f32, and only products are taken in the type of the weights.
         let table = precision::cast(table.slice(s![0..rows, ..]), self.dense.weight.val().dtype());
-        let logits = precision::product(x, table.transpose(), self.dense.exact);
-        (logits + self.bias.val().slice(s![0..rows]).unsqueeze()).reshape([count, rows])
+        let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
+        (precision::product(x, table.transpose(), self.dense.exact) + bias).reshape([count, rows])
     }
 }

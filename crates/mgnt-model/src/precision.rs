@@ -12,7 +12,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
 use mgnt_weights::in_parts;
 
-/// The product of `x [1, R, n]` with a weight `[n, m]` in the weight's type; the result `[1, R, m]` is in `f32`.
+/// The product of `x [1, R, n]`, cast to the weight's type, with a weight `[n, m]`; the result `[1, R, m]` is in `f32`.
 ///
 /// Rows are two-dimensional in the product alone. That is so for the weight, whose view Burn would copy to fold a batch; and
 /// a backend that fuses leaves a product by itself where its rank changes, with what follows in one pass of its own: on an
