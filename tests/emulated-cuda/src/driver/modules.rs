@@ -157,3 +157,39 @@ unsafe extern "C" fn cuGetErrorName(status: c_int, name: *mut *const c_char) -> 
 unsafe extern "C" fn cuGetErrorString(status: c_int, text: *mut *const c_char) -> Status {
     unsafe { cuGetErrorName(status, text) }
 }
+
+/// Maps for convolutions: as above, they serve no emulated kernel, and what asks for one is told whether it could have it.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuTensorMapEncodeIm2col(
+    map: *mut [u64; 16],
+    _kind: c_int,
+    rank: c_uint,
+    address: usize,
+    dims: *const u64,
+    strides: *const u64,
+    _lower: *const c_int,
+    _upper: *const c_int,
+    channels: c_uint,
+    pixels: c_uint,
+    _steps: *const c_uint,
+    _interleave: c_int,
+    _swizzle: c_int,
+    _promotion: c_int,
+    _fill: c_int,
+) -> Status {
+    let rank = rank as usize;
+    let (dims, strides) =
+        unsafe { (std::slice::from_raw_parts(dims, rank), std::slice::from_raw_parts(strides, rank - 1)) };
+    state().count("tensor maps");
+    let fits = (3..=5).contains(&rank)
+        && address.is_multiple_of(16)
+        && dims.iter().all(|&n| n > 0 && n <= 1 << 32)
+        && strides.iter().all(|&n| n.is_multiple_of(16) && n < 1 << 40)
+        && (1..=256).contains(&channels)
+        && (1..=1024).contains(&pixels);
+    if !fits {
+        state().count("tensor maps refused");
+        return INVALID_VALUE;
+    }
+    unsafe { set(map, [0; 16]) }
+}
