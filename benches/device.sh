@@ -10,7 +10,8 @@
 # RECIPE   what is trained, on drawn tokens (default configs/image/debug.ron)
 # BATCHES, TYPES, REPEAT, PYTHON in the environment change the defaults below. With TOKENS, a token store, the recipe REAL
 # (default configs/image/imagenette64.ron) is trained on it for SECONDS_OF_TRAINING (default 240), stopped, and resumed for as long;
-# VALIDATION is a store too, and the same command continues it. A part that fails is named at the end, and does not stop
+# VALIDATION is a store too, and the same command continues it. On CUDA a first run is mostly the compiling and tuning of
+# kernels, which are kept: take the times of a second one. A part that fails is named at the end, and does not stop
 # the others.
 set -uo pipefail
 mgnt=$(readlink -f "$1") device=$2 out=$3
