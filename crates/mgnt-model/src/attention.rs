@@ -29,8 +29,7 @@ impl Dense {
         let x = precision::cast(x, self.weight.val().dtype());
         let [_, _, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
-        let bias = self.bias.val().slice(s![0..outputs]);
-        let bias = bias.unsqueeze();
+        let bias = self.bias.val().slice(s![0..outputs]).unsqueeze();
         precision::product(x, weight, self.exact) + bias
     }
 }
@@ -48,7 +47,7 @@ pub(crate) struct Context {
 }
 
 /// Positions that stand behind those of the context and that nothing attends to: an odd number of scores in a row costs
-/// an accelerator its vectors, and most of the time of a block (docs/performance.md).
+/// an accelerator its vectors (docs/performance.md: the softmax took a third of a block).
 #[derive(Clone)]
 pub(crate) struct Beyond {
     count: usize,
@@ -185,25 +184,7 @@ impl Attention {
                 // Tensor cores multiply halves in this operation, and nothing but f16 goes in: bf16 would be taken
                 // apart into a dozen kernels, with a softmax in bf16.
                 DType::F16 if is_joined => in_whole_tiles(query, keys, values),
-                _ if exact || is_joined => {
-                    let (keys, values) = match &beyond {
-                        Some(beyond) => (beyond.after(keys), beyond.after(values)),
-                        None => (keys, values),
-                    };
-                    let ([batch, heads, active, width], [_, _, positions, _]) = (query.dims(), keys.dims());
-                    // Scaled after the product, which is one pass with the softmax where a backend fuses; as in
-                    // `product`, another rank keeps the product out of it.
-                    let scale = (width as f64).powf(-0.5);
-                    let scores = precision::matmul(query, keys.swap_dims(2, 3), exact);
-                    let scores = scores.reshape([1, batch, heads, active, positions]);
-                    let scores = precision::full(scores) * scale;
-                    let scores = match beyond {
-                        Some(beyond) => scores + beyond.hidden,
-                        None => scores,
-                    };
-                    let weights = precision::cast(softmax(scores, 4), compute);
-                    precision::matmul(weights.reshape([batch, heads, active, positions]), values, exact)
-                }
+                _ if exact || is_joined => in_products(query, keys, values, beyond, exact),
                 _ => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
             };
         }
@@ -220,6 +201,33 @@ impl Attention {
 fn scores(query: Tensor<4>, keys: Tensor<4>) -> Tensor<4> {
     let [_, _, _, head_width] = query.dims();
     (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3))
+}
+
+/// Attention as two products and a softmax in `f32`, over whole rows of scores where there are positions beyond.
+fn in_products(
+    query: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    beyond: Option<Beyond>,
+    exact: bool,
+) -> Tensor<4> {
+    let compute = values.dtype();
+    let (keys, values) = match &beyond {
+        Some(beyond) => (beyond.after(keys), beyond.after(values)),
+        None => (keys, values),
+    };
+    let ([batch, heads, active, width], [_, _, positions, _]) = (query.dims(), keys.dims());
+    let scores = precision::matmul(query, keys.swap_dims(2, 3), exact);
+    // As in `product`, another rank keeps the product out of the pass that follows; so that scaling is in that one, it
+    // comes after the product.
+    let scores = precision::full(scores.reshape([1, batch, heads, active, positions]));
+    let scores = scores * (width as f64).powf(-0.5);
+    let scores = match beyond {
+        Some(beyond) => scores + beyond.hidden,
+        None => scores,
+    };
+    let weights = precision::cast(softmax(scores, 4), compute);
+    precision::matmul(weights.reshape([batch, heads, active, positions]), values, exact)
 }
 
 /// Queries that an accelerator's fused attention takes at once. It takes no part of them, and its products have f16

@@ -22,9 +22,11 @@ impl Head {
     pub fn forward(&self, x: Tensor<2>, table: Tensor<2>, rows: usize) -> Tensor<2> {
         let [count, width] = x.dims();
         let x = x.reshape([1, count, width]);
+        let compute = self.dense.weight.val().dtype();
         let x = self.norm.forward(gelu(self.dense.forward(x, width), self.on_host));
+        let x = precision::cast(x, compute);
         // In training the table stays in f32, and only products are taken in the type of the weights.
-        let table = precision::cast(table.slice(s![0..rows, ..]), self.dense.weight.val().dtype());
+        let table = precision::cast(table.slice(s![0..rows, ..]), compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
         (precision::product(x, table.transpose(), self.dense.exact) + bias).reshape([count, rows])
     }

@@ -12,15 +12,14 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
 use mgnt_weights::in_parts;
 
-/// The product of `x [1, R, n]`, cast to the weight's type, with a weight `[n, m]`; the result `[1, R, m]` is in `f32`.
+/// The product of `x [1, R, n]` with a weight `[n, m]` of its type; the result `[1, R, m]` is in `f32`.
 ///
 /// Rows are two-dimensional in the product alone. That is so for the weight, whose view Burn would copy to fold a batch; and
 /// a backend that fuses leaves a product by itself where its rank changes, with what follows in one pass of its own: on an
-/// H100 its fused products take about twice the time of the others (docs/performance.md).
+/// H100 its fused products take up to twice the time of the others (docs/performance.md).
 pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>, exact: bool) -> Tensor<3> {
     let ([_, rows, inputs], [_, outputs]) = (x.dims(), weight.dims());
-    let x = cast(x, weight.dtype()).reshape([rows, inputs]);
-    full(matmul(x, weight, exact).reshape([1, rows, outputs]))
+    full(matmul(x.reshape([rows, inputs]), weight, exact).reshape([1, rows, outputs]))
 }
 
 /// The product of two tensors of one type. `exact` ones of `f32` are so on tensor cores too.

@@ -52,7 +52,7 @@ pub fn check(number: usize) -> anyhow::Result<()> {
 }
 
 /// Keeps compiled kernels from run to run where what tuning finds is kept already (`target/environment` of a checkout, else the
-/// user's cache folder): the first decode of scale L compiles some hundred, which takes minutes. A `cubecl.toml` says the
+/// user's cache folder): the first decode of scale L compiles hundreds, which takes minutes. A `cubecl.toml` says the
 /// folder and all else.
 pub fn keep_kernels() {
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();

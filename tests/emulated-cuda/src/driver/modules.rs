@@ -117,9 +117,7 @@ unsafe extern "C" fn cuTensorMapEncodeTiled(
     };
     state().count("tensor maps");
     let fits = (1..=5).contains(&rank)
-        && address.is_multiple_of(16)
-        && dims.iter().all(|&n| n > 0 && n <= 1 << 32)
-        && strides.iter().all(|&n| n.is_multiple_of(16) && n < 1 << 40)
+        && is_mappable(address, dims, strides)
         && boxes.iter().all(|&n| n > 0 && n <= 256)
         && steps.iter().all(|&n| n > 0 && n <= 8);
     if !fits {
@@ -158,6 +156,13 @@ unsafe extern "C" fn cuGetErrorString(status: c_int, text: *mut *const c_char) -
     unsafe { cuGetErrorName(status, text) }
 }
 
+/// What every tensor map demands of memory.
+fn is_mappable(address: usize, dims: &[u64], strides: &[u64]) -> bool {
+    address.is_multiple_of(16)
+        && dims.iter().all(|&n| n > 0 && n <= 1 << 32)
+        && strides.iter().all(|&n| n.is_multiple_of(16) && n < 1 << 40)
+}
+
 /// Maps for convolutions: as above, they serve no emulated kernel, and what asks for one is told whether it could have it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuTensorMapEncodeIm2col(
@@ -182,9 +187,7 @@ unsafe extern "C" fn cuTensorMapEncodeIm2col(
         unsafe { (std::slice::from_raw_parts(dims, rank), std::slice::from_raw_parts(strides, rank - 1)) };
     state().count("tensor maps");
     let fits = (3..=5).contains(&rank)
-        && address.is_multiple_of(16)
-        && dims.iter().all(|&n| n > 0 && n <= 1 << 32)
-        && strides.iter().all(|&n| n.is_multiple_of(16) && n < 1 << 40)
+        && is_mappable(address, dims, strides)
         && (1..=256).contains(&channels)
         && (1..=1024).contains(&pixels);
     if !fits {
