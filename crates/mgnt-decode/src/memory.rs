@@ -1,5 +1,7 @@
 //! What a decode holds, by arithmetic: no tensor, no device.
 
+use mgnt_model::compute::whole_rows;
+
 use crate::{Iteration, Plan};
 
 /// Bytes of an f32.
@@ -25,12 +27,21 @@ impl DecodeMemory {
         }
     }
 
-    /// With the copy of what makes queries, keys and values that a model
-    /// [`on_accelerator`](mgnt_model::NestedTransformer::on_accelerator) holds.
+    /// With what a model [`on_accelerator`](mgnt_model::NestedTransformer::on_accelerator) holds besides: for each sub-model a
+    /// copy of what makes queries, keys and values, and these in whole rows.
     pub fn on_accelerator(self, plan: &Plan, number: u64) -> Self {
         let config = plan.config();
-        let copy = 3 * config.layers * (config.width + 1) * config.width;
-        Self { weights: self.weights + number * copy as u64, ..self }
+        let of = |p: &usize| {
+            let sub_model = config.sub_model(*p).ok()?;
+            Some((sub_model.features(config) + 1) * sub_model.attention_width(config))
+        };
+        let copies = 3 * config.layers * config.sub_models.iter().filter_map(of).sum::<usize>();
+        let whole = |i: &Iteration| {
+            let context = i.context.max(1);
+            i.cache_bytes.div_ceil(context as u64) * (whole_rows(context) - context) as u64 * number / F32
+        };
+        let beyond = plan.iterations().iter().map(whole).max().unwrap_or(0);
+        Self { weights: self.weights + number * copies as u64, a_sample: self.a_sample + beyond }
     }
 
     /// All of it for a batch.
@@ -77,7 +88,7 @@ mod tests {
         let memory = DecodeMemory::new(&plan, 4);
         assert_eq!(memory.weights, 4 * config.parameters() as u64);
         let joined = memory.on_accelerator(&plan, 4);
-        assert_eq!(joined.weights, memory.weights + 4 * 24 * 3 * 1025 * 1024);
+        assert_eq!(joined.weights, memory.weights + 4 * 24 * 3 * 1025 * (1024 + 512 + 256 + 128));
         assert_eq!(joined.a_sample, memory.a_sample);
         // 257 (4 + 4 + 2 x 4) x 1024 rows, 2 x 257 x 1024 + 16 x 257 x 257 attending, 3 x 256 x 1024 drawing.
         let numbers = 257 * 16 * 1024 + 2 * 257 * 1024 + 16 * 257 * 257 + 3 * 256 * 1024;
@@ -102,5 +113,8 @@ mod tests {
         let fullest = plan.iterations().iter().max_by_key(|i| of_iteration(&plan, i, 4)).unwrap();
         assert!(fullest.cache_bytes > 0);
         assert_eq!(2 * (plain.a_sample - half.a_sample), fullest.cache_bytes);
+        // 15 positions more for 257 of the full model, in 24 layers.
+        let on_accelerator = plain.on_accelerator(&plan, 4);
+        assert_eq!(on_accelerator.a_sample, plain.a_sample + 24 * 2 * 15 * 1024 * 4);
     }
 }

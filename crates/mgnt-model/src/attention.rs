@@ -6,6 +6,7 @@ use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, Tensor, s};
 
 use crate::cache::{Cached, KeysValues};
+use crate::compute::whole_rows;
 use crate::{ModelConfig, SubModel, host, precision};
 
 /// A projection whose sub-models use the first rows and columns of one weight.
@@ -34,14 +35,13 @@ impl Dense {
     }
 }
 
-/// What active positions attend over besides themselves, and whether it is kept for the next call.
+/// What active positions attend over besides themselves.
 pub(crate) struct Context {
     /// Samples in the batch.
     pub batch: usize,
-    /// Positions that come before the active ones.
+    /// Positions that come before the active ones, and the buffers of all; none are needed where nothing stands beside the
+    /// active ones.
     pub cached: Option<Cached>,
-    /// Whether keys and values of the whole context are handed back.
-    pub keep: bool,
     /// Positions beyond the context's, where a device likes them.
     pub beyond: Option<Beyond>,
 }
@@ -55,13 +55,10 @@ pub(crate) struct Beyond {
     hidden: Tensor<5>,
 }
 
-/// Positions that kernels take at once: vectors of eight halves, rows of matrix kernels.
-const ALIGNED: usize = 16;
-
 impl Beyond {
     /// As many as make `positions` whole; `None` where they are.
     pub fn new(positions: usize, device: &Device) -> Option<Self> {
-        let count = positions.next_multiple_of(ALIGNED) - positions;
+        let count = whole_rows(positions) - positions;
         if count == 0 {
             return None;
         }
@@ -71,11 +68,9 @@ impl Beyond {
         Some(Self { count, hidden: Tensor::cat(vec![context, hidden], 4) })
     }
 
-    /// Keys or values `[B, heads, positions, head width]`, then zeros.
-    fn after(&self, all: Tensor<4>) -> Tensor<4> {
-        let [batch, heads, _, width] = all.dims();
-        let zeros = Tensor::zeros([batch, heads, self.count, width], (&all.device(), all.dtype()));
-        Tensor::cat(vec![all, zeros], 2)
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 }
 
@@ -89,35 +84,30 @@ pub(crate) struct Attention {
     pub key: Dense,
     pub value: Dense,
     pub output: Dense,
-    /// Query, key and value of each head side by side, head after head: a sub-model's are the first columns. For
-    /// accelerators.
-    pub joined: Option<Dense>,
+    /// Queries, keys and values of each sub-model from one product, in the order of the configuration: for accelerators, else
+    /// none. Each has columns of its own, so that its queries, keys and values are views of what comes out.
+    pub joined: Vec<Dense>,
     pub dropout: Dropout,
     /// Whether exponentials are taken on the host, where a tape is.
     pub on_host: bool,
 }
 
 impl Attention {
-    /// With one product for queries, keys and values.
-    pub fn join(&mut self, heads: usize) {
-        let apart = [&self.query, &self.key, &self.value];
-        let weights = apart.map(|dense| {
-            let weight = dense.weight.val();
-            let [inputs, outputs] = weight.dims();
-            weight.reshape([inputs, heads, outputs / heads])
-        });
-        let biases = apart.map(|dense| {
-            let bias = dense.bias.val();
-            let [outputs] = bias.dims();
-            bias.reshape([heads, outputs / heads])
-        });
-        let weight = Tensor::cat(weights.to_vec(), 2);
-        let [inputs, _, of_a_head] = weight.dims();
-        self.joined = Some(Dense {
-            weight: Param::from_tensor(weight.reshape([inputs, heads * of_a_head])),
-            bias: Param::from_tensor(Tensor::cat(biases.to_vec(), 1).reshape([heads * of_a_head])),
-            exact: self.query.exact,
-        });
+    /// With one product for queries, keys and values of each sub-model.
+    pub fn join(&mut self, config: &ModelConfig) {
+        let of = |p: usize| {
+            let sub_model = SubModel::of_validated(p);
+            let (features, width) = (sub_model.features(config), sub_model.attention_width(config));
+            let apart = [&self.query, &self.key, &self.value];
+            let weights = apart.map(|dense| dense.weight.val().slice(s![0..features, 0..width]));
+            let biases = apart.map(|dense| dense.bias.val().slice(s![0..width]));
+            Dense {
+                weight: Param::from_tensor(Tensor::cat(weights.to_vec(), 1)),
+                bias: Param::from_tensor(Tensor::cat(biases.to_vec(), 0)),
+                exact: self.query.exact,
+            }
+        };
+        self.joined = config.sub_models.iter().map(|&p| of(p)).collect();
     }
 
     /// Its projections.
@@ -129,23 +119,24 @@ impl Attention {
 
     /// `x [1, B * A, features]` attends over the cached positions and its own.
     ///
-    /// Returns `[1, B * A, features]` and, where they are to be kept, keys and values of the context.
+    /// Returns `[1, B * A, features]`, and keys and values of the context.
     pub fn forward(
         &self,
         x: Tensor<3>,
         context: Context,
         config: &ModelConfig,
         sub_model: SubModel,
-    ) -> (Tensor<3>, Option<KeysValues>) {
+    ) -> (Tensor<3>, KeysValues) {
         let [_, rows, features] = x.dims();
-        let (query, fresh) = self.project(x, context.batch, config, sub_model);
-        let all = match context.cached {
-            Some(cached) => cached.followed_by(fresh),
+        let Context { batch, cached, beyond } = context;
+        let (query, fresh) = self.project(x, batch, config, sub_model);
+        let all = match cached {
+            Some(cached) => cached.followed_by(fresh, beyond.as_ref().map_or(0, Beyond::count)),
             None => fresh,
         };
-        let mixed = self.mix(query, all.keys.clone(), all.values.clone(), context.beyond);
+        let mixed = self.mix(query, all.clone(), beyond);
         let mixed = mixed.swap_dims(1, 2).reshape([1, rows, sub_model.attention_width(config)]);
-        (self.output.forward(mixed, features), context.keep.then_some(all))
+        (self.output.forward(mixed, features), all)
     }
 
     /// Queries `[B, heads, A, head width]`, keys and values of `x [1, B * A, features]`.
@@ -162,24 +153,31 @@ impl Attention {
         let compute = self.query.weight.val().dtype();
         let by_head = |t: Tensor<3>| {
             let [_, _, outputs] = t.dims();
-            precision::cast(t, compute).reshape([batch, rows / batch, heads, outputs / heads]).swap_dims(1, 2)
+            precision::cast(t, compute).reshape([batch, rows / batch, outputs / width, width])
         };
-        let [query, keys, values] = match &self.joined {
+        let place = config.sub_models.iter().position(|&p| p == sub_model.p());
+        let [query, keys, values] = match place.and_then(|place| self.joined.get(place)) {
             Some(joined) => {
                 let all = by_head(joined.forward(x, 3 * heads * width));
-                [0, 1, 2].map(|i| all.clone().slice(s![.., .., .., i * width..(i + 1) * width]))
+                [0, 1, 2].map(|i| all.clone().slice(s![.., .., i * heads..(i + 1) * heads, ..]))
             }
             None => [&self.query, &self.key, &self.value]
                 .map(|dense| by_head(dense.forward(x.clone(), heads * width))),
-        };
+        }
+        .map(|t| t.swap_dims(1, 2));
         (query, KeysValues { keys, values })
     }
 
-    fn mix(&self, query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, beyond: Option<Beyond>) -> Tensor<4> {
+    fn mix(
+        &self,
+        query: Tensor<4>,
+        KeysValues { keys, values }: KeysValues,
+        beyond: Option<Beyond>,
+    ) -> Tensor<4> {
         let compute = values.dtype();
         // The fused operation has no backward and knows no dropout on attention weights.
         if !query.device().is_autodiff() {
-            let (exact, is_joined) = (self.query.exact, self.joined.is_some());
+            let (exact, is_joined) = (self.query.exact, !self.joined.is_empty());
             return match compute {
                 // Tensor cores multiply halves in this operation, and nothing but f16 goes in: bf16 would be taken
                 // apart into a dozen kernels, with a softmax in bf16.
@@ -203,7 +201,7 @@ fn scores(query: Tensor<4>, keys: Tensor<4>) -> Tensor<4> {
     (query * (head_width as f64).powf(-0.5)).matmul(keys.swap_dims(2, 3))
 }
 
-/// Attention as two products and a softmax in `f32`, over whole rows of scores where there are positions beyond.
+/// Attention as two products and a softmax in `f32`; positions beyond get no weight.
 fn in_products(
     query: Tensor<4>,
     keys: Tensor<4>,
@@ -212,10 +210,6 @@ fn in_products(
     exact: bool,
 ) -> Tensor<4> {
     let compute = values.dtype();
-    let (keys, values) = match &beyond {
-        Some(beyond) => (beyond.after(keys), beyond.after(values)),
-        None => (keys, values),
-    };
     let ([batch, heads, active, width], [_, _, positions, _]) = (query.dims(), keys.dims());
     let scores = precision::matmul(query, keys.swap_dims(2, 3), exact);
     // As in `product`, another rank keeps the product out of the pass that follows; so that scaling is in that one, it

@@ -35,32 +35,32 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// `x [1, B * A, D]` to the same shape, with keys and values of the context where they are to be kept.
+    /// `x [1, B * A, D]` to the same shape, with keys and values of the context.
     pub fn forward(
         &self,
         x: Tensor<3>,
         context: Context,
         config: &ModelConfig,
         sub_model: SubModel,
-    ) -> (Tensor<3>, Option<KeysValues>) {
+    ) -> (Tensor<3>, KeysValues) {
         let (hidden, features) = (sub_model.hidden(config), sub_model.features(config));
         let attend = |x: Tensor<3>| {
-            let (mixed, kept) = self.attention.forward(first(x, features), context, config, sub_model);
-            (self.dropout.forward(mixed), kept)
+            let (mixed, all) = self.attention.forward(first(x, features), context, config, sub_model);
+            (self.dropout.forward(mixed), all)
         };
         let think = |x: Tensor<3>| self.dropout.forward(self.mlp.forward(first(x, features), hidden));
         match config.norm {
             Norm::Post => {
-                let (mixed, kept) = attend(x.clone());
+                let (mixed, all) = attend(x.clone());
                 let x = self.attention_norm.forward(sum(x, mixed));
                 let y = think(x.clone());
-                (self.mlp_norm.forward(sum(x, y)), kept)
+                (self.mlp_norm.forward(sum(x, y)), all)
             }
             Norm::Pre => {
-                let (mixed, kept) = attend(self.attention_norm.forward(x.clone()));
+                let (mixed, all) = attend(self.attention_norm.forward(x.clone()));
                 let x = sum(x, mixed);
                 let y = think(self.mlp_norm.forward(x.clone()));
-                (sum(x, y), kept)
+                (sum(x, y), all)
             }
         }
     }

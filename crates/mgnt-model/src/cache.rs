@@ -1,4 +1,4 @@
-use burn::tensor::{Tensor, s};
+use burn::tensor::{DType, Device, Tensor, s};
 
 /// Keys and values of one block, each `[B, heads, positions, head width]`.
 #[derive(Debug, Clone)]
@@ -8,6 +8,12 @@ pub(crate) struct KeysValues {
 }
 
 impl KeysValues {
+    /// Buffers that nothing was written to.
+    pub fn zeros(shape: [usize; 4], device: &Device, dtype: DType) -> Self {
+        let zeros = || Tensor::zeros(shape, (device, dtype));
+        Self { keys: zeros(), values: zeros() }
+    }
+
     /// Bytes of both.
     fn bytes(&self) -> u64 {
         let bytes = |t: &Tensor<4>| (t.shape().num_elements() * t.dtype().size()) as u64;
@@ -15,27 +21,32 @@ impl KeysValues {
     }
 }
 
-/// A block's part of a [`KvCache`].
+/// Buffers of a block, and how much of them is valid.
 pub(crate) struct Cached {
-    buffer: KeysValues,
+    pub buffer: KeysValues,
     /// Positions of the buffer that are valid: the first ones.
-    length: usize,
+    pub length: usize,
 }
 
 impl Cached {
-    /// The valid positions, then those of `fresh`.
+    /// The valid positions, then those of `fresh`, then `beyond` others that are finite.
     ///
-    /// Where both fill the buffer, as in every iteration of a decode, the fresh ones are written into it, and nothing
-    /// else is copied.
-    pub fn followed_by(self, fresh: KeysValues) -> KeysValues {
+    /// Where all of them fill the buffer, as in every iteration of a decode, the fresh ones are written into it, and
+    /// nothing else is copied.
+    pub fn followed_by(self, fresh: KeysValues, beyond: usize) -> KeysValues {
         let length = self.length;
         let join = |buffer: Tensor<4>, fresh: Tensor<4>| {
-            let ([_, _, room, _], [_, _, new, _]) = (buffer.dims(), fresh.dims());
-            if length + new == room {
-                buffer.slice_assign(s![.., .., length.., ..], fresh)
-            } else {
-                Tensor::cat(vec![buffer.slice(s![.., .., ..length, ..]), fresh], 2)
+            let ([_, _, room, _], [batch, heads, new, width]) = (buffer.dims(), fresh.dims());
+            let end = length + new;
+            if end + beyond == room {
+                return buffer.slice_assign(s![.., .., length..end, ..], fresh);
             }
+            let (device, dtype) = (fresh.device(), fresh.dtype());
+            let mut all = vec![buffer.slice(s![.., .., ..length, ..]), fresh];
+            if beyond > 0 {
+                all.push(Tensor::zeros([batch, heads, beyond, width], (&device, dtype)));
+            }
+            Tensor::cat(all, 2)
         };
         KeysValues {
             keys: join(self.buffer.keys, fresh.keys),
@@ -93,13 +104,15 @@ mod tests {
 
     #[test]
     fn fresh_positions_follow_the_valid_ones_whatever_the_buffer_holds() {
-        for (fresh, all) in [
-            (&[7.0, 8.0][..], &[1.0, 2.0, 7.0, 8.0][..]),
-            (&[7.0], &[1.0, 2.0, 7.0]),
-            (&[7.0, 8.0, 9.0], &[1.0, 2.0, 7.0, 8.0, 9.0]),
+        for (fresh, beyond, all) in [
+            (&[7.0, 8.0][..], 0, &[1.0, 2.0, 7.0, 8.0][..]),
+            (&[7.0], 0, &[1.0, 2.0, 7.0]),
+            (&[7.0, 8.0, 9.0], 0, &[1.0, 2.0, 7.0, 8.0, 9.0]),
+            (&[7.0], 1, &[1.0, 2.0, 7.0, 4.0]),
+            (&[7.0], 2, &[1.0, 2.0, 7.0, 0.0, 0.0]),
         ] {
             let cached = Cached { buffer: positions(&[1.0, 2.0, 3.0, 4.0]), length: 2 };
-            let KeysValues { keys, values } = cached.followed_by(positions(fresh));
+            let KeysValues { keys, values } = cached.followed_by(positions(fresh), beyond);
             let expected = positions(all);
             keys.into_data().assert_eq(&expected.keys.into_data(), true);
             values.into_data().assert_eq(&expected.values.into_data(), true);

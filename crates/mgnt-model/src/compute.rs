@@ -38,6 +38,12 @@ pub fn cache_bytes(config: &ModelConfig, sub_model: SubModel, positions: usize, 
     (2 * config.layers * positions * sub_model.attention_width(config) * value_bytes) as u64
 }
 
+/// Positions that an accelerator's rows of scores, and its buffers of keys and values, have for a context of so many: its
+/// kernels take sixteen at once, vectors of eight halves or rows of a matrix.
+pub fn whole_rows(positions: usize) -> usize {
+    positions.next_multiple_of(16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

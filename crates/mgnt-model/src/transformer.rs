@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::attention::{Attention, Beyond, Context, Dense};
 use crate::block::{Block, Mlp};
-use crate::cache::KeysValues;
+use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
 use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host, precision};
@@ -89,7 +89,7 @@ impl NestedTransformer {
                         key: initial.dense(d, d),
                         value: initial.dense(d, d),
                         output: initial.dense(d, d),
-                        joined: None,
+                        joined: Vec::new(),
                         dropout: dropout(),
                         on_host: false,
                     },
@@ -121,7 +121,7 @@ impl NestedTransformer {
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
         let mut model = self.clone();
         for block in &mut model.blocks {
-            block.attention.joined = None;
+            block.attention.joined.clear();
         }
         let weights = module::to_map(&model)?;
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
@@ -173,13 +173,13 @@ impl NestedTransformer {
     }
 
     /// The same model as it is fast on accelerators, for inference: queries, keys and values come from one product, for
-    /// which their weights are copied, and attention takes the shapes and types that fused kernels are made for. On a
+    /// which their weights are copied for each sub-model, and attention takes the shapes and types that fused kernels are made for. On a
     /// processor it is right as well.
     ///
     /// The copy does not follow later changes of the weights.
     pub fn on_accelerator(mut self) -> Self {
         for block in &mut self.blocks {
-            block.attention.join(self.config.heads);
+            block.attention.join(&self.config);
         }
         self
     }
@@ -283,20 +283,32 @@ impl NestedTransformer {
             "{sub_model} is not of this model, whose sub-models are {sizes:?}"
         );
         let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
-        let joined = self.blocks.first().is_some_and(|block| block.attention.joined.is_some());
+        let joined = self.blocks.first().is_some_and(|block| !block.attention.joined.is_empty());
         // The fused kernel that f16 goes through takes any number of positions.
         let beyond = if joined && self.compute_type() != DType::F16 {
             Beyond::new(positions, &x.device())
         } else {
             None
         };
+        let device = x.device();
+        let buffers = || {
+            let room = positions + beyond.as_ref()?.count();
+            let shape = [batch, sub_model.heads(&self.config), room, self.config.head_width()];
+            Some(Cached { buffer: KeysValues::zeros(shape, &device, self.compute_type()), length: 0 })
+        };
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
-        let mut kept = Vec::with_capacity(self.blocks.len());
+        let (mut kept, mut written) = (Vec::new(), None);
         for block in &self.blocks {
-            let keys_values;
-            let context = Context { batch, cached: cached.next(), keep, beyond: beyond.clone() };
-            (x, keys_values) = block.forward(x, context, &self.config, sub_model);
-            kept.extend(keys_values);
+            // What is not to be kept is written over by the next block.
+            let cached = cached.next().or_else(|| written.take()).or_else(buffers);
+            let context = Context { batch, cached, beyond: beyond.clone() };
+            let (y, all) = block.forward(x, context, &self.config, sub_model);
+            x = y;
+            if keep {
+                kept.push(all);
+            } else if beyond.is_some() {
+                written = Some(Cached { buffer: all, length: 0 });
+            }
         }
         if let Some(norm) = &self.last_norm {
             x = norm.forward(x);
