@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let features = match features(&arguments) {
+    let features = match features(&arguments, &|| fuses(&capabilities())) {
         Ok(features) => features,
         Err(message) => {
             eprintln!("error: {message}");
@@ -81,8 +81,8 @@ fn shipped(arguments: &[String]) -> Vec<OsString> {
     }
 }
 
-/// What the devices on the command line ask to be built.
-fn features(arguments: &[String]) -> Result<Vec<&'static str>, String> {
+/// What the devices on the command line ask to be built; `fuses` is asked where one is a CUDA device.
+fn features(arguments: &[String], fuses: &dyn Fn() -> bool) -> Result<Vec<&'static str>, String> {
     let mut features = Vec::new();
     if arguments.first().is_some_and(|command| command == "serve-device") {
         features.push("remote");
@@ -98,7 +98,7 @@ fn features(arguments: &[String]) -> Result<Vec<&'static str>, String> {
         }
         let Some(list) = value.or_else(|| words.next().map(String::as_str)) else { break };
         for device in list.split(',') {
-            features.extend(feature(device)?);
+            features.extend(feature(device, fuses)?);
         }
     }
     features.sort_unstable();
@@ -107,16 +107,31 @@ fn features(arguments: &[String]) -> Result<Vec<&'static str>, String> {
 }
 
 /// The features that build a device in, and make it fast; none for the CPU, which always is.
-fn feature(device: &str) -> Result<&'static [&'static str], String> {
+fn feature(device: &str, fuses: &dyn Fn() -> bool) -> Result<&'static [&'static str], String> {
     match device.split(':').next().unwrap_or(device) {
         "cpu" => Ok(&[]),
         "ndarray" => Ok(&["ndarray"]),
         "wgpu" => Ok(&["wgpu"]),
         // A block takes a third of the launches with fusion.
-        "cuda" => Ok(&["cuda", "fusion"]),
+        "cuda" if fuses() => Ok(&["cuda", "fusion"]),
+        "cuda" => Ok(&["cuda"]),
         "ws" => Ok(&["remote"]),
         _ => Err(format!("--device {device}: expected cpu, ndarray, wgpu or cuda[:n]")),
     }
+}
+
+/// Whether cards of these compute capabilities run what fusion tunes. From 9.0 on Burn's tuner may take a kernel that copies
+/// by tensor maps for a size whose boxes the hardware refuses (docs/results.md, "On an H100").
+fn fuses(capabilities: &str) -> bool {
+    let major = |line: &str| line.trim().split('.').next().and_then(|major| major.parse::<u32>().ok());
+    capabilities.lines().filter_map(major).all(|major| major < 9)
+}
+
+/// The compute capability of each card, a line each, as the driver's tool says it; nothing where it is not there.
+fn capabilities() -> String {
+    let asked =
+        Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output();
+    asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
 /// A folder for each set, since another set of features would rebuild the tensor crates.
@@ -146,7 +161,7 @@ mod tests {
     use super::*;
 
     fn of(line: &str) -> Result<Vec<&'static str>, String> {
-        features(&line.split(' ').map(String::from).collect::<Vec<_>>())
+        features(&line.split(' ').map(String::from).collect::<Vec<_>>(), &|| true)
     }
 
     #[test]
@@ -161,6 +176,12 @@ mod tests {
     }
 
     #[test]
+    fn cards_that_copy_by_tensor_maps_are_built_for_without_fusion() {
+        assert!(fuses("8.0\n8.6\n") && fuses("7.5") && fuses("") && fuses("N/A\n"));
+        assert!(!fuses("9.0\n") && !fuses("8.9\n12.0\n") && !fuses(" 10.0"));
+    }
+
+    #[test]
     fn the_devices_choose_what_is_built() {
         assert_eq!(of("generate --count 3"), Ok(vec![]));
         assert_eq!(of("generate --device cuda:1 --count 3"), Ok(vec!["cuda", "fusion"]));
@@ -170,6 +191,8 @@ mod tests {
             Ok(vec!["cuda", "fusion", "remote"])
         );
         assert_eq!(of("serve-device"), Ok(vec!["remote"]));
+        let on_hopper = features(&["bench".into(), "--device".into(), "cuda".into()], &|| false);
+        assert_eq!(on_hopper, Ok(vec!["cuda"]));
         assert!(of("generate --device tpu").is_err());
         assert_eq!(target_folder(&[]), Path::new("target"));
         assert_eq!(target_folder(&["cuda", "remote"]), Path::new("target-cuda-remote"));
