@@ -110,6 +110,14 @@ impl Attention {
         self.joined = config.sub_models.iter().map(|&p| of(p)).collect();
     }
 
+    /// Whether its scores come from a product, whose kernels like whole rows: for accelerators, but in f16.
+    ///
+    /// Tensor cores multiply halves in the fused operation, which takes any number of positions. Nothing but f16 goes in: bf16
+    /// would be taken apart into a dozen kernels, with a softmax in bf16.
+    pub fn takes_whole_rows(&self) -> bool {
+        !self.joined.is_empty() && self.query.weight.val().dtype() != DType::F16
+    }
+
     /// Its projections.
     pub fn projections(&mut self) -> impl Iterator<Item = &mut Dense> {
         [&mut self.query, &mut self.key, &mut self.value, &mut self.output]
@@ -178,12 +186,12 @@ impl Attention {
         // The fused operation has no backward and knows no dropout on attention weights.
         if !query.device().is_autodiff() {
             let (exact, is_joined) = (self.query.exact, !self.joined.is_empty());
-            return match compute {
-                // Tensor cores multiply halves in this operation, and nothing but f16 goes in: bf16 would be taken
-                // apart into a dozen kernels, with a softmax in bf16.
-                DType::F16 if is_joined => in_whole_tiles(query, keys, values),
-                _ if exact || is_joined => in_products(query, keys, values, beyond, exact),
-                _ => attention(query, keys, values, None, None, AttentionModuleOptions::default()),
+            return if is_joined && !self.takes_whole_rows() {
+                in_whole_tiles(query, keys, values)
+            } else if is_joined || exact {
+                in_products(query, keys, values, beyond, exact)
+            } else {
+                attention(query, keys, values, None, None, AttentionModuleOptions::default())
             };
         }
         let scores = scores(query, keys);

@@ -283,9 +283,7 @@ impl NestedTransformer {
             "{sub_model} is not of this model, whose sub-models are {sizes:?}"
         );
         let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
-        let joined = self.blocks.first().is_some_and(|block| !block.attention.joined.is_empty());
-        // The fused kernel that f16 goes through takes any number of positions.
-        let beyond = if joined && self.compute_type() != DType::F16 {
+        let beyond = if self.blocks.first().is_some_and(|block| block.attention.takes_whole_rows()) {
             Beyond::new(positions, &x.device())
         } else {
             None
