@@ -72,6 +72,21 @@ impl Beyond {
     pub fn count(&self) -> usize {
         self.count
     }
+
+    /// Keys and values of the context, then zeros.
+    fn after(&self, KeysValues { keys, values }: KeysValues) -> KeysValues {
+        let longer = |all: Tensor<4>| {
+            let [batch, heads, _, width] = all.dims();
+            let zeros = Tensor::zeros([batch, heads, self.count, width], (&all.device(), all.dtype()));
+            Tensor::cat(vec![all, zeros], 2)
+        };
+        KeysValues { keys: longer(keys), values: longer(values) }
+    }
+
+    /// Scores `[B, heads, A, positions]`, of which no exponential leaves anything for the positions beyond.
+    fn hide(&self, scores: Tensor<4>) -> Tensor<4> {
+        scores + self.hidden.clone().squeeze_dim(0)
+    }
 }
 
 /// A score whose exponential is zero beside any other, and finite: products with it are.
@@ -110,12 +125,17 @@ impl Attention {
         self.joined = config.sub_models.iter().map(|&p| of(p)).collect();
     }
 
-    /// Whether its scores come from a product, whose kernels like whole rows: for accelerators, but in f16.
+    /// Whether its scores come from a product, whose kernels like whole rows: not on processors; and off the tape where it is
+    /// for accelerators, but in f16.
     ///
     /// Tensor cores multiply halves in the fused operation, which takes any number of positions. Nothing but f16 goes in: bf16
     /// would be taken apart into a dozen kernels, with a softmax in bf16.
     pub fn takes_whole_rows(&self) -> bool {
-        !self.joined.is_empty() && self.query.weight.val().dtype() != DType::F16
+        let weight = self.query.weight.val();
+        match weight.device().is_autodiff() {
+            true => !self.on_host,
+            false => !self.joined.is_empty() && weight.dtype() != DType::F16,
+        }
     }
 
     /// Its projections.
@@ -138,9 +158,10 @@ impl Attention {
         let [_, rows, features] = x.dims();
         let Context { batch, cached, beyond } = context;
         let (query, fresh) = self.project(x, batch, config, sub_model);
-        let all = match cached {
-            Some(cached) => cached.followed_by(fresh, beyond.as_ref().map_or(0, Beyond::count)),
-            None => fresh,
+        let all = match (cached, &beyond) {
+            (Some(cached), beyond) => cached.followed_by(fresh, beyond.as_ref().map_or(0, Beyond::count)),
+            (None, Some(beyond)) => beyond.after(fresh),
+            (None, None) => fresh,
         };
         let mixed = self.mix(query, all.clone(), beyond);
         let mixed = mixed.swap_dims(1, 2).reshape([1, rows, sub_model.attention_width(config)]);
@@ -194,11 +215,15 @@ impl Attention {
                 attention(query, keys, values, None, None, AttentionModuleOptions::default())
             };
         }
-        let scores = scores(query, keys);
-        if self.dropout.prob == 0.0 && compute == DType::F32 {
+        let scores = precision::full(scores(query, keys));
+        let scores = match beyond {
+            Some(beyond) => beyond.hide(scores),
+            None => scores,
+        };
+        if self.dropout.prob == 0.0 {
             return weigh(scores, values, self.on_host);
         }
-        let weights = self.dropout.forward(softmax(precision::full(scores), 3));
+        let weights = self.dropout.forward(softmax(scores, 3));
         precision::cast(weights, compute).matmul(values)
     }
 }
@@ -248,26 +273,29 @@ fn in_whole_tiles(query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tenso
     attend(Tensor::cat(vec![query, zeros], 2)).slice(s![.., .., ..active, ..])
 }
 
-/// `softmax(scores) values` whose tape holds the weights and nothing else of the scores' size.
+/// `softmax(scores) values` whose tape holds the weights and nothing else of the scores' size. Scores are in `f32`; the result has
+/// the values' type, in which products are taken.
 ///
 /// With weights `P` and result `O`, and `G` what comes back to `O`, what goes back to the scores is
 /// `P (G V' - rowsum(G O))`. That is also what goes back from `(P S) V - rowsum(P S) O`, where all but the scores `S` is
 /// held fixed. So the softmax is taken off the tape, in one pass where the backend has one, and that term is added, less
 /// its own value.
 fn weigh(scores: Tensor<4>, values: Tensor<4>, on_host: bool) -> Tensor<4> {
+    let compute = values.dtype();
     let off_the_tape = scores.clone().inner();
     let weights = if on_host { host::softmax(off_the_tape) } else { softmax(off_the_tape, 3) };
     let fixed = values.clone().inner();
     let [batch, heads, positions, width] = fixed.dims();
-    // A column of ones gives the sums of rows in the same product.
-    let ones = Tensor::ones([batch, heads, positions, 1], &fixed.device());
+    // A column of ones gives the sums of rows in the same product; kernels of accelerators like eight.
+    let columns = if on_host { 1 } else { 8 };
+    let ones = Tensor::ones([batch, heads, positions, columns], (&fixed.device(), compute));
     let with_ones = Tensor::cat(vec![fixed, ones], 3);
-    let moved = (scores * weights.clone()).matmul(with_ones);
+    let moved = precision::cast(scores * weights.clone(), compute).matmul(with_ones);
     // A tensor off the tape is a constant beside one that is on it.
-    let mixed = weights.matmul(values);
-    let sums = moved.clone().slice(s![.., .., .., width..]);
-    let back = moved.slice(s![.., .., .., 0..width]) - sums * mixed.clone().inner();
-    mixed + (back.clone() - back.detach())
+    let mixed = precision::cast(weights, compute).matmul(values);
+    let part = |from: usize, to: usize| precision::full(moved.clone().slice(s![.., .., .., from..to]));
+    let back = part(0, width) - part(width, width + 1) * precision::full(mixed.clone().inner());
+    mixed + precision::cast(back.clone() - back.detach(), compute)
 }
 
 #[cfg(test)]
@@ -313,6 +341,28 @@ mod tests {
                 assert!(b.clone().abs().max().into_scalar::<f32>() > 0.1);
             }
             assert!(farthest(ours.inner(), plain.clone().inner()) < 1e-6);
+        }
+        // Two positions beyond, of values that are not zero, take no part; and in halves it is as near as halves are.
+        let beyond = Beyond::new(14, &device).unwrap();
+        let (scores, values) = (drawn([2, 3, 5, 14], 3.0), drawn([2, 3, 14, 4], 1.0));
+        let whole =
+            |t: Tensor<4>, dimension| Tensor::cat(vec![t.clone(), t], dimension).narrow(dimension, 0, 16);
+        let plain = softmax(scores.clone(), 3).matmul(values.clone());
+        let gradients = |mixed: &Tensor<4>| {
+            let grads = (precision::full(mixed.clone()) * comes_back.clone()).sum().backward();
+            [scores.grad(&grads).unwrap(), values.grad(&grads).unwrap()]
+        };
+        let gradients_of_plain = gradients(&plain);
+        for (compute, bound) in [(DType::F32, 2e-6), (DType::BF16, 2e-2)] {
+            let values = precision::cast(whole(values.clone(), 2), compute);
+            let ours = weigh(beyond.hide(whole(scores.clone(), 3)), values, false);
+            assert_eq!(ours.dtype(), compute);
+            for (a, b) in gradients(&ours).into_iter().zip(&gradients_of_plain) {
+                let largest = b.clone().abs().max().into_scalar::<f32>();
+                let farthest = farthest(a, b.clone());
+                assert!(farthest < bound * largest, "{compute:?}: {farthest} of {largest}");
+            }
+            assert!(farthest(precision::full(ours.inner()), plain.clone().inner()) < bound);
         }
     }
 }

@@ -289,8 +289,10 @@ impl NestedTransformer {
             None
         };
         let device = x.device();
+        // A tape holds what was computed, and nothing is written over on it.
+        let in_buffers = !device.is_autodiff();
         let buffers = || {
-            let room = positions + beyond.as_ref()?.count();
+            let room = positions + beyond.as_ref().filter(|_| in_buffers)?.count();
             let shape = [batch, sub_model.heads(&self.config), room, self.config.head_width()];
             Some(Cached { buffer: KeysValues::zeros(shape, &device, self.compute_type()), length: 0 })
         };
@@ -304,7 +306,7 @@ impl NestedTransformer {
             x = y;
             if keep {
                 kept.push(all);
-            } else if beyond.is_some() {
+            } else if beyond.is_some() && in_buffers {
                 written = Some(Cached { buffer: all, length: 0 });
             }
         }
