@@ -33,7 +33,9 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     let mut nested: Recipe = read_ron(&arguments.config)?;
     let every = nested.optimization.checkpoint_every;
     let optimization = &mut nested.optimization;
-    (optimization.batch, optimization.parts) = (batch, optimization.parts.min(batch));
+    // In parts of as many samples as the recipe's: what a device holds at once stays the same.
+    let of_a_part = optimization.batch.div_ceil(optimization.parts.max(1)).max(1);
+    (optimization.batch, optimization.parts) = (batch, batch.div_ceil(of_a_part));
     (optimization.steps, optimization.checkpoint_every, optimization.validate_every) =
         (STEPS, STEPS, usize::MAX);
     optimization.log_every = 1;
