@@ -13,7 +13,9 @@ usage: cargo xtask COMMAND [OPTIONS]
   test            run the whole test suite
   ci              run the gate: format, clippy, docs, tests
   anything else   build mgnt for the --device that is named and run `mgnt COMMAND`
-                  (cpu, ndarray, wgpu, cuda[:n]; `cargo xtask help` lists the commands)";
+                  (cpu, ndarray, wgpu, cuda[:n]; `cargo xtask help` lists the commands)
+
+  MGNT_FEATURES=cuda,fusion in the environment builds these features instead";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -21,7 +23,12 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let features = match features(&arguments, &|| fuses(&capabilities())) {
+    let asked = env::var("MGNT_FEATURES").ok();
+    let features = match asked.as_deref().map(listed) {
+        Some(listed) => Ok(listed),
+        None => features(&arguments, &|| fuses(&capabilities())),
+    };
+    let features = match features {
         Ok(features) => features,
         Err(message) => {
             eprintln!("error: {message}");
@@ -79,6 +86,14 @@ fn shipped(arguments: &[String]) -> Vec<OsString> {
     } else {
         Vec::new()
     }
+}
+
+/// The features of a list with commas.
+fn listed(list: &str) -> Vec<&str> {
+    let mut features: Vec<_> = list.split(',').map(str::trim).filter(|feature| !feature.is_empty()).collect();
+    features.sort_unstable();
+    features.dedup();
+    features
 }
 
 /// What the devices on the command line ask to be built; `fuses` is asked where one is a CUDA device.
@@ -191,6 +206,7 @@ mod tests {
             Ok(vec!["cuda", "fusion", "remote"])
         );
         assert_eq!(of("serve-device"), Ok(vec!["remote"]));
+        assert_eq!(listed("fusion, cuda,,cuda"), ["cuda", "fusion"]);
         let on_hopper = features(&["bench".into(), "--device".into(), "cuda".into()], &|| false);
         assert_eq!(on_hopper, Ok(vec!["cuda"]));
         assert!(of("generate --device tpu").is_err());
