@@ -57,7 +57,8 @@ impl Cached {
 
 /// Keys and values of a growing prefix of positions, for every block.
 ///
-/// Its buffers are those of the whole context of the forward that made it, of which the prefix is valid. The next
+/// Its buffers are those of the whole context of the forward that made it (on accelerators in whole rows,
+/// [`whole_rows`](crate::compute::whole_rows)), of which the prefix is valid. The next
 /// forward takes it by value and writes the rest anew: a decode that processes all that is not cached has one buffer a
 /// block for as long as the size of the sub-model stays.
 ///
