@@ -173,10 +173,10 @@ impl NestedTransformer {
     }
 
     /// The same model as it is fast on accelerators, for inference: queries, keys and values come from one product, for
-    /// which their weights are copied for each sub-model, and attention takes the shapes and types that fused kernels are made for. On a
-    /// processor it is right as well.
+    /// which their weights are copied for each sub-model, and attention takes the shapes and types that fused kernels
+    /// are made for. On a processor it is right as well.
     ///
-    /// The copy does not follow later changes of the weights.
+    /// The copies do not follow later changes of the weights.
     pub fn on_accelerator(mut self) -> Self {
         for block in &mut self.blocks {
             block.attention.join(&self.config);
