@@ -44,6 +44,12 @@ pub fn whole_rows(positions: usize) -> usize {
     positions.next_multiple_of(16)
 }
 
+/// Parts of a product's sums that an accelerator takes side by side: long sums of few rows are too few tiles to keep it busy.
+pub fn parts(rows: usize, inputs: usize) -> usize {
+    const PARTS: usize = 4;
+    if rows <= 1024 && inputs >= 2048 && inputs.is_multiple_of(8 * PARTS) { PARTS } else { 1 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +72,15 @@ mod tests {
         ];
         for (p, active, logits, expected) in rows {
             assert!((gigaflops(p, active, logits) - expected).abs() < 5e-5, "{p} {active} {logits}");
+        }
+    }
+
+    #[test]
+    fn only_long_sums_of_few_rows_are_taken_in_parts() {
+        for (rows, inputs, expected) in
+            [(257, 4096, 4), (257, 2048, 4), (257, 1024, 1), (1028, 4096, 1), (1, 2050, 1)]
+        {
+            assert_eq!(parts(rows, inputs), expected, "{rows} x {inputs}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! `mgnt-decode`'s. It can be used alone, inside anyone's own network, trained by anyone's own loop.
 //!
 //! Start with [`ModelConfig`] (sizes and presets), [`NestedTransformer`] (the module) and [`SubModel`] (which slice
-//! of it runs). [`compute`] says what a forward costs, without any tensor.
+//! of it runs). [`kernels`] says what a device may bring of its own, [`compute`] says what a forward costs, without any tensor.
 
 mod attention;
 mod block;
@@ -18,6 +18,7 @@ mod error;
 mod gelu;
 mod head;
 mod host;
+pub mod kernels;
 mod nesting;
 mod precision;
 pub mod published;

@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
@@ -14,12 +15,13 @@ use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
-use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host, precision};
+use crate::kernels::{ByKernels, Kernels, OnTape};
+use crate::{Error, KvCache, ModelConfig, Nesting, Norm, SubModel, host, precision};
 
 /// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
 const INITIAL_DEVIATION: f32 = 0.02;
 /// LayerNorm epsilon of the published models.
-const NORM_EPSILON: f64 = 1e-12;
+pub(crate) const NORM_EPSILON: f64 = 1e-12;
 
 /// The nested transformer: one set of weights, a sub-model chosen at each forward.
 ///
@@ -59,6 +61,8 @@ pub struct NestedTransformer {
     head: Head,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    kernels: Option<Arc<dyn Kernels>>,
 }
 
 impl NestedTransformer {
@@ -102,6 +106,7 @@ impl NestedTransformer {
             last_norm: (config.norm == Norm::Pre).then(norm),
             head: Head { dense: initial.dense(d, d), norm: norm(), bias: initial.vector(v), on_host: false },
             config: config.clone(),
+            kernels: None,
         })
     }
 
@@ -152,9 +157,9 @@ impl NestedTransformer {
         if !self.device().supports_dtype(to) {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
-        let Self { embedding, blocks, last_norm, head, config } = self.clone();
+        let Self { embedding, blocks, last_norm, head, config, kernels } = self.clone();
         let head = Head { dense: precision::with_matrices(head.dense, to), ..head };
-        Ok(Self { embedding, blocks: precision::with_matrices(blocks, to), last_norm, head, config })
+        Ok(Self { embedding, blocks: precision::with_matrices(blocks, to), last_norm, head, config, kernels })
     }
 
     /// The same model as it is fast on processors: exponentials are taken on the host, since their backend takes them one by
@@ -182,6 +187,19 @@ impl NestedTransformer {
             block.attention.join(&self.config);
         }
         self
+    }
+
+    /// The same model [`on_accelerator`](Self::on_accelerator) whose blocks are computed by kernels of its device, in fewer
+    /// passes and with fewer roundings; not on a tape, with [exact products](Self::with_exact_products), or where sub-models
+    /// nest in the features: those are computed by operations as before.
+    pub fn with_kernels(self, kernels: Arc<dyn Kernels>) -> Self {
+        Self { kernels: Some(kernels), ..self.on_accelerator() }
+    }
+
+    /// The same model for training whose blocks are computed by kernels of its device, and so are their gradients; by operations
+    /// as before where it has dropout, LayerNorms before its branches, or sub-models that nest in the features.
+    pub fn learning_with(self, kernels: Arc<dyn Kernels>) -> Self {
+        Self { kernels: Some(kernels), ..self }
     }
 
     /// The same model, for inference, whose products of `f32` are as exact as `f32` where a device's tensor cores would round their
@@ -267,6 +285,23 @@ impl NestedTransformer {
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
 
+    /// The kernels that blocks are computed by, if they are.
+    fn kernels_for_blocks(&self) -> Option<&dyn Kernels> {
+        let is_nested_within = self.config.nesting != Nesting::Features;
+        let is_rounded = !self.head.dense.exact;
+        self.kernels.as_deref().filter(|_| is_nested_within && is_rounded)
+    }
+
+    /// Whether queries, keys and values of a sub-model have one weight.
+    fn is_joined(&self) -> bool {
+        self.blocks.iter().all(|block| !block.attention.joined.is_empty())
+    }
+
+    /// Whether there are kernels with gradients for its blocks.
+    fn is_learned_by_kernels(&self) -> bool {
+        self.config.norm == Norm::Post && self.config.dropout == 0.0
+    }
+
     /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
     /// context where they are to be kept.
     fn through_blocks(
@@ -278,10 +313,20 @@ impl NestedTransformer {
         sub_model: SubModel,
     ) -> (Tensor<3>, Vec<KeysValues>) {
         let sizes = &self.config.sub_models;
-        assert!(
-            sizes.contains(&sub_model.p()),
-            "{sub_model} is not of this model, whose sub-models are {sizes:?}"
-        );
+        let Some(place) = sizes.iter().position(|&p| p == sub_model.p()) else {
+            panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}");
+        };
+        if let Some(kernels) = self.kernels_for_blocks() {
+            let (config, compute) = (&self.config, self.compute_type());
+            if self.is_joined() && !x.device().is_autodiff() {
+                let by_kernels = ByKernels { kernels, config, sub_model, place, batch, compute };
+                return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), x, cache, keep);
+            }
+            if self.is_learned_by_kernels() && cache.is_none() && !keep {
+                let on_tape = OnTape { kernels, config, sub_model, samples: batch, compute };
+                return (on_tape.through_blocks(&self.blocks, x), Vec::new());
+            }
+        }
         let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
         let beyond = if self.blocks.first().is_some_and(|block| block.attention.takes_whole_rows()) {
             Beyond::new(positions, &x.device())

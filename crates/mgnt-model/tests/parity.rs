@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::compute::whole_rows;
+use mgnt_model::kernels::Operations;
 use mgnt_model::{Error, ModelConfig, NestedTransformer, Nesting, Norm, published};
 use mgnt_weights::{TensorMap, safetensors};
 
@@ -93,13 +95,18 @@ fn every_sub_model() {
 }
 
 /// A model in each form that devices have for it.
-fn forms(model: &NestedTransformer) -> [(&'static str, NestedTransformer); 4] {
+fn forms(model: &NestedTransformer) -> [(&'static str, NestedTransformer); 5] {
     [
         ("plain", model.clone()),
         ("processor", model.clone().on_processor()),
         ("accelerator", model.clone().on_accelerator()),
         ("exact", model.clone().on_accelerator().with_exact_products().unwrap()),
+        ("kernels", by_kernels(model)),
     ]
+}
+
+fn by_kernels(model: &NestedTransformer) -> NestedTransformer {
+    model.clone().with_kernels(Arc::new(Operations))
 }
 
 /// A full model whose weights outside of what sub-model p uses are zero computes what p does, in every nesting.
@@ -246,9 +253,12 @@ fn half_precision_stays_near_single() {
         let half = single.clone().with_type(dtype).unwrap();
         assert_eq!((half.compute_type(), single.compute_type()), (dtype.into(), DType::F32));
         let joined = single.clone().on_accelerator().with_type(dtype).unwrap();
-        for (half, is_joined, p) in [(&half, false), (&joined, true)]
+        let by_kernels = by_kernels(&single).with_type(dtype).unwrap();
+        // f16 goes through a fused kernel, which takes any number of positions.
+        let joined_is_whole = dtype == FloatDType::BF16;
+        for (half, has_whole_rows, p) in [(&half, false), (&joined, joined_is_whole), (&by_kernels, true)]
             .into_iter()
-            .flat_map(|(half, is)| [1, 2, 4, 8].map(|p| (half, is, p)))
+            .flat_map(|(half, has)| [1, 2, 4, 8].map(|p| (half, has, p)))
         {
             let sub_model = config.sub_model(p).unwrap();
             let exact = single.forward(tokens.clone(), sub_model);
@@ -263,8 +273,7 @@ fn half_precision_stays_near_single() {
             let positions =
                 Tensor::arange(0..length as i64, &Device::flex()).unsqueeze().repeat_dim(0, batch);
             let (_, cache) = half.forward_cached(tokens.clone(), positions, None, length, sub_model);
-            // f16 goes through a fused kernel, which takes any number of positions.
-            let room = if is_joined && dtype == FloatDType::BF16 { whole_rows(length) } else { length };
+            let room = if has_whole_rows { whole_rows(length) } else { length };
             assert_eq!(cache.bytes(), (2 * config.layers * batch * room * config.width / p * size) as u64);
         }
     }

@@ -1,0 +1,93 @@
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Tensor, s};
+
+use super::{Branch, Heads, Kernels, Normed, Scales};
+use crate::gelu::gelu;
+use crate::precision::{cast, full};
+
+/// Each kernel by Burn's operations: the definition that kernels of a device are held against. It is no faster than a model
+/// without kernels.
+#[derive(Debug, Clone, Copy)]
+pub struct Operations;
+
+impl Kernels for Operations {
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3> {
+        let [rows, inputs] = x.dims();
+        let each = inputs / parts;
+        let x = full(x).reshape([rows, parts, each]).swap_dims(0, 1);
+        x.matmul(full(weight.slice(s![0..inputs, 0..outputs])).reshape([parts, each, outputs]))
+    }
+
+    fn heads(
+        &self,
+        sums: Tensor<3>,
+        bias: Tensor<1>,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        from: usize,
+    ) -> Heads {
+        let ([batch, heads, _, width], [_, rows, _]) = (keys.dims(), sums.dims());
+        let active = rows / batch;
+        let all = (sums + bias.unsqueeze()).reshape([batch, active, 3 * heads, width]);
+        let all = cast(all, keys.dtype()).swap_dims(1, 2);
+        let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
+        let into = |buffer: Tensor<4>, part| buffer.slice_assign(s![.., .., from..from + active, ..], part);
+        Heads { queries: part(0), keys: into(keys, part(1)), values: into(values, part(2)) }
+    }
+
+    fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
+        let of_context = |all: Tensor<4>| all.slice(s![.., .., 0..positions, ..]);
+        attend(queries, of_context(keys), of_context(values))
+    }
+
+    fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
+        let [_, rows, outputs] = sums.dims();
+        let sums = sums.reshape([rows, outputs]) + bias.slice(s![0..outputs]).unsqueeze();
+        cast(gelu(sums, false), to)
+    }
+
+    fn add_norm(&self, stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed {
+        let sum = stream + summed(branch.parts, branch.bias);
+        let normed = normed(sum.clone(), norm);
+        Normed { input: cast(normed.clone(), to), stream: if is_post { normed } else { sum } }
+    }
+
+    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2> {
+        let ([_, rows, outputs], compute) = (sums.dims(), sums.dtype());
+        let all = full(sums) + bias.unsqueeze();
+        let all = all.reshape([samples, rows / samples, 3 * heads, outputs / (3 * heads)]);
+        let all = cast(all, compute).swap_dims(1, 2);
+        let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
+        attend(part(0), part(1), part(2))
+    }
+
+    fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+        let to = sums.dtype();
+        self.gelu(full(sums), bias, to)
+    }
+
+    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
+        normed(stream + summed(full(sums), bias), norm)
+    }
+}
+
+/// `[R, heads * head width]`.
+fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<2> {
+    let ([batch, heads, active, width], compute) = (queries.dims(), queries.dtype());
+    let scores = full(queries.matmul(keys.swap_dims(2, 3))) * (width as f64).powf(-0.5);
+    let mixed = cast(softmax(scores, 3), compute).matmul(values);
+    mixed.swap_dims(1, 2).reshape([batch * active, heads * width])
+}
+
+/// Parts `[P, R, D]` and a bias together, `[R, D]`.
+fn summed(parts: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+    let [_, rows, width] = parts.dims();
+    parts.sum_dim(0).reshape([rows, width]) + bias.unsqueeze()
+}
+
+fn normed(sum: Tensor<2>, norm: Scales) -> Tensor<2> {
+    let centred = sum.clone() - sum.mean_dim(1);
+    let variance = (centred.clone() * centred.clone()).mean_dim(1);
+    let normal = centred / (variance + norm.epsilon).sqrt();
+    normal * norm.gamma.unsqueeze() + norm.beta.unsqueeze()
+}
