@@ -1,0 +1,233 @@
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::cubecl::{self};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::product::{multiply, view};
+use crate::rows::{by_row, element, empty, vector_of_row};
+
+/// What takes a score's place beyond the positions: no exponential leaves anything of it.
+const HIDDEN: f32 = -1e30;
+
+/// [`Kernels::attend`](mgnt_model::kernels::Kernels::attend): a product, a softmax in its place, and a product that
+/// leaves heads side by side.
+pub fn attend(queries: CubeTensor, keys: CubeTensor, values: CubeTensor, positions: usize) -> CubeTensor {
+    let weights = weigh(queries, keys, positions);
+    mix(weights, into_contiguous(values))
+}
+
+/// Weights `[B, heads, A, room]` of the first `positions`; those of the others are zero.
+pub fn weigh(queries: CubeTensor, keys: CubeTensor, positions: usize) -> CubeTensor {
+    let [queries, keys] = [queries, keys].map(into_contiguous);
+    let (of_queries, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
+    let (batch, heads, active, width) = (of_queries[0], of_queries[1], of_queries[2], of_queries[3]);
+    let scores = empty([batch, heads, active, room], queries.dtype, &queries);
+    let scores = multiply(queries, turned(keys), scores);
+    softmax(&scores, positions, (width as f32).powf(-0.5));
+    scores
+}
+
+/// `[R, heads * head width]` of weights and values.
+pub fn mix(weights: CubeTensor, values: CubeTensor) -> CubeTensor {
+    let (shape, width) = (weights.meta.shape().clone(), values.meta.shape()[3]);
+    let (batch, heads, active) = (shape[0], shape[1], shape[2]);
+    let mixed = empty([batch * active, heads * width], values.dtype, &values);
+    multiply(weights, values, by_head(mixed.clone(), batch, heads));
+    mixed
+}
+
+/// `[R, heads * head width]` as `[B, heads, A, head width]`.
+pub fn by_head(rows: CubeTensor, batch: usize, heads: usize) -> CubeTensor {
+    let (active, all) = (rows.meta.shape()[0] / batch, rows.meta.shape()[1]);
+    let width = all / heads;
+    view(rows, [batch, heads, active, width], [active * all, width, all, 1])
+}
+
+/// The last two dimensions of a tensor without gaps in turn.
+pub fn turned(tensor: CubeTensor) -> CubeTensor {
+    let shape = tensor.meta.shape().clone();
+    let (a, b, c, d) = (shape[0], shape[1], shape[2], shape[3]);
+    view(tensor, [a, b, d, c], [b * c * d, c * d, 1, d])
+}
+
+/// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero.
+fn softmax(scores: &CubeTensor, positions: usize, scale: f32) {
+    let shape = scores.meta.shape();
+    let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
+    let client = &scores.client;
+    let (count, dim, plane) = by_row(client, rows);
+    let size = vector_of_row(client, scores.dtype.size(), room, plane);
+    let vectors = room / size;
+    unsafe {
+        softmax_of_rows::launch_unchecked(
+            client,
+            count,
+            dim,
+            size,
+            scores.clone().into_tensor_arg(),
+            rows as u32,
+            positions as u32,
+            scale,
+            size,
+            vectors,
+            plane,
+            element(scores.dtype),
+        );
+    }
+}
+
+/// A plane has a row, and its units every so many-th vector of it, in registers from the first reading to the last writing.
+#[cube(launch_unchecked)]
+fn softmax_of_rows<E: Float, N: Size>(
+    scores: &mut Tensor<Vector<E, N>>,
+    rows: u32,
+    positions: u32,
+    scale: f32,
+    #[comptime] size: usize,
+    #[comptime] vectors: usize,
+    #[comptime] plane: usize,
+    #[define(E)] _element: ElemType,
+) {
+    let row = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let unit = UNIT_POS_X as usize;
+    let first = row * vectors;
+    let each = comptime!(vectors.div_ceil(plane));
+    let mut held = Array::<Vector<f32, N>>::new(each);
+    let mut largest = Vector::<f32, N>::new(HIDDEN);
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        let mut vector = Vector::<f32, N>::new(HIDDEN);
+        if at < vectors {
+            vector = Vector::<f32, N>::cast_from(scores[first + at]) * Vector::new(scale);
+        }
+        // Of a row, this is so for the last vectors alone.
+        if ((at + 1) * size) as u32 > positions {
+            #[unroll]
+            for j in 0..size {
+                if (at * size + j) as u32 >= positions {
+                    vector.insert(j, HIDDEN);
+                }
+            }
+        }
+        largest = max(largest, vector);
+        held[i] = vector;
+    }
+    let mut of_row = largest.extract(0usize);
+    #[unroll]
+    for j in 1..size {
+        of_row = max(of_row, largest.extract(j));
+    }
+    let largest = plane_max(of_row);
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0..each {
+        let vector = (held[i] - Vector::new(largest)).exp();
+        sum += vector.vector_sum();
+        held[i] = vector;
+    }
+    let share = 1.0 / plane_sum(sum);
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        if at < vectors {
+            scores[first + at] = Vector::cast_from(held[i] * Vector::new(share));
+        }
+    }
+}
+
+/// What goes back to queries, keys and values from `gradient [R, heads * head width]`: as
+/// [`from_heads`](crate::heads::from_heads), to their sums.
+pub fn attend_back(
+    gradient: CubeTensor,
+    queries: CubeTensor,
+    keys: CubeTensor,
+    values: CubeTensor,
+    weights: CubeTensor,
+) -> CubeTensor {
+    let (shape, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
+    let (batch, heads, active, width) = (shape[0], shape[1], shape[2], shape[3]);
+    let dtype = queries.dtype;
+    let gradient = by_head(into_contiguous(gradient), batch, heads);
+    let of_context = || empty([batch, heads, room, width], dtype, &queries);
+    let of_values = multiply(turned(weights.clone()), gradient.clone(), of_context());
+    let of_weights = empty([batch, heads, active, room], dtype, &queries);
+    let scores = multiply(gradient, turned(values), of_weights);
+    softmax_back(&scores, weights, (width as f32).powf(-0.5));
+    let of_queries = empty([batch, heads, active, width], dtype, &queries);
+    let of_queries = multiply(scores.clone(), keys, of_queries);
+    let of_keys = multiply(turned(scores), queries.clone(), of_context());
+    crate::heads::from_heads(of_queries, of_keys, of_values)
+}
+
+/// What goes back to scores, in the place of what goes back to their weights.
+fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, scale: f32) {
+    let shape = gradient.meta.shape();
+    let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
+    let client = &gradient.client;
+    let (count, dim, plane) = by_row(client, rows);
+    let size = vector_of_row(client, gradient.dtype.size(), room, plane);
+    unsafe {
+        softmax_back_of_rows::launch_unchecked(
+            client,
+            count,
+            dim,
+            size,
+            gradient.clone().into_tensor_arg(),
+            weights.into_tensor_arg(),
+            rows as u32,
+            scale,
+            room / size,
+            plane,
+            element(gradient.dtype),
+        );
+    }
+}
+
+/// `weights (gradient - sum(weights gradient)) scale`.
+#[cube(launch_unchecked)]
+fn softmax_back_of_rows<E: Float, N: Size>(
+    gradient: &mut Tensor<Vector<E, N>>,
+    weights: &Tensor<Vector<E, N>>,
+    rows: u32,
+    scale: f32,
+    #[comptime] vectors: usize,
+    #[comptime] plane: usize,
+    #[define(E)] _element: ElemType,
+) {
+    let row = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let unit = UNIT_POS_X as usize;
+    let first = row * vectors;
+    let each = comptime!(vectors.div_ceil(plane));
+    let mut of_weights = Array::<Vector<f32, N>>::new(each);
+    let mut weight = Array::<Vector<f32, N>>::new(each);
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        let mut a = Vector::<f32, N>::new(0.0);
+        let mut b = Vector::<f32, N>::new(0.0);
+        if at < vectors {
+            a = Vector::cast_from(gradient[first + at]);
+            b = Vector::cast_from(weights[first + at]);
+        }
+        sum += (a * b).vector_sum();
+        of_weights[i] = a;
+        weight[i] = b;
+    }
+    let sum = plane_sum(sum);
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        if at < vectors {
+            let back = weight[i] * (of_weights[i] - Vector::new(sum)) * Vector::new(scale);
+            gradient[first + at] = Vector::cast_from(back);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+use burn::tensor::DType;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::cubecl::{self};
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::rows::{by_piece, element, empty, vector};
+
+/// Rows that a unit adds up.
+const ROWS: usize = 64;
+
+/// Sums over the rows of `x [.., C]` without gaps, `[C]` in `f32`.
+pub fn sum_of_columns(x: CubeTensor) -> CubeTensor {
+    add_up(x.clone(), x, false)
+}
+
+/// Sums over the rows of `x y`, both `[.., C]` without gaps, `[C]` in `f32`.
+pub fn sum_of_products(x: CubeTensor, y: CubeTensor) -> CubeTensor {
+    add_up(x, y, true)
+}
+
+/// First so many rows by each unit, then what they found.
+fn add_up(x: CubeTensor, y: CubeTensor, is_product: bool) -> CubeTensor {
+    let shape = x.meta.shape();
+    let columns = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / columns;
+    let chunks = rows.div_ceil(ROWS);
+    let out = empty([chunks, columns], DType::F32, &x);
+    let client = x.client.clone();
+    let size = vector(&client, out.dtype.size(), &[columns]);
+    let pieces = chunks * columns / size;
+    let (count, dim) = by_piece(&client, pieces);
+    let elements = [element(x.dtype), element(y.dtype)];
+    unsafe {
+        add_rows::launch_unchecked(
+            &client,
+            count,
+            dim,
+            size,
+            x.into_tensor_arg(),
+            y.into_tensor_arg(),
+            out.clone().into_tensor_arg(),
+            pieces as u32,
+            rows as u32,
+            (columns / size) as u32,
+            is_product,
+            elements,
+        );
+    }
+    if chunks > 1 {
+        return add_up(out.clone(), out, false);
+    }
+    crate::product::view(out, [columns], [1])
+}
+
+#[cube(launch_unchecked)]
+fn add_rows<A: Float, B: Float, N: Size>(
+    x: &Tensor<Vector<A, N>>,
+    y: &Tensor<Vector<B, N>>,
+    out: &mut Tensor<Vector<f32, N>>,
+    pieces: u32,
+    rows: u32,
+    columns: u32,
+    #[comptime] is_product: bool,
+    #[define(A, B)] _elements: [ElemType; 2],
+) {
+    let piece = ABSOLUTE_POS as u32;
+    if piece >= pieces {
+        terminate!();
+    }
+    let (chunk, column) = (piece / columns, piece % columns);
+    let first = chunk * ROWS as u32;
+    let last = min(first + ROWS as u32, rows);
+    let mut sum = Vector::<f32, N>::new(0.0);
+    for row in first..last {
+        let at = (row * columns + column) as usize;
+        let mut value = Vector::<f32, N>::cast_from(x[at]);
+        if comptime!(is_product) {
+            value *= Vector::cast_from(y[at]);
+        }
+        sum += value;
+    }
+    out[piece as usize] = sum;
+}

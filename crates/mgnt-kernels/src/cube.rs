@@ -1,0 +1,63 @@
+use std::sync::Arc;
+
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device, Tensor};
+use burn_cubecl::cubecl::features::Plane;
+use mgnt_model::kernels::{Branch, Heads, Kernels, Normed, Scales};
+
+use crate::{learned, passes};
+
+/// The kernels of a device; `None` where it is none of CubeCL's, or where its planes (warps, subgroups) are not of one
+/// size: a row is a plane's.
+pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
+    let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
+    let client = device.client();
+    let hardware = &client.properties().hardware;
+    let has_planes = client.features().plane.contains(Plane::Ops);
+    let has_one_size = hardware.plane_size_min == hardware.plane_size_max;
+    (has_planes && has_one_size).then(|| Arc::new(Cube) as Arc<dyn Kernels>)
+}
+
+#[derive(Debug)]
+struct Cube;
+
+impl Kernels for Cube {
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3> {
+        passes::product(x, weight, outputs, parts)
+    }
+
+    fn heads(
+        &self,
+        sums: Tensor<3>,
+        bias: Tensor<1>,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        from: usize,
+    ) -> Heads {
+        passes::heads(sums, bias, keys, values, from)
+    }
+
+    fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
+        passes::attend(queries, keys, values, positions)
+    }
+
+    fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
+        passes::gelu(sums, bias, to)
+    }
+
+    fn add_norm(&self, stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed {
+        passes::add_norm(stream, branch, norm, is_post, to)
+    }
+
+    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2> {
+        learned::attention(sums, bias, samples, heads)
+    }
+
+    fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+        learned::hidden(sums, bias)
+    }
+
+    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
+        learned::normed(stream, sums, bias, norm)
+    }
+}

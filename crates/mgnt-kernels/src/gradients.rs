@@ -1,0 +1,192 @@
+//! What a tape needs of the kernels: what they keep, and what goes back. None of it is on a tape itself.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, backend_extension};
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use mgnt_model::compute::whole_rows;
+
+use crate::{attend, columns, gelu, heads, norm, norm_on_tape};
+
+/// Operations of a backend without a tape.
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
+pub(crate) trait GradientPasses: Backend {
+    /// `[R, W]`, and queries, keys, values and weights.
+    #[fusion(meta = shapes::attended)]
+    fn attended(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        samples: usize,
+        heads: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// To the sums `[1, R, 3 W]` of queries, keys and values.
+    #[fusion(dtype = gradient, shape = shapes::attended_back(gradient))]
+    fn attended_back(
+        gradient: FloatTensor<Self>,
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// To the sums `[1, R, F]`.
+    #[fusion(dtype = sums, shape = sums)]
+    fn hidden_back(
+        gradient: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// `[R, D]`, the same before it is scaled, and one over the deviations `[R, 1]`.
+    #[fusion(meta = shapes::norm)]
+    fn norm(
+        stream: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// To the stream `[R, D]`, and in another type to the sums `[1, R, D]`.
+    #[fusion(meta = shapes::norm_back)]
+    fn norm_back(
+        gradient: FloatTensor<Self>,
+        normal: FloatTensor<Self>,
+        inverse: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Over the rows of `x [.., C]`, `[C]` in `f32`.
+    #[fusion(dtype = shapes::full(x), shape = shapes::columns(x))]
+    fn sum_of_columns(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Over the rows of `x y`, both `[.., C]`, `[C]` in `f32`.
+    #[fusion(dtype = shapes::full(x), shape = shapes::columns(x))]
+    fn sum_of_products(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl GradientPasses for CubeBackend {
+    fn attended(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        samples: usize,
+        heads: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let positions = sums.meta.shape()[1] / samples;
+        let (queries, keys, values) = heads::new_heads(sums, bias, samples, heads, whole_rows(positions));
+        let weights = attend::weigh(queries.clone(), keys.clone(), positions);
+        let mixed = attend::mix(weights.clone(), values.clone());
+        (mixed, queries, keys, values, weights)
+    }
+
+    fn attended_back(
+        gradient: FloatTensor<Self>,
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        attend::attend_back(gradient, queries, keys, values, weights)
+    }
+
+    fn hidden_back(
+        gradient: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        gelu::gelu_back(gradient, sums, bias)
+    }
+
+    fn norm(
+        stream: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        norm_on_tape::norm(stream, sums, bias, norm::Scales { gamma, beta, epsilon })
+    }
+
+    fn norm_back(
+        gradient: FloatTensor<Self>,
+        normal: FloatTensor<Self>,
+        inverse: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        norm_on_tape::norm_back(gradient, normal, inverse, gamma, to)
+    }
+
+    fn sum_of_columns(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        columns::sum_of_columns(into_contiguous(x))
+    }
+
+    fn sum_of_products(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        columns::sum_of_products(into_contiguous(x), into_contiguous(y))
+    }
+}
+
+/// What comes out, by what goes in.
+#[cfg(feature = "fusion")]
+mod shapes {
+    use burn::backend::fusion::custom::TensorSpec;
+    use burn::tensor::{DType, Shape};
+    use mgnt_model::compute::whole_rows;
+
+    pub fn full(_: DType) -> DType {
+        DType::F32
+    }
+
+    pub fn columns(x: &Shape) -> Shape {
+        [x[x.num_dims() - 1]].into()
+    }
+
+    type Attended = (TensorSpec, TensorSpec, TensorSpec, TensorSpec, TensorSpec);
+
+    pub fn attended(sums: &TensorSpec, _bias: &TensorSpec, samples: &usize, heads: &usize) -> Attended {
+        let (rows, width) = (sums.shape[1], sums.shape[2] / (3 * heads));
+        let active = rows / samples;
+        let spec = |shape: [usize; 4]| TensorSpec::new(shape.into(), sums.dtype);
+        let room = whole_rows(active);
+        let context = spec([*samples, *heads, room, width]);
+        (
+            TensorSpec::new([rows, heads * width].into(), sums.dtype),
+            spec([*samples, *heads, active, width]),
+            context.clone(),
+            context,
+            spec([*samples, *heads, active, room]),
+        )
+    }
+
+    pub fn attended_back(gradient: &Shape) -> Shape {
+        [1, gradient[0], 3 * gradient[1]].into()
+    }
+
+    pub fn norm(
+        stream: &TensorSpec,
+        _sums: &TensorSpec,
+        _bias: &TensorSpec,
+        _gamma: &TensorSpec,
+        _beta: &TensorSpec,
+        _epsilon: &f32,
+    ) -> (TensorSpec, TensorSpec, TensorSpec) {
+        let inverse = TensorSpec::new([stream.shape[0], 1].into(), stream.dtype);
+        (stream.clone(), stream.clone(), inverse)
+    }
+
+    pub fn norm_back(
+        gradient: &TensorSpec,
+        _normal: &TensorSpec,
+        _inverse: &TensorSpec,
+        _gamma: &TensorSpec,
+        to: &DType,
+    ) -> (TensorSpec, TensorSpec) {
+        let of_sums = [1, gradient.shape[0], gradient.shape[1]];
+        (gradient.clone(), TensorSpec::new(of_sums.into(), *to))
+    }
+}

@@ -1,0 +1,252 @@
+//! The kernels that may be on a tape, and what goes back through them.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Tensor};
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_cubecl::CubeBackend;
+use mgnt_model::kernels::Scales;
+
+use crate::gelu;
+use crate::gradients::GradientPasses;
+
+/// Operations with one result, which Burn's tape knows how to hold.
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
+pub(crate) trait Learned: Backend {
+    #[fusion(dtype = sums, shape = shapes::attention(sums))]
+    fn nested_attention(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        samples: usize,
+        heads: usize,
+    ) -> FloatTensor<Self>;
+
+    #[fusion(dtype = sums, shape = shapes::hidden(sums))]
+    fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    #[fusion(dtype = stream, shape = stream)]
+    fn normed(
+        stream: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
+}
+
+impl Learned for CubeBackend {
+    fn nested_attention(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        samples: usize,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        Self::attended(sums, bias, samples, heads).0
+    }
+
+    fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let to = sums.dtype;
+        gelu::gelu(sums, bias, to)
+    }
+
+    fn normed(
+        stream: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        Self::norm(stream, sums, bias, gamma, beta, epsilon).0
+    }
+}
+
+/// What attention keeps.
+#[derive(Debug, Clone)]
+struct Attended<B: Backend> {
+    queries: FloatTensor<B>,
+    keys: FloatTensor<B>,
+    values: FloatTensor<B>,
+    weights: FloatTensor<B>,
+}
+
+#[derive(Debug)]
+struct AttentionBack;
+
+impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
+    type State = Attended<B>;
+
+    fn backward(self, ops: Ops<Attended<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let Attended { queries, keys, values, weights } = ops.state;
+        let of_sums = B::attended_back(gradient, queries, keys, values, weights);
+        let [sums, bias] = ops.parents;
+        if let Some(bias) = bias {
+            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone()));
+        }
+        if let Some(sums) = sums {
+            gradients.register::<B>(sums.id, of_sums);
+        }
+    }
+}
+
+/// What gelu keeps.
+#[derive(Debug, Clone)]
+struct Summed<B: Backend> {
+    sums: FloatTensor<B>,
+    bias: FloatTensor<B>,
+}
+
+#[derive(Debug)]
+struct HiddenBack;
+
+impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
+    type State = Summed<B>;
+
+    fn backward(self, ops: Ops<Summed<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let of_sums = B::hidden_back(gradient, ops.state.sums, ops.state.bias);
+        let [sums, bias] = ops.parents;
+        if let Some(bias) = bias {
+            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone()));
+        }
+        if let Some(sums) = sums {
+            gradients.register::<B>(sums.id, of_sums);
+        }
+    }
+}
+
+/// What LayerNorm keeps.
+#[derive(Debug, Clone)]
+struct Normal<B: Backend> {
+    normal: FloatTensor<B>,
+    inverse: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    /// Type of the sums.
+    to: DType,
+}
+
+#[derive(Debug)]
+struct NormBack;
+
+impl<B: GradientPasses> Backward<B, 5> for NormBack {
+    type State = Normal<B>;
+
+    fn backward(self, ops: Ops<Normal<B>, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let Normal { normal, inverse, gamma, to } = ops.state;
+        let [stream, sums, bias, of_gamma, of_beta] = ops.parents;
+        if let Some(beta) = of_beta {
+            gradients.register::<B>(beta.id, B::sum_of_columns(gradient.clone()));
+        }
+        if let Some(gamma) = of_gamma {
+            gradients.register::<B>(gamma.id, B::sum_of_products(gradient.clone(), normal.clone()));
+        }
+        let (of_stream, of_sums) = B::norm_back(gradient, normal, inverse, gamma, to);
+        if let Some(bias) = bias {
+            gradients.register::<B>(bias.id, B::sum_of_columns(of_stream.clone()));
+        }
+        if let Some(sums) = sums {
+            gradients.register::<B>(sums.id, of_sums);
+        }
+        if let Some(stream) = stream {
+            gradients.register::<B>(stream.id, of_stream);
+        }
+    }
+}
+
+impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B, C> {
+    fn nested_attention(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        samples: usize,
+        heads: usize,
+    ) -> FloatTensor<Self> {
+        let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
+        match AttentionBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => {
+                let (mixed, queries, keys, values, weights) = B::attended(sums, bias, samples, heads);
+                operation.finish(Attended { queries, keys, values, weights }, mixed)
+            }
+            OpsKind::UnTracked(operation) => {
+                operation.finish(B::nested_attention(sums, bias, samples, heads))
+            }
+        }
+    }
+
+    fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
+        match HiddenBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => {
+                let hidden = B::hidden(sums.clone(), bias.clone());
+                operation.finish(Summed { sums, bias }, hidden)
+            }
+            OpsKind::UnTracked(operation) => operation.finish(B::hidden(sums, bias)),
+        }
+    }
+
+    fn normed(
+        stream: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        let to = sums.dtype();
+        let parents = [stream, sums, bias, gamma, beta];
+        let [(stream, a), (sums, b), (bias, c), (gamma, d), (beta, e)] =
+            parents.map(|parent| parent.into_parts());
+        match NormBack.prepare::<C>([a, b, c, d, e]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => {
+                let (normed, normal, inverse) = B::norm(stream, sums, bias, gamma.clone(), beta, epsilon);
+                operation.finish(Normal { normal, inverse, gamma, to }, normed)
+            }
+            OpsKind::UnTracked(operation) => {
+                operation.finish(B::normed(stream, sums, bias, gamma, beta, epsilon))
+            }
+        }
+    }
+}
+
+pub(crate) fn attention(sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::nested_attention(
+        sums.into_dispatch(),
+        bias.into_dispatch(),
+        samples,
+        heads,
+    ))
+}
+
+pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::hidden(sums.into_dispatch(), bias.into_dispatch()))
+}
+
+pub(crate) fn normed(stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::normed(
+        stream.into_dispatch(),
+        sums.into_dispatch(),
+        bias.into_dispatch(),
+        norm.gamma.into_dispatch(),
+        norm.beta.into_dispatch(),
+        norm.epsilon as f32,
+    ))
+}
+
+/// What comes out, by what goes in.
+#[cfg(feature = "fusion")]
+mod shapes {
+    use burn::tensor::Shape;
+
+    pub fn attention(sums: &Shape) -> Shape {
+        [sums[1], sums[2] / 3].into()
+    }
+
+    pub fn hidden(sums: &Shape) -> Shape {
+        [sums[1], sums[2]].into()
+    }
+}

@@ -1,0 +1,206 @@
+use burn::tensor::DType;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::cubecl::{self};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::norm::Scales;
+use crate::rows::{by_row, element, empty, vector};
+
+/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, and
+/// one over the deviations `[R, 1]`.
+pub fn norm(
+    stream: CubeTensor,
+    sums: CubeTensor,
+    bias: CubeTensor,
+    scales: Scales,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let [stream, sums, bias, gamma, beta] =
+        [stream, sums, bias, scales.gamma, scales.beta].map(into_contiguous);
+    let (rows, width) = (stream.meta.shape()[0], stream.meta.shape()[1]);
+    let [normed, normal] = [(); 2].map(|()| empty([rows, width], DType::F32, &stream));
+    let inverse = empty([rows, 1], DType::F32, &stream);
+    let client = stream.client.clone();
+    let size = vector(&client, stream.dtype.size(), &[width]);
+    let (count, dim, plane) = by_row(&client, rows);
+    let of_sums = element(sums.dtype);
+    unsafe {
+        norm_of_rows::launch_unchecked(
+            &client,
+            count,
+            dim,
+            size,
+            stream.into_tensor_arg(),
+            sums.into_tensor_arg(),
+            bias.into_tensor_arg(),
+            gamma.into_tensor_arg(),
+            beta.into_tensor_arg(),
+            normed.clone().into_tensor_arg(),
+            normal.clone().into_tensor_arg(),
+            inverse.clone().into_tensor_arg(),
+            rows as u32,
+            scales.epsilon,
+            width,
+            width / size,
+            plane,
+            of_sums,
+        );
+    }
+    (normed, normal, inverse)
+}
+
+/// A plane has a row, which its units keep in registers.
+#[cube(launch_unchecked)]
+fn norm_of_rows<S: Float, N: Size>(
+    stream: &Tensor<Vector<f32, N>>,
+    sums: &Tensor<Vector<S, N>>,
+    bias: &Tensor<Vector<f32, N>>,
+    gamma: &Tensor<Vector<f32, N>>,
+    beta: &Tensor<Vector<f32, N>>,
+    normed: &mut Tensor<Vector<f32, N>>,
+    normal: &mut Tensor<Vector<f32, N>>,
+    inverse: &mut Tensor<f32>,
+    rows: u32,
+    epsilon: f32,
+    #[comptime] width: usize,
+    #[comptime] vectors: usize,
+    #[comptime] plane: usize,
+    #[define(S)] _element: ElemType,
+) {
+    let row = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let unit = UNIT_POS_X as usize;
+    let first = row * vectors;
+    let each = comptime!(vectors.div_ceil(plane));
+    let mut held = Array::<Vector<f32, N>>::new(each);
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        let mut vector = Vector::<f32, N>::new(0.0);
+        if at < vectors {
+            vector = stream[first + at] + Vector::cast_from(sums[first + at]) + bias[at];
+        }
+        sum += vector.vector_sum();
+        held[i] = vector;
+    }
+    let mean = plane_sum(sum) / (width as f32);
+    let mut squares = 0.0f32;
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        if at < vectors {
+            let centred = held[i] - Vector::new(mean);
+            squares += (centred * centred).vector_sum();
+            held[i] = centred;
+        }
+    }
+    let variance = plane_sum(squares) / (width as f32);
+    let scale = 1.0 / (variance + epsilon).sqrt();
+    if unit == 0 {
+        inverse[row] = scale;
+    }
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        if at < vectors {
+            let vector = held[i] * Vector::new(scale);
+            normal[first + at] = vector;
+            normed[first + at] = vector * gamma[at] + beta[at];
+        }
+    }
+}
+
+/// What goes back to the stream, `[R, D]` in `f32`, and the same to the sums, `[1, R, D]` in their type.
+pub fn norm_back(
+    gradient: CubeTensor,
+    normal: CubeTensor,
+    inverse: CubeTensor,
+    gamma: CubeTensor,
+    to: DType,
+) -> (CubeTensor, CubeTensor) {
+    let [gradient, gamma] = [gradient, gamma].map(into_contiguous);
+    let (rows, width) = (normal.meta.shape()[0], normal.meta.shape()[1]);
+    let (of_stream, of_sums) =
+        (empty([rows, width], DType::F32, &normal), empty([1, rows, width], to, &normal));
+    let client = normal.client.clone();
+    let size = vector(&client, gradient.dtype.size(), &[width]);
+    let (count, dim, plane) = by_row(&client, rows);
+    unsafe {
+        norm_back_of_rows::launch_unchecked(
+            &client,
+            count,
+            dim,
+            size,
+            gradient.into_tensor_arg(),
+            normal.into_tensor_arg(),
+            inverse.into_tensor_arg(),
+            gamma.into_tensor_arg(),
+            of_stream.clone().into_tensor_arg(),
+            of_sums.clone().into_tensor_arg(),
+            rows as u32,
+            width,
+            width / size,
+            plane,
+            element(to),
+        );
+    }
+    (of_stream, of_sums)
+}
+
+/// `(g - mean(g) - normal mean(g normal)) / deviation`, of `g = gradient gamma`.
+#[cube(launch_unchecked)]
+fn norm_back_of_rows<S: Float, N: Size>(
+    gradient: &Tensor<Vector<f32, N>>,
+    normal: &Tensor<Vector<f32, N>>,
+    inverse: &Tensor<f32>,
+    gamma: &Tensor<Vector<f32, N>>,
+    of_stream: &mut Tensor<Vector<f32, N>>,
+    of_sums: &mut Tensor<Vector<S, N>>,
+    rows: u32,
+    #[comptime] width: usize,
+    #[comptime] vectors: usize,
+    #[comptime] plane: usize,
+    #[define(S)] _element: ElemType,
+) {
+    let row = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    if row >= rows as usize {
+        terminate!();
+    }
+    let unit = UNIT_POS_X as usize;
+    let first = row * vectors;
+    let each = comptime!(vectors.div_ceil(plane));
+    let mut held = Array::<Vector<f32, N>>::new(each);
+    let mut normals = Array::<Vector<f32, N>>::new(each);
+    let mut sum = 0.0f32;
+    let mut with_normal = 0.0f32;
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        let mut a = Vector::<f32, N>::new(0.0);
+        let mut b = Vector::<f32, N>::new(0.0);
+        if at < vectors {
+            a = gradient[first + at] * gamma[at];
+            b = normal[first + at];
+        }
+        sum += a.vector_sum();
+        with_normal += (a * b).vector_sum();
+        held[i] = a;
+        normals[i] = b;
+    }
+    let mean = plane_sum(sum) / (width as f32);
+    let mean_with_normal = plane_sum(with_normal) / (width as f32);
+    let scale = inverse[row];
+    #[unroll]
+    for i in 0..each {
+        let at = unit + i * plane;
+        if at < vectors {
+            let back = held[i] - Vector::new(mean) - normals[i] * Vector::new(mean_with_normal);
+            let back = back * Vector::new(scale);
+            of_stream[first + at] = back;
+            of_sums[first + at] = Vector::cast_from(back);
+        }
+    }
+}

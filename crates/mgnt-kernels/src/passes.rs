@@ -1,0 +1,201 @@
+//! The kernels as operations of a backend, which Burn routes to the device of their tensors. Where it fuses, it has to know
+//! what comes out before they run.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::{DType, Tensor};
+use burn_cubecl::CubeBackend;
+use mgnt_model::kernels::{Branch, Heads, Normed, Scales};
+
+use crate::{attend, gelu, heads, norm, product};
+
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
+pub(crate) trait Passes: Backend {
+    #[fusion(dtype = shapes::full(x), shape = shapes::product(x, outputs, parts))]
+    fn product(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        outputs: usize,
+        parts: usize,
+    ) -> FloatTensor<Self>;
+
+    #[fusion(meta = shapes::heads)]
+    fn heads(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        from: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(dtype = queries, shape = shapes::attend(queries))]
+    fn attend(
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        positions: usize,
+    ) -> FloatTensor<Self>;
+
+    #[fusion(dtype = *to, shape = shapes::gelu(sums))]
+    fn gelu(sums: FloatTensor<Self>, bias: FloatTensor<Self>, to: DType) -> FloatTensor<Self>;
+
+    #[fusion(meta = shapes::add_norm)]
+    fn add_norm(
+        stream: FloatTensor<Self>,
+        parts: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+        is_post: bool,
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+impl Passes for CubeBackend {
+    fn product(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        outputs: usize,
+        parts: usize,
+    ) -> FloatTensor<Self> {
+        product::product(x, weight, outputs, parts)
+    }
+
+    fn heads(
+        sums: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        from: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        heads::heads(sums, bias, keys, values, from)
+    }
+
+    fn attend(
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        positions: usize,
+    ) -> FloatTensor<Self> {
+        attend::attend(queries, keys, values, positions)
+    }
+
+    fn gelu(sums: FloatTensor<Self>, bias: FloatTensor<Self>, to: DType) -> FloatTensor<Self> {
+        gelu::gelu(sums, bias, to)
+    }
+
+    fn add_norm(
+        stream: FloatTensor<Self>,
+        parts: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+        is_post: bool,
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        norm::add_norm(
+            stream,
+            norm::Branch { parts, bias },
+            norm::Scales { gamma, beta, epsilon },
+            is_post,
+            to,
+        )
+    }
+}
+
+pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), weight.into_dispatch(), outputs, parts))
+}
+
+pub(crate) fn heads(
+    sums: Tensor<3>,
+    bias: Tensor<1>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    from: usize,
+) -> Heads {
+    let (queries, keys, values) = Dispatch::heads(
+        sums.into_dispatch(),
+        bias.into_dispatch(),
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        from,
+    );
+    let [queries, keys, values] = [queries, keys, values].map(Tensor::from_dispatch);
+    Heads { queries, keys, values }
+}
+
+pub(crate) fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
+    let [queries, keys, values] = [queries, keys, values].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::attend(queries, keys, values, positions))
+}
+
+pub(crate) fn gelu(sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::gelu(sums.into_dispatch(), bias.into_dispatch(), to))
+}
+
+pub(crate) fn add_norm(stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed {
+    let (stream, input) = Dispatch::add_norm(
+        stream.into_dispatch(),
+        branch.parts.into_dispatch(),
+        branch.bias.into_dispatch(),
+        norm.gamma.into_dispatch(),
+        norm.beta.into_dispatch(),
+        norm.epsilon as f32,
+        is_post,
+        to,
+    );
+    let [stream, input] = [stream, input].map(Tensor::from_dispatch);
+    Normed { stream, input }
+}
+
+/// What comes out, by what goes in.
+#[cfg(feature = "fusion")]
+mod shapes {
+    use burn::backend::fusion::custom::TensorSpec;
+    use burn::tensor::{DType, Shape};
+
+    pub fn full(_: DType) -> DType {
+        DType::F32
+    }
+
+    pub fn product(x: &Shape, outputs: &usize, parts: &usize) -> Shape {
+        [*parts, x[0], *outputs].into()
+    }
+
+    pub fn heads(
+        sums: &TensorSpec,
+        _bias: &TensorSpec,
+        keys: &TensorSpec,
+        values: &TensorSpec,
+        _from: &usize,
+    ) -> (TensorSpec, TensorSpec, TensorSpec) {
+        let (batch, heads, width) = (keys.shape[0], keys.shape[1], keys.shape[3]);
+        let queries = TensorSpec::new([batch, heads, sums.shape[1] / batch, width].into(), keys.dtype);
+        (queries, keys.clone(), values.clone())
+    }
+
+    pub fn attend(queries: &Shape) -> Shape {
+        [queries[0] * queries[2], queries[1] * queries[3]].into()
+    }
+
+    pub fn gelu(sums: &Shape) -> Shape {
+        [sums[1], sums[2]].into()
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    pub fn add_norm(
+        stream: &TensorSpec,
+        _parts: &TensorSpec,
+        _bias: &TensorSpec,
+        _gamma: &TensorSpec,
+        _beta: &TensorSpec,
+        _epsilon: &f32,
+        _is_post: &bool,
+        to: &DType,
+    ) -> (TensorSpec, TensorSpec) {
+        (stream.clone(), TensorSpec::new(stream.shape.clone(), *to))
+    }
+}

@@ -1,0 +1,44 @@
+use burn::tensor::DType;
+use burn_cubecl::cubecl::zspace::metadata::Metadata;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::rows::empty;
+
+/// [`Kernels::product`](mgnt_model::kernels::Kernels::product): the backend's own, into `f32`.
+///
+/// Rows, columns and parts are taken as views of what is there: their first number is the tensor's.
+pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize) -> CubeTensor {
+    let (x, weight) = (into_contiguous(x), into_contiguous(weight));
+    let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let (each, columns) = (inputs / parts, weight.meta.shape()[1]);
+    let mut out = empty([parts, rows, outputs], DType::F32, &x);
+    if parts == 1 {
+        // Without a batch, for which there are more kernels.
+        let x = view(x, [rows, inputs], [inputs, 1]);
+        let weight = view(weight, [inputs, outputs], [columns, 1]);
+        let sums = view(out, [rows, outputs], [outputs, 1]);
+        out = multiply(x, weight, sums);
+        return view(out, [1, rows, outputs], [rows * outputs, outputs, 1]);
+    }
+    let x = view(x, [parts, rows, each], [each, inputs, 1]);
+    let weight = view(weight, [parts, each, outputs], [each * columns, columns, 1]);
+    multiply(x, weight, out)
+}
+
+/// The product of two views, into a third.
+pub fn multiply(a: CubeTensor, b: CubeTensor, into: CubeTensor) -> CubeTensor {
+    let dtype = into.dtype;
+    match matmul(a, b, Some(into), MatmulStrategy::default(), dtype) {
+        Ok(product) => product,
+        // As the backend's own operation does: shapes were right, so it is not the caller's fault.
+        Err(error) => panic!("no kernel for a product: {error:?}"),
+    }
+}
+
+/// Another look at a tensor, from its first number on.
+pub fn view<const D: usize>(mut tensor: CubeTensor, shape: [usize; D], strides: [usize; D]) -> CubeTensor {
+    *tensor.meta = Metadata::new(shape, strides);
+    tensor
+}

@@ -1,0 +1,48 @@
+//! What the kernels have in common: tensors without gaps, vectors, and a plane for each row.
+
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::calculate_cube_count_elemwise;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+/// Planes of a cube.
+const PLANES: u32 = 4;
+
+/// A tensor without gaps, not written yet, beside another.
+pub fn empty<const D: usize>(shape: [usize; D], dtype: DType, like: &CubeTensor) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// The largest vector of elements of `bytes` that divides all of these lengths.
+pub fn vector(client: &Client, bytes: usize, lengths: &[usize]) -> usize {
+    let divides = |size: &usize| lengths.iter().all(|length| length.is_multiple_of(*size));
+    client.io_optimized_vector_sizes(bytes).filter(divides).max().unwrap_or(1)
+}
+
+/// The vector of elements of `bytes` with which the units of a plane have the least of a row of so many to do: a large one is one
+/// access, and leaves more of them idle in the last.
+pub fn vector_of_row(client: &Client, bytes: usize, length: usize, plane: usize) -> usize {
+    let sizes = client.io_optimized_vector_sizes(bytes);
+    let fitting = sizes.filter(|&size| length.is_multiple_of(size) && size >= 4);
+    fitting.min_by_key(|size| ((length / size).div_ceil(plane) * size, usize::MAX - size)).unwrap_or(1)
+}
+
+/// A launch of one unit for each of `count` pieces of work.
+pub fn by_piece(client: &Client, count: usize) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(client, count);
+    (calculate_cube_count_elemwise(client, count, dim), dim)
+}
+
+/// A launch of one plane for each of `count` rows: its units are those of one x, and planes lie along y.
+pub fn by_row(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {
+    let plane = client.properties().hardware.plane_size_min;
+    let dim = CubeDim::new_2d(plane, PLANES);
+    (calculate_cube_count_elemwise(client, count * plane as usize, dim), dim, plane as usize)
+}
+
+/// A type as kernels name it.
+pub fn element(dtype: DType) -> ElemType {
+    dtype_to_storage_type(dtype)
+}
