@@ -8,6 +8,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use mgnt_data::TokenStore;
 use mgnt_data::loader::Order;
 use mgnt_data::manifest::sha256_of_file;
+use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
 
@@ -27,6 +28,7 @@ pub struct TransformerTask {
     /// Weights to begin with, instead of random ones.
     start: Option<ModelDirectory>,
     on_processor: bool,
+    kernels: Option<Arc<dyn Kernels>>,
 }
 
 /// Samples of a validation, at most.
@@ -67,6 +69,7 @@ impl TransformerTask {
             device: device.clone(),
             start: None,
             on_processor: false,
+            kernels: None,
         })
     }
 
@@ -106,6 +109,11 @@ impl TransformerTask {
     /// Takes exponentials on the host ([`NestedTransformer::on_processor`]).
     pub fn on_processor(self) -> Self {
         Self { on_processor: true, ..self }
+    }
+
+    /// Computes blocks by kernels of the device ([`NestedTransformer::learning_with`]).
+    pub fn with_kernels(self, kernels: Arc<dyn Kernels>) -> Self {
+        Self { kernels: Some(kernels), ..self }
     }
 
     /// Sizes of the model that is trained.
@@ -211,7 +219,11 @@ impl Task for TransformerTask {
             Some(start) => NestedTransformer::from_weights(&self.config, start.weights()?, device)?,
             None => NestedTransformer::init(&self.config, self.recipe.optimization.seed, device)?,
         };
-        Ok(if self.on_processor { model.on_processor() } else { model })
+        let model = if self.on_processor { model.on_processor() } else { model };
+        Ok(match &self.kernels {
+            Some(kernels) => model.learning_with(kernels.clone()),
+            None => model,
+        })
     }
 
     fn draws_on_device(&self) -> bool {

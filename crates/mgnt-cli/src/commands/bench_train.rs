@@ -46,7 +46,7 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
 
     let task = |recipe: &Recipe| -> Result<TransformerTask, Error> {
         let task = TransformerTask::new(recipe, &store, None, device)?;
-        Ok(if cpu { task.on_processor() } else { task })
+        Ok(arguments.compute.device.trained(task, device))
     };
     let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
     for _ in 0..arguments.repeat {

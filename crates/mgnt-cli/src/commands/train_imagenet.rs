@@ -56,8 +56,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?.map(Arc::new);
     let device = training.home()?.open()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
-    if training.home()?.is_cpu() && training.devices.len() < 2 {
-        task = task.on_processor();
+    if training.devices.len() < 2 {
+        task = training.home()?.trained(task, &device);
     }
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;

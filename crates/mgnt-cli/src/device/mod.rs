@@ -8,12 +8,15 @@ pub mod remote;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{DecodeMemory, Decoder, Plan};
 use mgnt_model::NestedTransformer;
+use mgnt_model::kernels::Kernels;
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
+use mgnt_train::TransformerTask;
 use serde::Serialize;
 
 pub use inventory::{Listed, list};
@@ -96,6 +99,18 @@ impl DeviceWord {
     /// Whether it is a processor of threads, on which small parts of work run better side by side.
     pub fn is_cpu(self) -> bool {
         matches!(self, Self::Cpu | Self::Ndarray)
+    }
+
+    /// A training as it is fast there: on a processor with exponentials on the host, elsewhere by kernels, where there are
+    /// some.
+    pub fn trained(self, task: TransformerTask, device: &Device) -> TransformerTask {
+        if self.is_cpu() {
+            return task.on_processor();
+        }
+        match kernels_on(device) {
+            Some(kernels) => task.with_kernels(kernels),
+            None => task,
+        }
     }
 
     /// Whether tensor cores round what they multiply there, `f32` too.
@@ -190,6 +205,18 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
     if model.is_on_processor() { decoder } else { decoder.resident() }
 }
 
+/// Kernels for a device, where there are some.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn kernels_on(device: &Device) -> Option<Arc<dyn Kernels>> {
+    mgnt_kernels::on(device)
+}
+
+/// A build for processors has none.
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+fn kernels_on(_: &Device) -> Option<Arc<dyn Kernels>> {
+    None
+}
+
 /// Fails where a batch, of the size that `option` says, needs more than so many bytes.
 fn enough(place: &str, has: u64, memory: DecodeMemory, option: &str, batch: usize) -> anyhow::Result<()> {
     let needs = memory.of_batch(batch);
@@ -238,9 +265,19 @@ impl Compute {
 
     /// The model in the type that was asked for, as it is fast on the device.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
-        let model = if self.device.is_cpu() { model.on_processor() } else { model.on_accelerator() };
+        let model = match self.kernels(&model.device()) {
+            Some(kernels) => model.with_kernels(kernels),
+            None if self.device.is_cpu() => model.on_processor(),
+            None => model.on_accelerator(),
+        };
         let model = model.with_type(self.dtype.into())?;
         Ok(if self.is_exact() { model.with_exact_products()? } else { model })
+    }
+
+    /// The kernels that compute a transformer's blocks there: none on a processor, or where products want more than a
+    /// device's own.
+    pub fn kernels(&self, device: &Device) -> Option<Arc<dyn Kernels>> {
+        if self.device.is_cpu() || self.is_exact() { None } else { kernels_on(device) }
     }
 
     /// Reads an image tokenizer, which is in `f32` in any type: where the device would round that, as exact as the type

@@ -139,10 +139,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     eprintln!("4/5 training the nested transformer");
     let run = out.join("transformer");
-    let mut task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
-    if arguments.device.is_cpu() {
-        task = task.on_processor();
-    }
+    let task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
+    let task = arguments.device.trained(task, &device);
     if !finish(task, &recipe.optimization, &recipe, RunOptions { out: &run, ..options })? {
         return Ok(());
     }

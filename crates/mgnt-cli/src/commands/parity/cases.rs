@@ -3,14 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_decode::{CachePolicy, Decoder, Plan, Recorded, Strategy};
+use mgnt_model::kernels::{Kernels, Operations};
 use mgnt_model::{ModelConfig, NestedTransformer, Preset, published};
 use mgnt_tokenizer::published::{self as tokenizers, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_weights::{TensorMap, flax, read, safetensors};
 
-use super::{Measure, Outcome, Row};
+use super::{Measure, Outcome, Row, kernels};
 use crate::commands::probe::answers::{self, Asked};
 use crate::device::{Compute, DeviceWord, Dtype, decoder};
 use crate::failure::{one_line, text_of};
@@ -38,6 +39,7 @@ pub fn all(golden: &Path, compute: &Compute, device: &Device, mut told: impl FnM
         ),
         ("published 3D tokenizer".into(), Box::new(|| Ok(vec![video_tokenizer(golden, compute, device)?]))),
     ];
+    cases.push(("kernels".into(), Box::new(|| against_operations(compute, device))));
     for p in drawn().sub_models {
         let name = format!("cached against whole, p = {p}");
         cases.push((name, Box::new(move || Ok(vec![cached_forward(p, compute, device)?]))));
@@ -132,6 +134,23 @@ fn video_tokenizer(golden: &Path, compute: &Compute, device: &Device) -> anyhow:
 /// Tokenizers are in f32, but for what a device rounds where nobody asked for more.
 fn type_of_tokenizers(compute: &Compute) -> Dtype {
     if compute.device.rounds_products() { compute.dtype } else { Dtype::F32 }
+}
+
+/// Each kernel of the device against operations on the CPU, where the model is computed by kernels.
+fn against_operations(compute: &Compute, device: &Device) -> anyhow::Result<Vec<Row>> {
+    let Some(kernels) = compute.kernels(device) else { return Ok(Vec::new()) };
+    let dtype = compute.dtype.into();
+    type Answers = fn(&dyn Kernels, FloatDType, &Device) -> anyhow::Result<Vec<(&'static str, TensorMap)>>;
+    let kinds: [(&str, Answers); 2] = [("kernel", kernels::answers), ("gradients", kernels::gradients)];
+    let mut rows = Vec::new();
+    for (kind, answers) in kinds {
+        let said = answers(&*kernels, dtype, device)?;
+        let expected = answers(&Operations, dtype, &Device::flex())?;
+        for ((name, said), (_, expected)) in said.iter().zip(&expected) {
+            rows.push(compare(format!("{kind}: {name}"), said, expected, compute.dtype)?);
+        }
+    }
+    Ok(rows)
 }
 
 /// The rest of a context over the keys and values of its first half, against the context as a whole.
@@ -270,6 +289,29 @@ mod tests {
         assert_eq!(difference(&[1.5, 3.0], &[1.0, 3.0], Measure::Element), 0.25);
         assert_eq!(difference(&[1.5, 4.0], &[1.0, 4.0], Measure::Tensor), 0.125);
         assert!(difference(&[f32::NAN, 1.0], &[1.0, 1.0], Measure::Element).is_nan());
+    }
+
+    #[test]
+    fn kernels_are_held_against_operations() {
+        let answers = |dtype| {
+            let cpu = Device::flex();
+            let answers = kernels::answers(&Operations, dtype, &cpu).unwrap();
+            answers
+                .into_iter()
+                .chain(kernels::gradients(&Operations, dtype, &cpu).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let (full, half) = (answers(FloatDType::F32), answers(FloatDType::F16));
+        assert_eq!(
+            full.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["product", "heads", "attention", "gelu", "LayerNorm", "attention", "gelu", "LayerNorm"]
+        );
+        for ((name, half), (_, full)) in half.iter().zip(&full) {
+            let worst = |dtype| compare((*name).into(), half, full, dtype).unwrap();
+            // f16 is within the limit of halves of f32, and no f32.
+            assert!(worst(Dtype::F16).passes(), "{:?}", worst(Dtype::F16));
+            assert!(!worst(Dtype::F32).passes(), "{:?}", worst(Dtype::F32));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `mgnt parity`: the golden cases on a device, and that device against itself and against the CPU.
 
 mod cases;
+mod kernels;
 
 use std::path::PathBuf;
 

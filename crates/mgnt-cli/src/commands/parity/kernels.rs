@@ -1,0 +1,146 @@
+//! Each kernel of a device against what it is defined to compute, by operations of the CPU.
+
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use mgnt_model::kernels::{Branch, Heads, Kernels, Scales};
+use mgnt_weights::TensorMap;
+
+use crate::commands::probe::answers::insert;
+
+// Sizes that fill no vector, plane or tile.
+const BATCH: usize = 2;
+const ACTIVE: usize = 37;
+const ROWS: usize = BATCH * ACTIVE;
+const FROM: usize = 5;
+const ROOM: usize = 48;
+const HEADS: usize = 3;
+const HEAD_WIDTH: usize = 24;
+const WIDTH: usize = 260;
+const HIDDEN: usize = 328;
+
+/// What each kernel answers to the same numbers, by its name.
+pub fn answers(
+    kernels: &dyn Kernels,
+    compute: FloatDType,
+    device: &Device,
+) -> anyhow::Result<Vec<(&'static str, TensorMap)>> {
+    let numbers = Numbers { compute: compute.into(), device };
+    let mut all = Vec::new();
+    let mut told = |name, tensors: TensorMap| all.push((name, tensors));
+
+    let mut products = TensorMap::new();
+    for (name, inputs, parts) in [("whole", WIDTH, 1), ("parts", 256, 4)] {
+        let (x, weight) = (numbers.halves([ROWS, inputs], 1), numbers.halves([300, 400], 2));
+        insert(&mut products, name, kernels.product(x, weight, HIDDEN, parts))?;
+    }
+    told("product", products);
+
+    let mut heads = TensorMap::new();
+    let of_buffers = [BATCH, HEADS, ROOM, HEAD_WIDTH];
+    let Heads { queries, keys, values } = kernels.heads(
+        numbers.full([1, ROWS, 3 * HEADS * HEAD_WIDTH], 3),
+        numbers.full([3 * HEADS * HEAD_WIDTH], 4),
+        numbers.halves(of_buffers, 5),
+        numbers.halves(of_buffers, 6),
+        FROM,
+    );
+    for (name, tensor) in [("queries", queries), ("keys", keys), ("values", values)] {
+        insert(&mut heads, name, tensor)?;
+    }
+    told("heads", heads);
+
+    let mut attention = TensorMap::new();
+    let queries = numbers.halves([BATCH, HEADS, ACTIVE, HEAD_WIDTH], 7);
+    let (keys, values) = (numbers.halves(of_buffers, 8), numbers.halves(of_buffers, 9));
+    insert(&mut attention, "mixed", kernels.attend(queries, keys, values, FROM + ACTIVE))?;
+    told("attention", attention);
+
+    let mut gelu = TensorMap::new();
+    let (sums, bias) = (numbers.full([1, ROWS, HIDDEN], 10), numbers.full([400], 11));
+    insert(&mut gelu, "hidden", kernels.gelu(sums, bias, numbers.compute))?;
+    told("gelu", gelu);
+
+    let mut norms = TensorMap::new();
+    for (is_post, parts) in [(true, 1), (false, 4)] {
+        let branch =
+            Branch { parts: numbers.full([parts, ROWS, WIDTH], 12), bias: numbers.full([WIDTH], 13) };
+        let norm =
+            Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
+        let stream = numbers.full([ROWS, WIDTH], 16);
+        let normed = kernels.add_norm(stream, branch, norm, is_post, numbers.compute);
+        insert(&mut norms, &format!("stream of {parts}"), normed.stream)?;
+        insert(&mut norms, &format!("input of {parts}"), normed.input)?;
+    }
+    told("LayerNorm", norms);
+    Ok(all)
+}
+
+/// What the kernels that may be on a tape answer, and what goes back through them, by their names.
+pub fn gradients(
+    kernels: &dyn Kernels,
+    compute: FloatDType,
+    device: &Device,
+) -> anyhow::Result<Vec<(&'static str, TensorMap)>> {
+    let device = device.clone().autodiff();
+    let numbers = Numbers { compute: compute.into(), device: &device };
+    let outputs = 3 * HEADS * HEAD_WIDTH;
+    let mut all = Vec::new();
+    let mut told =
+        |name, result: Tensor<2>, sums: &Tensor<3>, parameters: &[&Tensor<1>]| -> anyhow::Result<()> {
+            let mut tensors = TensorMap::new();
+            let back = numbers.full(result.dims(), 20);
+            insert(&mut tensors, "result", result.clone().inner())?;
+            let gradients = (result.cast(FloatDType::F32) * back).sum().backward();
+            let missing = || anyhow::anyhow!("{name}: nothing goes back");
+            insert(&mut tensors, "sums", sums.grad(&gradients).ok_or_else(missing)?)?;
+            for (index, parameter) in parameters.iter().enumerate() {
+                insert(
+                    &mut tensors,
+                    &format!("parameter {index}"),
+                    parameter.grad(&gradients).ok_or_else(missing)?,
+                )?;
+            }
+            all.push((name, tensors));
+            Ok(())
+        };
+
+    // Scores of which some keep their weight: what goes back of large ones is lost in a half's rounding.
+    let sums = (numbers.halves([1, ROWS, outputs], 21) * 0.5).detach().require_grad();
+    let bias = numbers.full([outputs], 22).require_grad();
+    let mixed = kernels.attention(sums.clone(), bias.clone(), BATCH, HEADS);
+    told("attention", mixed, &sums, &[&bias])?;
+
+    let sums = numbers.halves([1, ROWS, HIDDEN], 23).require_grad();
+    let bias = numbers.full([HIDDEN], 24).require_grad();
+    told("gelu", kernels.hidden(sums.clone(), bias.clone()), &sums, &[&bias])?;
+
+    let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
+    let [bias, gamma, beta] = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
+    let norm = Scales { gamma: gamma.clone(), beta: beta.clone(), epsilon: 1e-12 };
+    let normed = kernels.normed(numbers.full([ROWS, WIDTH], 29), sums.clone(), bias.clone(), norm);
+    told("LayerNorm", normed, &sums, &[&bias, &gamma, &beta])?;
+    Ok(all)
+}
+
+/// Numbers between -2 and 2, the same on every device.
+struct Numbers<'a> {
+    compute: DType,
+    device: &'a Device,
+}
+
+impl Numbers<'_> {
+    /// In the type of products, rounded on the host.
+    fn halves<const D: usize>(&self, shape: [usize; D], seed: usize) -> Tensor<D> {
+        let data = drawn(shape, seed).convert_dtype(self.compute);
+        Tensor::from_data(data, (self.device, self.compute))
+    }
+
+    fn full<const D: usize>(&self, shape: [usize; D], seed: usize) -> Tensor<D> {
+        Tensor::from_data(drawn(shape, seed), self.device)
+    }
+}
+
+fn drawn<const D: usize>(shape: [usize; D], seed: usize) -> TensorData {
+    let count: usize = shape.iter().product();
+    let number = |i: usize| 2.0 * ((i * (2 * seed + 1)) as f32 * 0.37 + seed as f32).sin();
+    TensorData::new((0..count).map(number).collect::<Vec<f32>>(), shape)
+}
