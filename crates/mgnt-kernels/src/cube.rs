@@ -45,7 +45,14 @@ impl Kernels for Cube {
         passes::gelu(sums, bias, to)
     }
 
-    fn add_norm(&self, stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed {
+    fn add_norm(
+        &self,
+        stream: Tensor<2>,
+        branch: Option<Branch>,
+        norm: Scales,
+        is_post: bool,
+        to: DType,
+    ) -> Normed {
         passes::add_norm(stream, branch, norm, is_post, to)
     }
 

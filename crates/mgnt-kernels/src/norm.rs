@@ -10,6 +10,8 @@ use crate::rows::{by_row, element, empty, vector};
 pub struct Branch {
     pub parts: CubeTensor,
     pub bias: CubeTensor,
+    /// Otherwise neither is read.
+    pub is_there: bool,
 }
 
 /// Parameters of the LayerNorm.
@@ -30,7 +32,7 @@ pub fn add_norm(
     let [stream, parts, bias, gamma, beta] =
         [stream, branch.parts, branch.bias, norm.gamma, norm.beta].map(into_contiguous);
     let (rows, width) = (stream.meta.shape()[0], stream.meta.shape()[1]);
-    let count_of_parts = parts.meta.shape()[0];
+    let count_of_parts = if branch.is_there { parts.meta.shape()[0] } else { 0 };
     let (next, input) = (empty([rows, width], DType::F32, &stream), empty([rows, width], to, &stream));
     let client = stream.client.clone();
     let size = vector(&client, stream.dtype.size(), &[width]);
@@ -95,7 +97,10 @@ fn add_norm_of_rows<E: Float, N: Size>(
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
         if at < vectors {
-            vector = stream[first + at] + bias[at];
+            vector = stream[first + at];
+            if comptime!(count_of_parts > 0) {
+                vector += bias[at];
+            }
             #[unroll]
             for part in 0..count_of_parts {
                 vector += parts[part * a_part + first + at];

@@ -47,6 +47,7 @@ pub(crate) trait Passes: Backend {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f32,
+        has_branch: bool,
         is_post: bool,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -92,12 +93,13 @@ impl Passes for CubeBackend {
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f32,
+        has_branch: bool,
         is_post: bool,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         norm::add_norm(
             stream,
-            norm::Branch { parts, bias },
+            norm::Branch { parts, bias, is_there: has_branch },
             norm::Scales { gamma, beta, epsilon },
             is_post,
             to,
@@ -136,14 +138,28 @@ pub(crate) fn gelu(sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::gelu(sums.into_dispatch(), bias.into_dispatch(), to))
 }
 
-pub(crate) fn add_norm(stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed {
+pub(crate) fn add_norm(
+    stream: Tensor<2>,
+    branch: Option<Branch>,
+    norm: Scales,
+    is_post: bool,
+    to: DType,
+) -> Normed {
+    let has_branch = branch.is_some();
+    let stream = stream.into_dispatch();
+    // An operation has all of its tensors: others stand for a branch that is not there, and are not read.
+    let (parts, bias) = match branch {
+        Some(Branch { parts, bias }) => (parts.into_dispatch(), bias.into_dispatch()),
+        None => (stream.clone(), norm.beta.clone().into_dispatch()),
+    };
     let (stream, input) = Dispatch::add_norm(
-        stream.into_dispatch(),
-        branch.parts.into_dispatch(),
-        branch.bias.into_dispatch(),
+        stream,
+        parts,
+        bias,
         norm.gamma.into_dispatch(),
         norm.beta.into_dispatch(),
         norm.epsilon as f32,
+        has_branch,
         is_post,
         to,
     );
@@ -193,6 +209,7 @@ mod shapes {
         _gamma: &TensorSpec,
         _beta: &TensorSpec,
         _epsilon: &f32,
+        _has_branch: &bool,
         _is_post: &bool,
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {

@@ -10,20 +10,21 @@ use crate::rows::empty;
 ///
 /// Rows, columns and parts are taken as views of what is there: their first number is the tensor's.
 pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize) -> CubeTensor {
-    let (x, weight) = (into_contiguous(x), into_contiguous(weight));
+    let x = into_contiguous(x);
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
-    let (each, columns) = (inputs / parts, weight.meta.shape()[1]);
-    let mut out = empty([parts, rows, outputs], DType::F32, &x);
+    let each = inputs / parts;
+    // Those of a transposed one, too.
+    let (of_row, of_column) = (weight.meta.strides()[0], weight.meta.strides()[1]);
+    let out = empty([parts, rows, outputs], DType::F32, &x);
     if parts == 1 {
         // Without a batch, for which there are more kernels.
         let x = view(x, [rows, inputs], [inputs, 1]);
-        let weight = view(weight, [inputs, outputs], [columns, 1]);
-        let sums = view(out, [rows, outputs], [outputs, 1]);
-        out = multiply(x, weight, sums);
-        return view(out, [1, rows, outputs], [rows * outputs, outputs, 1]);
+        let weight = view(weight, [inputs, outputs], [of_row, of_column]);
+        let sums = multiply(x, weight, view(out, [rows, outputs], [outputs, 1]));
+        return view(sums, [1, rows, outputs], [rows * outputs, outputs, 1]);
     }
     let x = view(x, [parts, rows, each], [each, inputs, 1]);
-    let weight = view(weight, [parts, each, outputs], [each * columns, columns, 1]);
+    let weight = view(weight, [parts, each, outputs], [each * of_row, of_row, of_column]);
     multiply(x, weight, out)
 }
 

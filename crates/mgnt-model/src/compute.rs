@@ -44,10 +44,15 @@ pub fn whole_rows(positions: usize) -> usize {
     positions.next_multiple_of(16)
 }
 
-/// Parts of a product's sums that an accelerator takes side by side: long sums of few rows are too few tiles to keep it busy.
-pub fn parts(rows: usize, inputs: usize) -> usize {
-    const PARTS: usize = 4;
-    if rows <= 1024 && inputs >= 2048 && inputs.is_multiple_of(8 * PARTS) { PARTS } else { 1 }
+/// Parts of a product's sums that an accelerator takes side by side: as many as keep it busy where its tiles are few, which
+/// take 128 rows and columns each (counted by the emulated driver), and a large one has 132 processors for them.
+pub fn parts(rows: usize, inputs: usize, outputs: usize) -> usize {
+    const TILE: usize = 128;
+    const PROCESSORS: usize = 132;
+    const LEAST: usize = 256;
+    let tiles = rows.div_ceil(TILE) * outputs.div_ceil(TILE);
+    let fits = |&parts: &usize| tiles * parts <= PROCESSORS && inputs.is_multiple_of(parts * LEAST);
+    [4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -76,11 +81,17 @@ mod tests {
     }
 
     #[test]
-    fn only_long_sums_of_few_rows_are_taken_in_parts() {
-        for (rows, inputs, expected) in
-            [(257, 4096, 4), (257, 2048, 4), (257, 1024, 1), (1028, 4096, 1), (1, 2050, 1)]
-        {
-            assert_eq!(parts(rows, inputs), expected, "{rows} x {inputs}");
+    fn long_sums_of_few_tiles_are_taken_in_parts() {
+        for (rows, inputs, outputs, expected) in [
+            (257, 4096, 1024, 4),
+            (257, 1024, 1024, 4),
+            (257, 512, 1024, 2),
+            (514, 4096, 1024, 2),
+            (1028, 4096, 1024, 1),
+            (257, 256, 1024, 1),
+            (257, 2050, 1024, 1),
+        ] {
+            assert_eq!(parts(rows, inputs, outputs), expected, "{rows} x {inputs} x {outputs}");
         }
     }
 

@@ -1,9 +1,10 @@
 use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
-use burn::tensor::{Tensor, s};
+use burn::tensor::{DType, Tensor, s};
 
 use crate::attention::Dense;
 use crate::gelu::gelu;
+use crate::kernels::Kernels;
 use crate::precision;
 
 /// The residual stream to logits, through the transposed token table; whole and shared by all sub-models.
@@ -29,5 +30,23 @@ impl Head {
         let table = precision::cast(table.slice(s![0..rows, ..]), compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
         (precision::product(x, table.transpose(), self.dense.exact) + bias).reshape([count, rows])
+    }
+
+    /// The same by kernels of the device.
+    pub fn forward_by(
+        &self,
+        kernels: &dyn Kernels,
+        x: Tensor<2>,
+        table: Tensor<2>,
+        rows: usize,
+    ) -> Tensor<2> {
+        let [count, width] = x.dims();
+        let compute = self.dense.weight.val().dtype();
+        let sums = kernels.product(precision::cast(x, compute), self.dense.weight.val(), width, 1);
+        let hidden = kernels.gelu(sums, self.dense.bias.val(), DType::F32);
+        let x = kernels.add_norm(hidden, None, (&self.norm).into(), false, compute).input;
+        let table = precision::cast(table.slice(s![0..rows, ..]), compute);
+        let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
+        kernels.product(x, table.transpose(), rows, 1).reshape([count, rows]) + bias
     }
 }

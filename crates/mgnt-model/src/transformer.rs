@@ -363,12 +363,21 @@ impl NestedTransformer {
 
     /// Logits over the whole vocabulary, `[R, vocabulary]`, of rows of the residual stream `[R, D]`.
     pub fn vocabulary_logits(&self, rows: Tensor<2>) -> Tensor<2> {
-        self.head.forward(rows, self.embedding.tokens.val(), self.config.vocabulary().len())
+        self.logits(rows, self.config.vocabulary().len())
     }
 
     /// Logits over the V codes, `[R, V]`, of rows of the residual stream `[R, D]`.
     pub fn code_logits(&self, rows: Tensor<2>) -> Tensor<2> {
-        self.head.forward(rows, self.embedding.tokens.val(), self.config.codes)
+        self.logits(rows, self.config.codes)
+    }
+
+    fn logits(&self, rows: Tensor<2>, count: usize) -> Tensor<2> {
+        let table = self.embedding.tokens.val();
+        let kernels = self.kernels_for_blocks().filter(|_| self.is_joined() && !rows.device().is_autodiff());
+        match kernels {
+            Some(kernels) => self.head.forward_by(kernels, rows, table, count),
+            None => self.head.forward(rows, table, count),
+        }
     }
 }
 

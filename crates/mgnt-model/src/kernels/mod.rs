@@ -26,7 +26,7 @@ pub use operations::Operations;
 /// Kernels of a device, each one pass (attention: products with passes between). Rows are R = B * A, of B samples with A
 /// active positions each; products take operands of one type and sum in `f32`.
 pub trait Kernels: Debug + Send + Sync {
-    /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, in `parts` of n that are not summed yet: `[parts, R,
+    /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, which may be the view of a transposed one, in `parts` of n that are not summed yet: `[parts, R,
     /// outputs]` in `f32`, which nothing has rounded.
     fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3>;
 
@@ -49,10 +49,17 @@ pub trait Kernels: Debug + Send + Sync {
     /// Tanh gelu of `sums [1, R, F]` and the first F of `bias`: `[R, F]` in type `to`.
     fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2>;
 
-    /// LayerNorm of `stream [R, D]` with the branch `parts [P, R, D]` and its `bias [D]` added: that sum and its
+    /// LayerNorm of `stream [R, D]` with a branch, its `parts [P, R, D]` and `bias [D]`, added: that sum and its
     /// LayerNorm, both `[R, D]`, the sum in `f32` and the other in type `to`. Where `is_post`, the LayerNorm in `f32` takes
     /// the sum's place.
-    fn add_norm(&self, stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed;
+    fn add_norm(
+        &self,
+        stream: Tensor<2>,
+        branch: Option<Branch>,
+        norm: Scales,
+        is_post: bool,
+        to: DType,
+    ) -> Normed;
 
     /// As [`heads`](Self::heads) and [`attend`](Self::attend), for `samples` that attend over themselves alone; of a type
     /// throughout, that of `sums [1, R, 3 W]`. It may be on a tape, of which nothing but the weights has the size of scores.
@@ -145,17 +152,19 @@ impl ByKernels<'_> {
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
         let (mut kept, mut written) = (Vec::new(), None);
         let mut stream = x.reshape([rows, width]);
-        let first = match (self.config.norm, blocks.first()) {
-            (Norm::Pre, Some(block)) => block.attention_norm.forward(stream.clone()),
-            _ => stream.clone(),
+        let mut input = match (self.config.norm, blocks.first()) {
+            (Norm::Pre, Some(block)) => {
+                let norm = (&block.attention_norm).into();
+                self.kernels.add_norm(stream.clone(), None, norm, false, self.compute).input
+            }
+            _ => precision::cast(stream.clone(), self.compute),
         };
-        let mut input = precision::cast(first, self.compute);
         let is_post = self.config.norm == Norm::Post;
         for (index, (block, [middle, last])) in blocks.iter().zip(behind(blocks, last_norm)).enumerate() {
             // What is not to be kept is written over by the next block.
             let buffer = self.buffer(cached.next().or_else(|| written.take()), &room);
             let (branch, all) = self.attention(block, input, buffer, &room);
-            let normed = self.kernels.add_norm(stream, branch, middle.into(), is_post, self.compute);
+            let normed = self.kernels.add_norm(stream, Some(branch), middle.into(), is_post, self.compute);
             if keep {
                 kept.push(all);
             } else {
@@ -164,9 +173,9 @@ impl ByKernels<'_> {
             let branch = self.mlp(block, normed.input);
             // Behind the last block the stream is normed wherever LayerNorms stand.
             let is_last = index + 1 == blocks.len();
-            let Normed { stream: next, input: of_next } =
-                self.kernels.add_norm(normed.stream, branch, last.into(), is_post || is_last, self.compute);
-            (stream, input) = (next, of_next);
+            let is_post = is_post || is_last;
+            let next = self.kernels.add_norm(normed.stream, Some(branch), last.into(), is_post, self.compute);
+            (stream, input) = (next.stream, next.input);
         }
         (stream.reshape([1, rows, width]), kept)
     }
@@ -222,7 +231,7 @@ impl ByKernels<'_> {
     /// A projection to the residual stream, in as many parts as give a device enough to do.
     fn branch(&self, dense: &Dense, x: Tensor<2>, outputs: usize) -> Branch {
         let [rows, inputs] = x.dims();
-        let parts = self.kernels.product(x, dense.weight.val(), outputs, parts(rows, inputs));
+        let parts = self.kernels.product(x, dense.weight.val(), outputs, parts(rows, inputs, outputs));
         Branch { parts, bias: dense.bias.val() }
     }
 }

@@ -46,8 +46,18 @@ impl Kernels for Operations {
         cast(gelu(sums, false), to)
     }
 
-    fn add_norm(&self, stream: Tensor<2>, branch: Branch, norm: Scales, is_post: bool, to: DType) -> Normed {
-        let sum = stream + summed(branch.parts, branch.bias);
+    fn add_norm(
+        &self,
+        stream: Tensor<2>,
+        branch: Option<Branch>,
+        norm: Scales,
+        is_post: bool,
+        to: DType,
+    ) -> Normed {
+        let sum = match branch {
+            Some(Branch { parts, bias }) => stream + summed(parts, bias),
+            None => stream,
+        };
         let normed = normed(sum.clone(), norm);
         Normed { input: cast(normed.clone(), to), stream: if is_post { normed } else { sum } }
     }

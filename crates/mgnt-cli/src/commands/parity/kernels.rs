@@ -32,6 +32,9 @@ pub fn answers(
         let (x, weight) = (numbers.halves([ROWS, inputs], 1), numbers.halves([300, 400], 2));
         insert(&mut products, name, kernels.product(x, weight, HIDDEN, parts))?;
     }
+    let transposed = numbers.halves([400, 300], 2).transpose();
+    let x = numbers.halves([ROWS, WIDTH], 1);
+    insert(&mut products, "transposed", kernels.product(x, transposed, HIDDEN, 1))?;
     told("product", products);
 
     let mut heads = TensorMap::new();
@@ -60,9 +63,11 @@ pub fn answers(
     told("gelu", gelu);
 
     let mut norms = TensorMap::new();
-    for (is_post, parts) in [(true, 1), (false, 4)] {
-        let branch =
-            Branch { parts: numbers.full([parts, ROWS, WIDTH], 12), bias: numbers.full([WIDTH], 13) };
+    for (is_post, parts) in [(true, 1), (false, 4), (false, 0)] {
+        let branch = (parts > 0).then(|| Branch {
+            parts: numbers.full([parts, ROWS, WIDTH], 12),
+            bias: numbers.full([WIDTH], 13),
+        });
         let norm =
             Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
         let stream = numbers.full([ROWS, WIDTH], 16);
