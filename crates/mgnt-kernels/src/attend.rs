@@ -1,8 +1,11 @@
+use burn::backend::ops::FloatTensorOps;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::heads::from_heads;
 use crate::product::{multiply, view};
 use crate::rows::{by_row, element, empty, vector_of_row};
 
@@ -27,6 +30,14 @@ pub fn weigh(queries: CubeTensor, keys: CubeTensor, positions: usize) -> CubeTen
     scores
 }
 
+/// Weights, of those that a mask leaves.
+pub fn kept(weights: CubeTensor, mask: Option<CubeTensor>) -> CubeTensor {
+    match mask {
+        Some(mask) => CubeBackend::float_mul(weights, mask),
+        None => weights,
+    }
+}
+
 /// `[R, heads * head width]` of weights and values.
 pub fn mix(weights: CubeTensor, values: CubeTensor) -> CubeTensor {
     let (shape, width) = (weights.meta.shape().clone(), values.meta.shape()[3]);
@@ -43,11 +54,10 @@ pub fn by_head(rows: CubeTensor, batch: usize, heads: usize) -> CubeTensor {
     view(rows, [batch, heads, active, width], [active * all, width, all, 1])
 }
 
-/// The last two dimensions of a tensor without gaps in turn.
+/// The last two dimensions in turn.
 pub fn turned(tensor: CubeTensor) -> CubeTensor {
-    let shape = tensor.meta.shape().clone();
-    let (a, b, c, d) = (shape[0], shape[1], shape[2], shape[3]);
-    view(tensor, [a, b, d, c], [b * c * d, c * d, 1, d])
+    let (shape, strides) = (tensor.meta.shape().clone(), tensor.meta.strides().clone());
+    view(tensor, [0, 1, 3, 2].map(|i| shape[i]), [0, 1, 3, 2].map(|i| strides[i]))
 }
 
 /// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero.
@@ -140,36 +150,39 @@ fn softmax_of_rows<E: Float, N: Size>(
 }
 
 /// What goes back to queries, keys and values from `gradient [R, heads * head width]`: as
-/// [`from_heads`](crate::heads::from_heads), to their sums.
+/// [`from_heads`], to their sums.
 pub fn attend_back(
     gradient: CubeTensor,
-    queries: CubeTensor,
-    keys: CubeTensor,
-    values: CubeTensor,
+    [queries, keys, values]: [CubeTensor; 3],
     weights: CubeTensor,
+    mask: Option<CubeTensor>,
 ) -> CubeTensor {
     let (shape, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
     let (batch, heads, active, width) = (shape[0], shape[1], shape[2], shape[3]);
     let dtype = queries.dtype;
     let gradient = by_head(into_contiguous(gradient), batch, heads);
     let of_context = || empty([batch, heads, room, width], dtype, &queries);
-    let of_values = multiply(turned(weights.clone()), gradient.clone(), of_context());
+    let kept = kept(weights.clone(), mask.clone());
+    let of_values = multiply(turned(kept), gradient.clone(), of_context());
     let of_weights = empty([batch, heads, active, room], dtype, &queries);
     let scores = multiply(gradient, turned(values), of_weights);
-    softmax_back(&scores, weights, (width as f32).powf(-0.5));
+    softmax_back(&scores, weights, mask, (width as f32).powf(-0.5));
     let of_queries = empty([batch, heads, active, width], dtype, &queries);
     let of_queries = multiply(scores.clone(), keys, of_queries);
     let of_keys = multiply(turned(scores), queries.clone(), of_context());
-    crate::heads::from_heads(of_queries, of_keys, of_values)
+    from_heads(of_queries, of_keys, of_values)
 }
 
 /// What goes back to scores, in the place of what goes back to their weights.
-fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, scale: f32) {
+fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, mask: Option<CubeTensor>, scale: f32) {
     let shape = gradient.meta.shape();
     let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
     let client = &gradient.client;
     let (count, dim, plane) = by_row(client, rows);
     let size = vector_of_row(client, gradient.dtype.size(), room, plane);
+    let has_mask = mask.is_some();
+    // Another tensor stands for a mask that is not there, and is not read.
+    let mask = mask.unwrap_or_else(|| weights.clone());
     unsafe {
         softmax_back_of_rows::launch_unchecked(
             client,
@@ -178,8 +191,10 @@ fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, scale: f32) {
             size,
             gradient.clone().into_tensor_arg(),
             weights.into_tensor_arg(),
+            into_contiguous(mask).into_tensor_arg(),
             rows as u32,
             scale,
+            has_mask,
             room / size,
             plane,
             element(gradient.dtype),
@@ -187,13 +202,15 @@ fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, scale: f32) {
     }
 }
 
-/// `weights (gradient - sum(weights gradient)) scale`.
+/// `weights (gradient - sum(weights gradient)) scale`, of a gradient times a mask where there is one.
 #[cube(launch_unchecked)]
 fn softmax_back_of_rows<E: Float, N: Size>(
     gradient: &mut Tensor<Vector<E, N>>,
     weights: &Tensor<Vector<E, N>>,
+    mask: &Tensor<Vector<E, N>>,
     rows: u32,
     scale: f32,
+    #[comptime] has_mask: bool,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
     #[define(E)] _element: ElemType,
@@ -216,6 +233,9 @@ fn softmax_back_of_rows<E: Float, N: Size>(
         if at < vectors {
             a = Vector::cast_from(gradient[first + at]);
             b = Vector::cast_from(weights[first + at]);
+            if comptime!(has_mask) {
+                a *= Vector::cast_from(mask[first + at]);
+            }
         }
         sum += (a * b).vector_sum();
         of_weights[i] = a;

@@ -2,20 +2,15 @@ use std::sync::Arc;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Tensor};
-use burn_cubecl::cubecl::features::Plane;
-use mgnt_model::kernels::{Branch, Heads, Kernels, Normed, Scales};
+use burn_cubecl::cubecl::RuntimeId;
+use mgnt_model::kernels::{Branch, Heads, Kernels, Normed, Samples, Scales};
 
 use crate::{learned, passes};
 
-/// The kernels of a device; `None` where it is none of CubeCL's, or where its planes (warps, subgroups) are not of one
-/// size: a row is a plane's.
+/// The kernels of a CUDA device; `None` for any other.
 pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
     let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
-    let client = device.client();
-    let hardware = &client.properties().hardware;
-    let has_planes = client.features().plane.contains(Plane::Ops);
-    let has_one_size = hardware.plane_size_min == hardware.plane_size_max;
-    (has_planes && has_one_size).then(|| Arc::new(Cube) as Arc<dyn Kernels>)
+    (device.runtime() == RuntimeId::Cuda).then(|| Arc::new(Cube) as Arc<dyn Kernels>)
 }
 
 #[derive(Debug)]
@@ -56,8 +51,8 @@ impl Kernels for Cube {
         passes::add_norm(stream, branch, norm, is_post, to)
     }
 
-    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2> {
-        learned::attention(sums, bias, samples, heads)
+    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2> {
+        learned::attention(sums, bias, mask, of)
     }
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

@@ -17,8 +17,10 @@ pub(crate) trait GradientPasses: Backend {
     fn attended(
         sums: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
+        has_mask: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// To the sums `[1, R, 3 W]` of queries, keys and values.
@@ -29,6 +31,8 @@ pub(crate) trait GradientPasses: Backend {
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         weights: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
+        has_mask: bool,
     ) -> FloatTensor<Self>;
 
     /// To the sums `[1, R, F]`.
@@ -73,13 +77,16 @@ impl GradientPasses for CubeBackend {
     fn attended(
         sums: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
+        has_mask: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let positions = sums.meta.shape()[1] / samples;
         let (queries, keys, values) = heads::new_heads(sums, bias, samples, heads, whole_rows(positions));
         let weights = attend::weigh(queries.clone(), keys.clone(), positions);
-        let mixed = attend::mix(weights.clone(), values.clone());
+        let kept = attend::kept(weights.clone(), has_mask.then_some(mask));
+        let mixed = attend::mix(kept, values.clone());
         (mixed, queries, keys, values, weights)
     }
 
@@ -89,8 +96,10 @@ impl GradientPasses for CubeBackend {
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         weights: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
+        has_mask: bool,
     ) -> FloatTensor<Self> {
-        attend::attend_back(gradient, queries, keys, values, weights)
+        attend::attend_back(gradient, [queries, keys, values], weights, has_mask.then_some(mask))
     }
 
     fn hidden_back(
@@ -148,7 +157,14 @@ mod shapes {
 
     type Attended = (TensorSpec, TensorSpec, TensorSpec, TensorSpec, TensorSpec);
 
-    pub fn attended(sums: &TensorSpec, _bias: &TensorSpec, samples: &usize, heads: &usize) -> Attended {
+    pub fn attended(
+        sums: &TensorSpec,
+        _bias: &TensorSpec,
+        _mask: &TensorSpec,
+        samples: &usize,
+        heads: &usize,
+        _has_mask: &bool,
+    ) -> Attended {
         let (rows, width) = (sums.shape[1], sums.shape[2] / (3 * heads));
         let active = rows / samples;
         let spec = |shape: [usize; 4]| TensorSpec::new(shape.into(), sums.dtype);

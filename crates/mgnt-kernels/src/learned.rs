@@ -8,7 +8,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::Scales;
+use mgnt_model::kernels::{Samples, Scales};
 
 use crate::gelu;
 use crate::gradients::GradientPasses;
@@ -20,8 +20,10 @@ pub(crate) trait Learned: Backend {
     fn nested_attention(
         sums: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
+        has_mask: bool,
     ) -> FloatTensor<Self>;
 
     #[fusion(dtype = sums, shape = shapes::hidden(sums))]
@@ -42,10 +44,12 @@ impl Learned for CubeBackend {
     fn nested_attention(
         sums: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
+        has_mask: bool,
     ) -> FloatTensor<Self> {
-        Self::attended(sums, bias, samples, heads).0
+        Self::attended(sums, bias, mask, samples, heads, has_mask).0
     }
 
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -72,6 +76,8 @@ struct Attended<B: Backend> {
     keys: FloatTensor<B>,
     values: FloatTensor<B>,
     weights: FloatTensor<B>,
+    mask: FloatTensor<B>,
+    has_mask: bool,
 }
 
 #[derive(Debug)]
@@ -82,8 +88,8 @@ impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
 
     fn backward(self, ops: Ops<Attended<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let Attended { queries, keys, values, weights } = ops.state;
-        let of_sums = B::attended_back(gradient, queries, keys, values, weights);
+        let Attended { queries, keys, values, weights, mask, has_mask } = ops.state;
+        let of_sums = B::attended_back(gradient, queries, keys, values, weights, mask, has_mask);
         let [sums, bias] = ops.parents;
         if let Some(bias) = bias {
             gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone()));
@@ -163,17 +169,21 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
     fn nested_attention(
         sums: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
+        has_mask: bool,
     ) -> FloatTensor<Self> {
         let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
+        let mask = mask.into_primitive();
         match AttentionBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
-                let (mixed, queries, keys, values, weights) = B::attended(sums, bias, samples, heads);
-                operation.finish(Attended { queries, keys, values, weights }, mixed)
+                let (mixed, queries, keys, values, weights) =
+                    B::attended(sums, bias, mask.clone(), samples, heads, has_mask);
+                operation.finish(Attended { queries, keys, values, weights, mask, has_mask }, mixed)
             }
             OpsKind::UnTracked(operation) => {
-                operation.finish(B::nested_attention(sums, bias, samples, heads))
+                operation.finish(B::nested_attention(sums, bias, mask, samples, heads, has_mask))
             }
         }
     }
@@ -213,13 +223,15 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
     }
 }
 
-pub(crate) fn attention(sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::nested_attention(
-        sums.into_dispatch(),
-        bias.into_dispatch(),
-        samples,
-        heads,
-    ))
+pub(crate) fn attention(sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2> {
+    let has_mask = mask.is_some();
+    // An operation has all of its tensors: another stands for a mask that is not there, and is not read.
+    let mask = match mask {
+        Some(mask) => mask.detach().into_dispatch(),
+        None => bias.clone().detach().into_dispatch(),
+    };
+    let (sums, bias) = (sums.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::nested_attention(sums, bias, mask, of.count, of.heads, has_mask))
 }
 
 pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

@@ -1,8 +1,8 @@
-//! Kernels for the blocks of `mgnt-model` on the devices of CubeCL (CUDA, Vulkan, Metal, DirectX): what stands between two
-//! products is one pass over memory, where Burn's operations take several; and products leave their sums as they
-//! are, in `f32`.
+//! Kernels for the blocks of `mgnt-model` on CUDA: what stands between two products is one pass over memory, where Burn's
+//! operations take several; and products leave their sums as they are, in `f32`.
 //!
-//! With the feature `cuda` or `wgpu`, [`on`] gives a device's; [`NestedTransformer::with_kernels`] takes them:
+//! With the feature `cuda`, [`on`] gives a device's; [`NestedTransformer::with_kernels`] takes them. They are written in CubeCL
+//! and name no CUDA, but no other device with planes was at hand to try them on:
 //!
 //! ```ignore
 //! let model = NestedTransformer::load("runs/imagenette-64/model", &device)?;
@@ -17,30 +17,30 @@
 //!
 //! [`NestedTransformer::with_kernels`]: mgnt_model::NestedTransformer::with_kernels
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod attend;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod columns;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod cube;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod gelu;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod gradients;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod heads;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod learned;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod norm;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod norm_on_tape;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod passes;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod product;
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 mod rows;
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "cuda")]
 pub use cube::on;

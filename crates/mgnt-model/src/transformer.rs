@@ -197,7 +197,7 @@ impl NestedTransformer {
     }
 
     /// The same model for training whose blocks are computed by kernels of its device, and so are their gradients; by operations
-    /// as before where it has dropout, LayerNorms before its branches, or sub-models that nest in the features.
+    /// as before where it has LayerNorms before its branches, or sub-models that nest in the features.
     pub fn learning_with(self, kernels: Arc<dyn Kernels>) -> Self {
         Self { kernels: Some(kernels), ..self }
     }
@@ -299,7 +299,7 @@ impl NestedTransformer {
 
     /// Whether there are kernels with gradients for its blocks.
     fn is_learned_by_kernels(&self) -> bool {
-        self.config.norm == Norm::Post && self.config.dropout == 0.0
+        self.config.norm == Norm::Post
     }
 
     /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole

@@ -206,13 +206,13 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
 }
 
 /// Kernels for a device, where there are some.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(feature = "cuda")]
 fn kernels_on(device: &Device) -> Option<Arc<dyn Kernels>> {
     mgnt_kernels::on(device)
 }
 
-/// A build for processors has none.
-#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+/// A build without CUDA has none.
+#[cfg(not(feature = "cuda"))]
 fn kernels_on(_: &Device) -> Option<Arc<dyn Kernels>> {
     None
 }

@@ -61,15 +61,25 @@ pub trait Kernels: Debug + Send + Sync {
         to: DType,
     ) -> Normed;
 
-    /// As [`heads`](Self::heads) and [`attend`](Self::attend), for `samples` that attend over themselves alone; of a type
+    /// As [`heads`](Self::heads) and [`attend`](Self::attend), for samples that attend over themselves alone; of a type
     /// throughout, that of `sums [1, R, 3 W]`. It may be on a tape, of which nothing but the weights has the size of scores.
-    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2>;
+    /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.
+    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2>;
 
     /// As [`gelu`](Self::gelu) to the type of `sums [1, R, F]`. It may be on a tape.
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2>;
 
     /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, in `f32`. It may be on a tape.
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2>;
+}
+
+/// What [`Kernels::attention`] attends within.
+#[derive(Debug, Clone, Copy)]
+pub struct Samples {
+    /// How many there are.
+    pub count: usize,
+    /// Heads of each.
+    pub heads: usize,
 }
 
 /// What [`Kernels::heads`] returns.

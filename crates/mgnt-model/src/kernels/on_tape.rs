@@ -1,12 +1,14 @@
-use burn::tensor::{DType, Tensor, s};
+use burn::nn::Dropout;
+use burn::tensor::{DType, Device, Tensor, s};
 
-use super::Kernels;
+use super::{Kernels, Samples};
 use crate::attention::{Attention, Dense};
 use crate::block::{Block, Mlp};
+use crate::compute::whole_rows;
 use crate::{ModelConfig, SubModel, precision};
 
-/// The blocks of a model in training, with the kernels of its device: LayerNorm behind each sum, no dropout, every
-/// position active and nothing cached.
+/// The blocks of a model in training, with the kernels of its device: LayerNorm behind each sum, every position active and
+/// nothing cached.
 pub(crate) struct OnTape<'a> {
     pub kernels: &'a dyn Kernels,
     pub config: &'a ModelConfig,
@@ -23,10 +25,11 @@ impl OnTape<'_> {
         let mut stream = x.reshape([rows, width]);
         for block in blocks {
             let sums = self.attention(&block.attention, stream.clone());
-            let bias = block.attention.output.bias.val();
+            let (sums, bias) = dropped(sums, block.attention.output.bias.val(), &block.dropout);
             stream = self.kernels.normed(stream, sums, bias, (&block.attention_norm).into());
             let sums = self.mlp(&block.mlp, stream.clone());
-            stream = self.kernels.normed(stream, sums, block.mlp.down.bias.val(), (&block.mlp_norm).into());
+            let (sums, bias) = dropped(sums, block.mlp.down.bias.val(), &block.dropout);
+            stream = self.kernels.normed(stream, sums, bias, (&block.mlp_norm).into());
         }
         stream.reshape([1, rows, width])
     }
@@ -38,8 +41,21 @@ impl OnTape<'_> {
         let weights = apart.map(|dense| dense.weight.val().slice(s![.., 0..outputs]));
         let bias = Tensor::cat(apart.map(|dense| dense.bias.val().slice(s![0..outputs])).to_vec(), 0);
         let sums = self.product(x, Tensor::cat(weights.to_vec(), 1));
-        let mixed = self.kernels.attention(sums, bias, self.samples, heads);
+        let mask = self.mask(heads, &sums, &attention.dropout);
+        let of = Samples { count: self.samples, heads };
+        let mixed = self.kernels.attention(sums, bias, mask, of);
         self.back(mixed, &attention.output)
+    }
+
+    /// What attention's weights are multiplied by where some are dropped.
+    fn mask(&self, heads: usize, sums: &Tensor<3>, dropout: &Dropout) -> Option<Tensor<4>> {
+        let ([_, rows, _], device) = (sums.dims(), sums.device());
+        if !drops(dropout, &device) {
+            return None;
+        }
+        let active = rows / self.samples;
+        let ones = Tensor::ones([self.samples, heads, active, whole_rows(active)], &device);
+        Some(precision::cast(dropout.forward(ones), self.compute))
     }
 
     fn mlp(&self, Mlp { up, down, .. }: &Mlp, x: Tensor<2>) -> Tensor<3> {
@@ -57,4 +73,17 @@ impl OnTape<'_> {
     fn product(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<3> {
         precision::cast(x, self.compute).matmul(weight).unsqueeze()
     }
+}
+
+fn drops(dropout: &Dropout, device: &Device) -> bool {
+    dropout.prob > 0.0 && device.is_autodiff()
+}
+
+/// A branch of which some is dropped, its bias among it: that is added before then.
+fn dropped(sums: Tensor<3>, bias: Tensor<1>, dropout: &Dropout) -> (Tensor<3>, Tensor<1>) {
+    if !drops(dropout, &sums.device()) {
+        return (sums, bias);
+    }
+    let nothing = bias.zeros_like().detach();
+    (dropout.forward(precision::full(sums) + bias.unsqueeze()), nothing)
 }

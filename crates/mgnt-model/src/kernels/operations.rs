@@ -1,7 +1,7 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Tensor, s};
 
-use super::{Branch, Heads, Kernels, Normed, Scales};
+use super::{Branch, Heads, Kernels, Normed, Samples, Scales};
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
 
@@ -37,7 +37,7 @@ impl Kernels for Operations {
 
     fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
         let of_context = |all: Tensor<4>| all.slice(s![.., .., 0..positions, ..]);
-        attend(queries, of_context(keys), of_context(values))
+        attend(queries, of_context(keys), of_context(values), None)
     }
 
     fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
@@ -62,13 +62,15 @@ impl Kernels for Operations {
         Normed { input: cast(normed.clone(), to), stream: if is_post { normed } else { sum } }
     }
 
-    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, samples: usize, heads: usize) -> Tensor<2> {
+    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2> {
+        let Samples { count: samples, heads } = of;
         let ([_, rows, outputs], compute) = (sums.dims(), sums.dtype());
         let all = full(sums) + bias.unsqueeze();
         let all = all.reshape([samples, rows / samples, 3 * heads, outputs / (3 * heads)]);
         let all = cast(all, compute).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
-        attend(part(0), part(1), part(2))
+        let mask = mask.map(|mask| mask.slice(s![.., .., .., 0..rows / samples]));
+        attend(part(0), part(1), part(2), mask)
     }
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
@@ -82,10 +84,15 @@ impl Kernels for Operations {
 }
 
 /// `[R, heads * head width]`.
-fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tensor<2> {
+fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: Option<Tensor<4>>) -> Tensor<2> {
     let ([batch, heads, active, width], compute) = (queries.dims(), queries.dtype());
     let scores = full(queries.matmul(keys.swap_dims(2, 3))) * (width as f64).powf(-0.5);
-    let mixed = cast(softmax(scores, 3), compute).matmul(values);
+    let weights = cast(softmax(scores, 3), compute);
+    let weights = match mask {
+        Some(mask) => weights * mask,
+        None => weights,
+    };
+    let mixed = weights.matmul(values);
     mixed.swap_dims(1, 2).reshape([batch * active, heads * width])
 }
 

@@ -304,7 +304,17 @@ mod tests {
         let (full, half) = (answers(FloatDType::F32), answers(FloatDType::F16));
         assert_eq!(
             full.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
-            ["product", "heads", "attention", "gelu", "LayerNorm", "attention", "gelu", "LayerNorm"]
+            [
+                "product",
+                "heads",
+                "attention",
+                "gelu",
+                "LayerNorm",
+                "attention",
+                "attention with a mask",
+                "gelu",
+                "LayerNorm"
+            ]
         );
         for ((name, half), (_, full)) in half.iter().zip(&full) {
             let worst = |dtype| compare((*name).into(), half, full, dtype).unwrap();

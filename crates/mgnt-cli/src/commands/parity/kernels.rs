@@ -1,7 +1,7 @@
 //! Each kernel of a device against what it is defined to compute, by operations of the CPU.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use mgnt_model::kernels::{Branch, Heads, Kernels, Scales};
+use mgnt_model::kernels::{Branch, Heads, Kernels, Samples, Scales};
 use mgnt_weights::TensorMap;
 
 use crate::commands::probe::answers::insert;
@@ -109,10 +109,13 @@ pub fn gradients(
         };
 
     // Scores of which some keep their weight: what goes back of large ones is lost in a half's rounding.
-    let sums = (numbers.halves([1, ROWS, outputs], 21) * 0.5).detach().require_grad();
-    let bias = numbers.full([outputs], 22).require_grad();
-    let mixed = kernels.attention(sums.clone(), bias.clone(), BATCH, HEADS);
-    told("attention", mixed, &sums, &[&bias])?;
+    for (name, has_mask) in [("attention", false), ("attention with a mask", true)] {
+        let sums = (numbers.halves([1, ROWS, outputs], 21) * 0.5).detach().require_grad();
+        let bias = numbers.full([outputs], 22).require_grad();
+        let mask = has_mask.then(|| numbers.halves([BATCH, HEADS, ACTIVE, ROOM], 30).abs());
+        let of = Samples { count: BATCH, heads: HEADS };
+        told(name, kernels.attention(sums.clone(), bias.clone(), mask, of), &sums, &[&bias])?;
+    }
 
     let sums = numbers.halves([1, ROWS, HIDDEN], 23).require_grad();
     let bias = numbers.full([HIDDEN], 24).require_grad();
