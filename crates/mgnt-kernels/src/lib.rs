@@ -1,8 +1,8 @@
 //! Kernels for the blocks of `mgnt-model` on CUDA: what stands between two products is one pass over memory, where Burn's
 //! operations take several; and products leave their sums as they are, in `f32`.
 //!
-//! With the feature `cuda`, [`on`] gives a device's; [`NestedTransformer::with_kernels`] takes them. They are written in CubeCL
-//! and name no CUDA, but no other device with planes was at hand to try them on:
+//! With the feature `cuda`, `on(&device)` gives a CUDA device's; [`NestedTransformer::with_kernels`] takes them. They are written
+//! in CubeCL, for any device whose planes (warps, subgroups) are of one size; but no other was at hand to try them on.
 //!
 //! ```ignore
 //! let model = NestedTransformer::load("runs/imagenette-64/model", &device)?;
