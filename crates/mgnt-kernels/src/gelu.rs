@@ -1,3 +1,5 @@
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
@@ -62,7 +64,7 @@ pub fn gelu_back(gradient: CubeTensor, sums: CubeTensor, bias: CubeTensor) -> Cu
 }
 
 /// `sqrt(2/pi)` twice, and what the cube counts for beside it.
-const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+const TWICE_SQRT_2_OVER_PI: f32 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 const CUBIC: f32 = 0.044_715;
 /// Beyond this exponent a quotient is zero to the precision of `f32`.
 const LARGEST: f32 = 40.0;

@@ -13,6 +13,7 @@ use crate::{attend, columns, gelu, heads, norm, norm_on_tape};
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait GradientPasses: Backend {
     /// `[R, W]`, and queries, keys, values and weights.
+    #[allow(clippy::type_complexity, reason = "the macro reads the tuple")]
     #[fusion(meta = shapes::attended)]
     fn attended(
         sums: FloatTensor<Self>,
@@ -74,6 +75,7 @@ pub(crate) trait GradientPasses: Backend {
 }
 
 impl GradientPasses for CubeBackend {
+    #[allow(clippy::type_complexity, reason = "the trait's")]
     fn attended(
         sums: FloatTensor<Self>,
         bias: FloatTensor<Self>,

@@ -39,6 +39,7 @@ pub(crate) trait Passes: Backend {
     #[fusion(dtype = *to, shape = shapes::gelu(sums))]
     fn gelu(sums: FloatTensor<Self>, bias: FloatTensor<Self>, to: DType) -> FloatTensor<Self>;
 
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::add_norm)]
     fn add_norm(
         stream: FloatTensor<Self>,
