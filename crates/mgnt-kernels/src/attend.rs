@@ -68,6 +68,7 @@ fn softmax(scores: &CubeTensor, positions: usize, scale: f32) {
     let (count, dim, plane) = by_row(client, rows);
     let size = vector_of_row(client, scores.dtype.size(), room, plane);
     let vectors = room / size;
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         softmax_of_rows::launch_unchecked(
             client,
@@ -183,6 +184,7 @@ fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, mask: Option<CubeTen
     let has_mask = mask.is_some();
     // Another tensor stands for a mask that is not there, and is not read.
     let mask = mask.unwrap_or_else(|| weights.clone());
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         softmax_back_of_rows::launch_unchecked(
             client,

@@ -18,6 +18,7 @@ pub fn gelu(sums: CubeTensor, bias: CubeTensor, to: DType) -> CubeTensor {
     let pieces = rows * outputs / size;
     let (count, dim) = by_piece(&client, pieces);
     let elements = [element(sums.dtype), element(to)];
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         add_and_gelu::launch_unchecked(
             &client,
@@ -45,6 +46,7 @@ pub fn gelu_back(gradient: CubeTensor, sums: CubeTensor, bias: CubeTensor) -> Cu
     let pieces = rows * outputs / size;
     let (count, dim) = by_piece(&client, pieces);
     let of_sums = element(sums.dtype);
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         gelu_back_of::launch_unchecked(
             &client,

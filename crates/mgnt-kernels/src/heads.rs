@@ -59,6 +59,7 @@ fn write(
     let pieces = batch * span * 3 * heads * width / size;
     let (count, dim) = by_piece(&client, pieces);
     let (of_sums, of_heads) = (element(sums.dtype), element(keys.dtype));
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         to_heads::launch_unchecked(
             &client,
@@ -140,6 +141,7 @@ pub fn from_heads(queries: CubeTensor, keys: CubeTensor, values: CubeTensor) -> 
     let size = vector(&client, sums.dtype.size(), &[width]);
     let pieces = batch * active * 3 * heads * width / size;
     let (count, dim) = by_piece(&client, pieces);
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         gather_heads::launch_unchecked(
             &client,

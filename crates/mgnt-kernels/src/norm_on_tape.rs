@@ -24,6 +24,7 @@ pub fn norm(
     let size = vector(&client, stream.dtype.size(), &[width]);
     let (count, dim, plane) = by_row(&client, rows);
     let of_sums = element(sums.dtype);
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         norm_of_rows::launch_unchecked(
             &client,
@@ -128,6 +129,7 @@ pub fn norm_back(
     let client = normal.client.clone();
     let size = vector(&client, gradient.dtype.size(), &[width]);
     let (count, dim, plane) = by_row(&client, rows);
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         norm_back_of_rows::launch_unchecked(
             &client,

@@ -40,10 +40,8 @@ fn learned(model: &NestedTransformer, compute: FloatDType) -> (Vec<f32>, BTreeMa
         all.push(computing.forward(tokens.clone(), model.config().sub_model(p).unwrap()));
     }
     let logits = Tensor::cat(all, 0);
-    let probe: Tensor<3> = Tensor::arange(0..logits.shape().num_elements() as i64, &device)
-        .float()
-        .reshape(logits.dims())
-        .sin();
+    let probe: Tensor<3> =
+        Tensor::arange(0..logits.shape().num_elements() as i64, &device).float().reshape(logits.dims()).sin();
     let mut gradients = (logits.clone() * probe).sum().backward();
     let gradients = GradientsParams::from_module(&mut gradients, model);
     let mut collected = Collected { gradients: &gradients, all: BTreeMap::new() };
@@ -101,8 +99,7 @@ fn some_is_dropped_on_the_tape_alone() {
     assert!(farthest(&one, &other) > 1e-2, "two forwards on a tape dropped the same");
     let tokens = Tensor::<2, Int>::from_data([[12, 1, 2, 16, 4, 16, 6, 7, 8, 16]], &Device::flex());
     let valid = model.valid();
-    let forward = || -> Vec<f32> {
-        valid.forward(tokens.clone(), config.full()).into_data().try_into_vec().unwrap()
-    };
+    let forward =
+        || -> Vec<f32> { valid.forward(tokens.clone(), config.full()).into_data().try_into_vec().unwrap() };
     assert_eq!(forward(), forward());
 }
