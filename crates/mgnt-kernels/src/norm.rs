@@ -113,19 +113,7 @@ fn add_norm_of_rows<E: Float, N: Size>(
         sum += vector.vector_sum();
         held[i] = vector;
     }
-    let mean = plane_sum(sum) / (width as f32);
-    let mut squares = 0.0f32;
-    #[unroll]
-    for i in 0..each {
-        let at = unit + i * plane;
-        if at < vectors {
-            let centred = held[i] - Vector::new(mean);
-            squares += (centred * centred).vector_sum();
-            held[i] = centred;
-        }
-    }
-    let variance = plane_sum(squares) / (width as f32);
-    let scale = 1.0 / (variance + epsilon).sqrt();
+    let scale = centre::<N>(&mut held, plane_sum(sum), unit, epsilon, width, vectors, plane);
     #[unroll]
     for i in 0..each {
         let at = unit + i * plane;
@@ -137,4 +125,30 @@ fn add_norm_of_rows<E: Float, N: Size>(
             input[first + at] = Vector::cast_from(normed);
         }
     }
+}
+
+/// Takes the mean of a row from what a unit holds of it, by the row's sum, and returns one over the row's deviation.
+#[cube]
+pub fn centre<N: Size>(
+    held: &mut Array<Vector<f32, N>>,
+    sum: f32,
+    unit: usize,
+    epsilon: f32,
+    #[comptime] width: usize,
+    #[comptime] vectors: usize,
+    #[comptime] plane: usize,
+) -> f32 {
+    let mean = sum / (width as f32);
+    let mut squares = 0.0f32;
+    #[unroll]
+    for i in 0..comptime!(vectors.div_ceil(plane)) {
+        // What is beyond the row stays nothing.
+        if unit + i * plane < vectors {
+            let centred = held[i] - Vector::new(mean);
+            squares += (centred * centred).vector_sum();
+            held[i] = centred;
+        }
+    }
+    let variance = plane_sum(squares) / (width as f32);
+    1.0 / (variance + epsilon).sqrt()
 }

@@ -4,7 +4,7 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::norm::Scales;
+use crate::norm::{Scales, centre};
 use crate::rows::{by_row, element, empty, vector};
 
 /// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, and
@@ -87,19 +87,7 @@ fn norm_of_rows<S: Float, N: Size>(
         sum += vector.vector_sum();
         held[i] = vector;
     }
-    let mean = plane_sum(sum) / (width as f32);
-    let mut squares = 0.0f32;
-    #[unroll]
-    for i in 0..each {
-        let at = unit + i * plane;
-        if at < vectors {
-            let centred = held[i] - Vector::new(mean);
-            squares += (centred * centred).vector_sum();
-            held[i] = centred;
-        }
-    }
-    let variance = plane_sum(squares) / (width as f32);
-    let scale = 1.0 / (variance + epsilon).sqrt();
+    let scale = centre::<N>(&mut held, plane_sum(sum), unit, epsilon, width, vectors, plane);
     if unit == 0 {
         inverse[row] = scale;
     }
