@@ -13,7 +13,7 @@ pub fn heads(
     values: CubeTensor,
     from: usize,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let [keys, values] = [keys, values].map(|buffer| own(into_contiguous(buffer)));
+    let [keys, values] = [keys, values].map(own);
     let active = sums.meta.shape()[1] / keys.meta.shape()[0];
     let queries = write(sums, bias, &keys, &values, from, active);
     (queries, keys, values)
@@ -34,9 +34,9 @@ pub fn new_heads(
     (queries, keys, values)
 }
 
-/// A buffer that may be written to.
+/// A buffer without gaps that may be written to. Burn gives a copy gaps where it likes rows aligned.
 fn own(buffer: CubeTensor) -> CubeTensor {
-    if buffer.can_mut() { buffer } else { buffer.copy() }
+    into_contiguous(if buffer.can_mut() { buffer } else { buffer.copy() })
 }
 
 /// Queries; and keys and values of `span` positions from `from` on, of which those that no sums are for are zero.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! What each computes is said, and by operations done, in [`mgnt_model::kernels`]. `passes` declares them to Burn as
-//! operations of a backend, with and without fusion; the other modules have a kernel each.
+//! operations of a backend, with and without fusion, `learned` those that a tape knows, and `gradients` what goes back through
+//! these; the other modules hold the kernels.
 //!
 //! [`NestedTransformer::with_kernels`]: mgnt_model::NestedTransformer::with_kernels
 

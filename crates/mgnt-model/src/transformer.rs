@@ -190,8 +190,8 @@ impl NestedTransformer {
     }
 
     /// The same model [`on_accelerator`](Self::on_accelerator) whose blocks are computed by kernels of its device, in fewer
-    /// passes and with fewer roundings; not on a tape, with [exact products](Self::with_exact_products), or where sub-models
-    /// nest in the features: those are computed by operations as before.
+    /// passes and with fewer roundings; by operations as before with [exact products](Self::with_exact_products), or where
+    /// sub-models nest in the features.
     pub fn with_kernels(self, kernels: Arc<dyn Kernels>) -> Self {
         Self { kernels: Some(kernels), ..self.on_accelerator() }
     }

@@ -79,6 +79,9 @@ fn logits_and_gradients_are_those_of_operations() {
             let (ours, by_ours) = learned(&by_kernels, compute);
             let difference = farthest(&ours, &logits);
             assert!(difference < bound, "{nesting:?}, {compute:?}: logits are {difference} off");
+            // Sums in another order; bf16 may round them to the same.
+            let is_same = difference == 0.0 && compute == FloatDType::F32;
+            assert!(!is_same, "{nesting:?}: nothing was computed by kernels");
             assert_eq!(by_ours.len(), gradients.len());
             for (id, ours) in &by_ours {
                 let difference = farthest(ours, &gradients[id]);
