@@ -5,7 +5,8 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::heads::from_heads;
+use crate::heads::{Turned, from_heads, turn_heads};
+use crate::library;
 use crate::product::{multiply, view};
 use crate::rows::{by_row, element, empty, vector_of_row};
 
@@ -42,6 +43,11 @@ pub fn kept(weights: CubeTensor, mask: Option<CubeTensor>) -> CubeTensor {
 pub fn mix(weights: CubeTensor, values: CubeTensor) -> CubeTensor {
     let (shape, width) = (weights.meta.shape().clone(), values.meta.shape()[3]);
     let (batch, heads, active) = (shape[0], shape[1], shape[2]);
+    if library::is_there() {
+        // Its batches are one stride apart.
+        let apart = empty([batch, heads, active, width], values.dtype, &values);
+        return turn_heads(multiply(weights, values, apart), batch, heads, Turned::SideBySide);
+    }
     let mixed = empty([batch * active, heads * width], values.dtype, &values);
     multiply(weights, values, by_head(mixed.clone(), batch, heads));
     mixed
@@ -161,7 +167,10 @@ pub fn attend_back(
     let (shape, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
     let (batch, heads, active, width) = (shape[0], shape[1], shape[2], shape[3]);
     let dtype = queries.dtype;
-    let gradient = by_head(into_contiguous(gradient), batch, heads);
+    let gradient = match library::is_there() {
+        true => turn_heads(gradient, batch, heads, Turned::Apart),
+        false => by_head(into_contiguous(gradient), batch, heads),
+    };
     let of_context = || empty([batch, heads, room, width], dtype, &queries);
     let kept = kept(weights.clone(), mask.clone());
     let of_values = multiply(turned(kept), gradient.clone(), of_context());

@@ -5,7 +5,8 @@ use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{Branch, Heads, Kernels, Normed, Samples, Scales};
 
-use crate::{learned, passes};
+use crate::parts::parts;
+use crate::{learned, library, passes};
 
 /// The kernels of a CUDA device; `None` for any other.
 pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
@@ -17,27 +18,31 @@ pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
 struct Cube;
 
 impl Kernels for Cube {
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3> {
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
+        let [rows, inputs] = x.dims();
+        // The library does so of itself.
+        let parts = if library::is_there() { 1 } else { parts(rows, inputs, outputs) };
         passes::product(x, weight, outputs, parts)
     }
 
     fn heads(
         &self,
-        sums: Tensor<3>,
+        x: Tensor<2>,
+        weight: Tensor<2>,
         bias: Tensor<1>,
         keys: Tensor<4>,
         values: Tensor<4>,
         from: usize,
     ) -> Heads {
-        passes::heads(sums, bias, keys, values, from)
+        passes::heads(x, weight, bias, keys, values, from)
     }
 
     fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
         passes::attend(queries, keys, values, positions)
     }
 
-    fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
-        passes::gelu(sums, bias, to)
+    fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2> {
+        passes::gelu(x, weight, bias, outputs, to)
     }
 
     fn add_norm(

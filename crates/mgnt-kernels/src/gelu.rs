@@ -6,10 +6,20 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::library::Then;
+use crate::product::{biased, product};
 use crate::rows::{by_piece, element, empty, vector};
 
-/// [`Kernels::gelu`](mgnt_model::kernels::Kernels::gelu), of sums of any type.
-pub fn gelu(sums: CubeTensor, bias: CubeTensor, to: DType) -> CubeTensor {
+/// [`Kernels::gelu`](mgnt_model::kernels::Kernels::gelu).
+pub fn gelu(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, outputs: usize, to: DType) -> CubeTensor {
+    match biased(&x, &weight, &bias, outputs, to, Then::Gelu) {
+        Some(hidden) => hidden,
+        None => of_sums(product(x, weight, outputs, 1), bias, to),
+    }
+}
+
+/// Of sums of any type.
+pub fn of_sums(sums: CubeTensor, bias: CubeTensor, to: DType) -> CubeTensor {
     let (sums, bias) = (into_contiguous(sums), into_contiguous(bias));
     let (rows, outputs) = (sums.meta.shape()[1], sums.meta.shape()[2]);
     let out = empty([rows, outputs], to, &sums);

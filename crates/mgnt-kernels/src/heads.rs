@@ -3,18 +3,26 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::library::Then;
+use crate::product::{biased, product, view};
 use crate::rows::{by_piece, element, empty, vector};
 
 /// [`Kernels::heads`](mgnt_model::kernels::Kernels::heads). Buffers that nobody else holds are written in place.
 pub fn heads(
-    sums: CubeTensor,
+    x: CubeTensor,
+    weight: CubeTensor,
     bias: CubeTensor,
     keys: CubeTensor,
     values: CubeTensor,
     from: usize,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let [keys, values] = [keys, values].map(own);
-    let active = sums.meta.shape()[1] / keys.meta.shape()[0];
+    let (rows, outputs) = (x.meta.shape()[0], 3 * keys.meta.shape()[1] * keys.meta.shape()[3]);
+    let active = rows / keys.meta.shape()[0];
+    let (sums, bias) = match biased(&x, &weight, &bias, outputs, keys.dtype, Then::Bias) {
+        Some(sums) => (view(sums, [1, rows, outputs], [rows * outputs, outputs, 1]), None),
+        None => (product(x, weight, outputs, 1), Some(bias)),
+    };
     let queries = write(sums, bias, &keys, &values, from, active);
     (queries, keys, values)
 }
@@ -30,7 +38,7 @@ pub fn new_heads(
     let width = sums.meta.shape()[2] / (3 * heads);
     let buffer = || empty([samples, heads, room, width], sums.dtype, &sums);
     let (keys, values) = (buffer(), buffer());
-    let queries = write(sums, bias, &keys, &values, 0, room);
+    let queries = write(sums, Some(bias), &keys, &values, 0, room);
     (queries, keys, values)
 }
 
@@ -42,23 +50,25 @@ fn own(buffer: CubeTensor) -> CubeTensor {
 /// Queries; and keys and values of `span` positions from `from` on, of which those that no sums are for are zero.
 fn write(
     sums: CubeTensor,
-    bias: CubeTensor,
+    bias: Option<CubeTensor>,
     keys: &CubeTensor,
     values: &CubeTensor,
     from: usize,
     span: usize,
 ) -> CubeTensor {
-    let (sums, bias) = (into_contiguous(sums), into_contiguous(bias));
+    let sums = into_contiguous(sums);
+    let has_bias = bias.is_some();
+    // Another tensor stands for a bias that is not there, and is not read.
+    let bias = into_contiguous(bias.unwrap_or_else(|| sums.clone()));
     let shape = keys.meta.shape();
     let (batch, heads, room, width) = (shape[0], shape[1], shape[2], shape[3]);
     let active = sums.meta.shape()[1] / batch;
     let queries = empty([batch, heads, active, width], keys.dtype, keys);
     let client = sums.client.clone();
-    // Of a bias, which is in f32.
     let size = vector(&client, bias.dtype.size(), &[width]);
     let pieces = batch * span * 3 * heads * width / size;
     let (count, dim) = by_piece(&client, pieces);
-    let (of_sums, of_heads) = (element(sums.dtype), element(keys.dtype));
+    let [of_sums, of_bias, of_heads] = [sums.dtype, bias.dtype, keys.dtype].map(element);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         to_heads::launch_unchecked(
@@ -78,7 +88,8 @@ fn write(
             (width / size) as u32,
             room as u32,
             from as u32,
-            [of_sums, of_heads],
+            has_bias,
+            [of_sums, of_bias, of_heads],
         );
     }
     queries
@@ -86,9 +97,9 @@ fn write(
 
 /// Sums of a row are queries, keys and values, each by heads.
 #[cube(launch_unchecked)]
-fn to_heads<S: Float, E: Float, N: Size>(
+fn to_heads<S: Float, B: Float, E: Float, N: Size>(
     sums: &Tensor<Vector<S, N>>,
-    bias: &Tensor<Vector<f32, N>>,
+    bias: &Tensor<Vector<B, N>>,
     queries: &mut Tensor<Vector<E, N>>,
     keys: &mut Tensor<Vector<E, N>>,
     values: &mut Tensor<Vector<E, N>>,
@@ -99,7 +110,8 @@ fn to_heads<S: Float, E: Float, N: Size>(
     width: u32,
     room: u32,
     from: u32,
-    #[define(S, E)] _elements: [ElemType; 2],
+    #[comptime] has_bias: bool,
+    #[define(S, B, E)] _elements: [ElemType; 3],
 ) {
     let piece = ABSOLUTE_POS as u32;
     if piece >= pieces {
@@ -114,7 +126,11 @@ fn to_heads<S: Float, E: Float, N: Size>(
     let mut sum = Vector::<E, N>::cast_from(Vector::<f32, N>::new(0.0));
     if position < active {
         let at = ((sample * active + position) * columns + column) as usize;
-        sum = Vector::cast_from(Vector::<f32, N>::cast_from(sums[at]) + bias[column as usize]);
+        let mut full = Vector::<f32, N>::cast_from(sums[at]);
+        if comptime!(has_bias) {
+            full += Vector::cast_from(bias[column as usize]);
+        }
+        sum = Vector::cast_from(full);
     }
     if part == 0 {
         if position < active {
@@ -127,6 +143,80 @@ fn to_heads<S: Float, E: Float, N: Size>(
         } else {
             values[to] = sum;
         }
+    }
+}
+
+/// `[B, heads, A, head width]` as `[R, heads * head width]`, or back.
+pub fn turn_heads(tensor: CubeTensor, samples: usize, heads: usize, to: Turned) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    let count: usize = tensor.meta.shape().iter().product();
+    let width = match to {
+        Turned::SideBySide => tensor.meta.shape()[3],
+        Turned::Apart => tensor.meta.shape()[1] / heads,
+    };
+    let active = count / (samples * heads * width);
+    let out = match to {
+        Turned::SideBySide => empty([samples * active, heads * width], tensor.dtype, &tensor),
+        Turned::Apart => empty([samples, heads, active, width], tensor.dtype, &tensor),
+    };
+    let client = tensor.client.clone();
+    let size = vector(&client, tensor.dtype.size(), &[width]);
+    let pieces = count / size;
+    let (cubes, dim) = by_piece(&client, pieces);
+    let of = element(tensor.dtype);
+    // SAFETY: units beyond the last piece end at once, and the others stay within their tensors, which have no gaps.
+    unsafe {
+        turn::launch_unchecked(
+            &client,
+            cubes,
+            dim,
+            size,
+            tensor.into_tensor_arg(),
+            out.clone().into_tensor_arg(),
+            pieces as u32,
+            active as u32,
+            heads as u32,
+            (width / size) as u32,
+            to == Turned::SideBySide,
+            of,
+        );
+    }
+    out
+}
+
+/// How heads lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// Those of a row one after the other.
+    SideBySide,
+    /// Each with its rows.
+    Apart,
+}
+
+/// A unit has a piece of what is apart.
+#[cube(launch_unchecked)]
+fn turn<E: Float, N: Size>(
+    tensor: &Tensor<Vector<E, N>>,
+    out: &mut Tensor<Vector<E, N>>,
+    pieces: u32,
+    active: u32,
+    heads: u32,
+    width: u32,
+    #[comptime] is_side_by_side: bool,
+    #[define(E)] _element: ElemType,
+) {
+    let piece = ABSOLUTE_POS as u32;
+    if piece >= pieces {
+        terminate!();
+    }
+    let (row, place) = (piece / width, piece % width);
+    let (head, position) = (row / active, row % active);
+    let (sample, head) = (head / heads, head % heads);
+    let beside = ((sample * active + position) * heads + head) * width + place;
+    if comptime!(is_side_by_side) {
+        out[beside as usize] = tensor[piece as usize];
+    } else {
+        out[piece as usize] = tensor[beside as usize];
     }
 }
 

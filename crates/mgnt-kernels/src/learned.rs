@@ -54,7 +54,7 @@ impl Learned for CubeBackend {
 
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let to = sums.dtype;
-        gelu::gelu(sums, bias, to)
+        gelu::of_sums(sums, bias, to)
     }
 
     fn normed(

@@ -30,12 +30,18 @@ mod gelu;
 mod gradients;
 #[cfg(feature = "cuda")]
 mod heads;
+#[cfg(any(feature = "cuda", test))]
+mod layout;
 #[cfg(feature = "cuda")]
 mod learned;
+#[cfg(feature = "cuda")]
+mod library;
 #[cfg(feature = "cuda")]
 mod norm;
 #[cfg(feature = "cuda")]
 mod norm_on_tape;
+#[cfg(any(feature = "cuda", test))]
+mod parts;
 #[cfg(feature = "cuda")]
 mod passes;
 #[cfg(feature = "cuda")]

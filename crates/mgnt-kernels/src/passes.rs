@@ -21,7 +21,8 @@ pub(crate) trait Passes: Backend {
 
     #[fusion(meta = shapes::heads)]
     fn heads(
-        sums: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
@@ -36,8 +37,14 @@ pub(crate) trait Passes: Backend {
         positions: usize,
     ) -> FloatTensor<Self>;
 
-    #[fusion(dtype = *to, shape = shapes::gelu(sums))]
-    fn gelu(sums: FloatTensor<Self>, bias: FloatTensor<Self>, to: DType) -> FloatTensor<Self>;
+    #[fusion(dtype = *to, shape = shapes::gelu(x, outputs))]
+    fn gelu(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        outputs: usize,
+        to: DType,
+    ) -> FloatTensor<Self>;
 
     #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::add_norm)]
@@ -65,13 +72,14 @@ impl Passes for CubeBackend {
     }
 
     fn heads(
-        sums: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         from: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        heads::heads(sums, bias, keys, values, from)
+        heads::heads(x, weight, bias, keys, values, from)
     }
 
     fn attend(
@@ -83,8 +91,14 @@ impl Passes for CubeBackend {
         attend::attend(queries, keys, values, positions)
     }
 
-    fn gelu(sums: FloatTensor<Self>, bias: FloatTensor<Self>, to: DType) -> FloatTensor<Self> {
-        gelu::gelu(sums, bias, to)
+    fn gelu(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        outputs: usize,
+        to: DType,
+    ) -> FloatTensor<Self> {
+        gelu::gelu(x, weight, bias, outputs, to)
     }
 
     fn add_norm(
@@ -113,14 +127,16 @@ pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: us
 }
 
 pub(crate) fn heads(
-    sums: Tensor<3>,
+    x: Tensor<2>,
+    weight: Tensor<2>,
     bias: Tensor<1>,
     keys: Tensor<4>,
     values: Tensor<4>,
     from: usize,
 ) -> Heads {
     let (queries, keys, values) = Dispatch::heads(
-        sums.into_dispatch(),
+        x.into_dispatch(),
+        weight.into_dispatch(),
         bias.into_dispatch(),
         keys.into_dispatch(),
         values.into_dispatch(),
@@ -135,8 +151,9 @@ pub(crate) fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, pos
     Tensor::from_dispatch(Dispatch::attend(queries, keys, values, positions))
 }
 
-pub(crate) fn gelu(sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::gelu(sums.into_dispatch(), bias.into_dispatch(), to))
+pub(crate) fn gelu(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2> {
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::gelu(x, weight, bias, outputs, to))
 }
 
 pub(crate) fn add_norm(
@@ -183,14 +200,15 @@ mod shapes {
     }
 
     pub fn heads(
-        sums: &TensorSpec,
+        x: &TensorSpec,
+        _weight: &TensorSpec,
         _bias: &TensorSpec,
         keys: &TensorSpec,
         values: &TensorSpec,
         _from: &usize,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
         let (batch, heads, width) = (keys.shape[0], keys.shape[1], keys.shape[3]);
-        let queries = TensorSpec::new([batch, heads, sums.shape[1] / batch, width].into(), keys.dtype);
+        let queries = TensorSpec::new([batch, heads, x.shape[0] / batch, width].into(), keys.dtype);
         (queries, keys.clone(), values.clone())
     }
 
@@ -198,8 +216,8 @@ mod shapes {
         [queries[0] * queries[2], queries[1] * queries[3]].into()
     }
 
-    pub fn gelu(sums: &Shape) -> Shape {
-        [sums[1], sums[2]].into()
+    pub fn gelu(x: &Shape, outputs: &usize) -> Shape {
+        [x[0], *outputs].into()
     }
 
     #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]

@@ -1,9 +1,10 @@
 use burn::tensor::DType;
 use burn_cubecl::cubecl::zspace::metadata::Metadata;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::library::{self, Then};
 use crate::rows::empty;
 
 /// [`Kernels::product`](mgnt_model::kernels::Kernels::product): the backend's own, into `f32`.
@@ -28,8 +29,33 @@ pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize) 
     multiply(x, weight, out)
 }
 
+/// The same with a bias, and what is done then, `[R, outputs]` in type `to`: by the library alone.
+pub fn biased(
+    x: &CubeTensor,
+    weight: &CubeTensor,
+    bias: &CubeTensor,
+    outputs: usize,
+    to: DType,
+    then: Then,
+) -> Option<CubeTensor> {
+    if !library::is_there() {
+        return None;
+    }
+    let x = into_contiguous(x.clone());
+    let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let (of_row, of_column) = (weight.meta.strides()[0], weight.meta.strides()[1]);
+    let weight = view(weight.clone(), [inputs, outputs], [of_row, of_column]);
+    // The library's bias is of the result's type.
+    let bias = if bias.dtype == to { bias.clone() } else { cast(bias.clone(), to) };
+    let out = empty([rows, outputs], to, &x);
+    library::multiply(&x, &weight, &out, then, Some(&into_contiguous(bias))).then_some(out)
+}
+
 /// The product of two views, into a third.
 pub fn multiply(a: CubeTensor, b: CubeTensor, into: CubeTensor) -> CubeTensor {
+    if library::multiply(&a, &b, &into, Then::Nothing, None) {
+        return into;
+    }
     let dtype = into.dtype;
     match matmul(a, b, Some(into), MatmulStrategy::default(), dtype) {
         Ok(product) => product,

@@ -44,17 +44,6 @@ pub fn whole_rows(positions: usize) -> usize {
     positions.next_multiple_of(16)
 }
 
-/// Parts of a product's sums that an accelerator takes side by side: as many as keep it busy where its tiles are few, which
-/// take 128 rows and columns each (counted by the emulated driver), and a large one has 132 processors for them.
-pub fn parts(rows: usize, inputs: usize, outputs: usize) -> usize {
-    const TILE: usize = 128;
-    const PROCESSORS: usize = 132;
-    const LEAST: usize = 256;
-    let tiles = rows.div_ceil(TILE) * outputs.div_ceil(TILE);
-    let fits = |&parts: &usize| tiles * parts <= PROCESSORS && inputs.is_multiple_of(parts * LEAST);
-    [4, 2].into_iter().find(fits).unwrap_or(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,21 +66,6 @@ mod tests {
         ];
         for (p, active, logits, expected) in rows {
             assert!((gigaflops(p, active, logits) - expected).abs() < 5e-5, "{p} {active} {logits}");
-        }
-    }
-
-    #[test]
-    fn long_sums_of_few_tiles_are_taken_in_parts() {
-        for (rows, inputs, outputs, expected) in [
-            (257, 4096, 1024, 4),
-            (257, 1024, 1024, 4),
-            (257, 512, 1024, 2),
-            (514, 4096, 1024, 2),
-            (1028, 4096, 1024, 1),
-            (257, 256, 1024, 1),
-            (257, 2050, 1024, 1),
-        ] {
-            assert_eq!(parts(rows, inputs, outputs), expected, "{rows} x {inputs} x {outputs}");
         }
     }
 

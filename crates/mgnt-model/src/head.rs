@@ -40,13 +40,15 @@ impl Head {
         table: Tensor<2>,
         rows: usize,
     ) -> Tensor<2> {
-        let [count, width] = x.dims();
+        let [_, width] = x.dims();
         let compute = self.dense.weight.val().dtype();
-        let sums = kernels.product(precision::cast(x, compute), self.dense.weight.val(), width, 1);
-        let hidden = kernels.gelu(sums, self.dense.bias.val(), DType::F32);
+        let (weight, bias) = (self.dense.weight.val(), self.dense.bias.val());
+        let hidden = kernels.gelu(precision::cast(x, compute), weight, bias, width, DType::F32);
         let x = kernels.add_norm(hidden, None, (&self.norm).into(), false, compute).input;
         let table = precision::cast(table.slice(s![0..rows, ..]), compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
-        kernels.product(x, table.transpose(), rows, 1).reshape([count, rows]) + bias
+        let sums = kernels.product(x, table.transpose(), rows);
+        let sums = if sums.dims()[0] == 1 { sums } else { sums.sum_dim(0) };
+        sums.squeeze_dim(0) + bias
     }
 }

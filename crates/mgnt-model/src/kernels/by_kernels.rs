@@ -5,7 +5,7 @@ use super::{Branch, Heads, Kernels};
 use crate::attention::Dense;
 use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues, KvCache};
-use crate::compute::{parts, whole_rows};
+use crate::compute::whole_rows;
 use crate::{ModelConfig, Norm, SubModel, precision};
 
 /// The blocks of a model with the kernels of its device.
@@ -94,9 +94,9 @@ impl ByKernels<'_> {
     ) -> (Branch, KeysValues) {
         let [_, features] = input.dims();
         let joined = &block.attention.joined[self.place];
-        let sums = self.sums(joined, input, 3 * self.sub_model.attention_width(self.config));
+        let (weight, bias) = (joined.weight.val(), joined.bias.val());
         let Heads { queries, keys, values } =
-            self.kernels.heads(sums, joined.bias.val(), buffer.keys, buffer.values, room.length);
+            self.kernels.heads(input, weight, bias, buffer.keys, buffer.values, room.length);
         let mixed = self.kernels.attend(queries, keys.clone(), values.clone(), room.positions);
         (self.branch(&block.attention.output, mixed, features), KeysValues { keys, values })
     }
@@ -104,19 +104,14 @@ impl ByKernels<'_> {
     fn mlp(&self, block: &Block, input: Tensor<2>) -> Branch {
         let [_, features] = input.dims();
         let Mlp { up, down, .. } = &block.mlp;
-        let sums = self.sums(up, input, self.sub_model.hidden(self.config));
-        let hidden = self.kernels.gelu(sums, up.bias.val(), self.compute);
+        let outputs = self.sub_model.hidden(self.config);
+        let hidden = self.kernels.gelu(input, up.weight.val(), up.bias.val(), outputs, self.compute);
         self.branch(down, hidden, features)
     }
 
-    fn sums(&self, dense: &Dense, x: Tensor<2>, outputs: usize) -> Tensor<3> {
-        self.kernels.product(x, dense.weight.val(), outputs, 1)
-    }
-
-    /// A projection to the residual stream, in as many parts as give a device enough to do.
+    /// A projection to the residual stream.
     fn branch(&self, dense: &Dense, x: Tensor<2>, outputs: usize) -> Branch {
-        let [rows, inputs] = x.dims();
-        let parts = self.kernels.product(x, dense.weight.val(), outputs, parts(rows, inputs, outputs));
+        let parts = self.kernels.product(x, dense.weight.val(), outputs);
         Branch { parts, bias: dense.bias.val() }
     }
 }

@@ -23,16 +23,17 @@ pub use operations::Operations;
 /// Kernels of a device, each one pass (attention: products with passes between). Rows are R = B * A, of B samples with A
 /// active positions each; products take operands of one type and sum in `f32`.
 pub trait Kernels: Debug + Send + Sync {
-    /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, which may be the view of a transposed one; in
-    /// `parts` of n that are not summed yet, `[parts, R, outputs]` in `f32`, which nothing has rounded.
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3>;
+    /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, which may be the view of a transposed one; in as
+    /// many parts P of n as the device likes, which are not summed yet: `[P, R, outputs]` in `f32`, which nothing has rounded.
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
 
-    /// Queries, keys and values from `sums [1, R, 3 W]` of their product and `bias [3 W]`, in the type of the buffers: queries
-    /// `[B, heads, A, head width]`; keys and values into the buffers `[B, heads, room, head width]`, positions `from` to
-    /// `from + A`. Returns queries and both buffers; what else is in them stays.
+    /// Queries, keys and values from `x [R, n]`, the first n rows of `weight [_, 3 W]` and `bias [3 W]`, in the type of the
+    /// buffers: queries `[B, heads, A, head width]`; keys and values into the buffers `[B, heads, room, head width]`, positions
+    /// `from` to `from + A`. Returns queries and both buffers; what else is in them stays. A bias may be rounded to that type.
     fn heads(
         &self,
-        sums: Tensor<3>,
+        x: Tensor<2>,
+        weight: Tensor<2>,
         bias: Tensor<1>,
         keys: Tensor<4>,
         values: Tensor<4>,
@@ -43,8 +44,9 @@ pub trait Kernels: Debug + Send + Sync {
     /// divided by the root of the head width, the softmax in `f32`: `[R, heads * head width]` in the type of the operands.
     fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2>;
 
-    /// Tanh gelu of `sums [1, R, F]` and the first F of `bias`: `[R, F]` in type `to`.
-    fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2>;
+    /// Tanh gelu of the product of `x [R, n]` with the first n rows and `outputs` columns of `weight`, and as many of `bias`
+    /// added: `[R, outputs]` in type `to`. A bias may be rounded to that type.
+    fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2>;
 
     /// LayerNorm of `stream [R, D]` with a branch, its `parts [P, R, D]` and `bias [D]`, added: that sum and its
     /// LayerNorm, both `[R, D]`, the sum in `f32` and the other in type `to`. Where `is_post`, the LayerNorm in `f32` takes
@@ -58,12 +60,12 @@ pub trait Kernels: Debug + Send + Sync {
         to: DType,
     ) -> Normed;
 
-    /// As [`heads`](Self::heads) and [`attend`](Self::attend), for samples that attend over themselves alone; of a type
-    /// throughout, that of `sums [1, R, 3 W]`. It may be on a tape, of which nothing but the weights has the size of scores.
+    /// Heads of the `sums [1, R, 3 W]` of a product and their `bias [3 W]`, and attention as [`attend`](Self::attend) has it, for
+    /// samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
     /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.
     fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2>;
 
-    /// As [`gelu`](Self::gelu) to the type of `sums [1, R, F]`. It may be on a tape.
+    /// Tanh gelu of the `sums [1, R, F]` of a product and their `bias [F]`, `[R, F]` in the type of the sums. It may be on a tape.
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2>;
 
     /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, in `f32`. It may be on a tape.

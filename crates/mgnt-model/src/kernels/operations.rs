@@ -11,23 +11,23 @@ use crate::precision::{cast, full};
 pub struct Operations;
 
 impl Kernels for Operations {
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3> {
-        let [rows, inputs] = x.dims();
-        let each = inputs / parts;
-        let x = full(x).reshape([rows, parts, each]).swap_dims(0, 1);
-        x.matmul(full(weight.slice(s![0..inputs, 0..outputs])).reshape([parts, each, outputs]))
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
+        let [_, inputs] = x.dims();
+        full(x).matmul(full(weight.slice(s![0..inputs, 0..outputs]))).unsqueeze()
     }
 
     fn heads(
         &self,
-        sums: Tensor<3>,
+        x: Tensor<2>,
+        weight: Tensor<2>,
         bias: Tensor<1>,
         keys: Tensor<4>,
         values: Tensor<4>,
         from: usize,
     ) -> Heads {
-        let ([batch, heads, _, width], [_, rows, _]) = (keys.dims(), sums.dims());
+        let ([batch, heads, _, width], [rows, _]) = (keys.dims(), x.dims());
         let active = rows / batch;
+        let sums = self.product(x, weight, 3 * heads * width);
         let all = (sums + bias.unsqueeze()).reshape([batch, active, 3 * heads, width]);
         let all = cast(all, keys.dtype()).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
@@ -40,9 +40,8 @@ impl Kernels for Operations {
         attend(queries, of_context(keys), of_context(values), None)
     }
 
-    fn gelu(&self, sums: Tensor<3>, bias: Tensor<1>, to: DType) -> Tensor<2> {
-        let [_, rows, outputs] = sums.dims();
-        let sums = sums.reshape([rows, outputs]) + bias.slice(s![0..outputs]).unsqueeze();
+    fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2> {
+        let sums = self.product(x, weight, outputs).squeeze_dim(0) + bias.slice(s![0..outputs]).unsqueeze();
         cast(gelu(sums, false), to)
     }
 
@@ -75,7 +74,7 @@ impl Kernels for Operations {
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
         let to = sums.dtype();
-        self.gelu(full(sums), bias, to)
+        cast(gelu(full(sums).squeeze_dim(0) + bias.unsqueeze(), false), to)
     }
 
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {

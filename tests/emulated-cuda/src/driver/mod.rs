@@ -3,6 +3,7 @@
 //! Every call runs to its end before it returns, which is one of the orders that streams allow.
 
 mod device;
+mod library;
 mod memory;
 mod modules;
 mod streams;
@@ -32,6 +33,7 @@ const ALIGNMENT: usize = 512;
 /// What a stream is asked to do.
 enum Work {
     Launch(Launch),
+    Product(library::Product),
     Copy { to: usize, from: usize, bytes: usize },
     Fill { to: usize, value: u8, bytes: usize },
     Memory,
@@ -187,6 +189,26 @@ impl State {
                     Err((fault, why)) => {
                         eprintln!("emulated CUDA: {}: {why}", launch.kernel.name);
                         self.sticky = fault as Status;
+                        self.sticky
+                    }
+                }
+            }
+            Work::Product(product) => {
+                self.count("products of the library");
+                let began = Instant::now();
+                let result = if *RUN { product.run(&self.ranges) } else { Ok(()) };
+                if *TRACE {
+                    eprintln!("{:9.3} ms {product}", began.elapsed().as_secs_f64() * 1e3);
+                }
+                match result {
+                    Ok(()) => {
+                        // As if half of what warps do there were products of 16 x 8 x 16.
+                        self.clock += 3_000 + product.flops() / 4096 / 400;
+                        SUCCESS
+                    }
+                    Err(why) => {
+                        eprintln!("emulated CUDA: {product}: {why}");
+                        self.sticky = 700;
                         self.sticky
                     }
                 }

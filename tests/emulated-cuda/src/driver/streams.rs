@@ -90,7 +90,7 @@ unsafe extern "C" fn cuGraphGetNodes(graph: usize, nodes: *mut usize, count: *mu
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuGraphNodeGetType(node: usize, kind: *mut c_int) -> Status {
     let number = match unsafe { &*(node as *const Work) } {
-        Work::Launch(_) => 0,
+        Work::Launch(_) | Work::Product(_) => 0,
         Work::Copy { .. } => 1,
         Work::Fill { .. } => 2,
         Work::Memory => 10,
@@ -126,7 +126,7 @@ unsafe extern "C" fn cuGraphLaunch(exec: usize, _stream: usize) -> Status {
         return CAPTURE_UNSUPPORTED;
     }
     for work in works.iter() {
-        if matches!(work, Work::Launch(_)) {
+        if matches!(work, Work::Launch(_) | Work::Product(_)) {
             REPLAYED.fetch_add(1, Ordering::Relaxed);
         }
         let status = state.perform(work);

@@ -28,20 +28,25 @@ pub fn answers(
     let mut told = |name, tensors: TensorMap| all.push((name, tensors));
 
     let mut products = TensorMap::new();
-    for (name, inputs, parts) in [("whole", WIDTH, 1), ("parts", 256, 4)] {
-        let (x, weight) = (numbers.halves([ROWS, inputs], 1), numbers.halves([300, 400], 2));
-        insert(&mut products, name, kernels.product(x, weight, HIDDEN, parts))?;
+    // Of the last a device may take the sums in parts.
+    for (name, inputs) in [("short", WIDTH), ("long", 1024)] {
+        let (x, weight) = (numbers.halves([ROWS, inputs], 1), numbers.halves([1100, 400], 2));
+        let parts = kernels.product(x * (1.0 / (inputs as f64).sqrt()), weight, HIDDEN);
+        insert(&mut products, name, parts.sum_dim(0))?;
     }
     let transposed = numbers.halves([400, 300], 2).transpose();
-    let x = numbers.halves([ROWS, WIDTH], 1);
-    insert(&mut products, "transposed", kernels.product(x, transposed, HIDDEN, 1))?;
+    let x = numbers.halves([ROWS, WIDTH], 1) * (1.0 / (WIDTH as f64).sqrt());
+    insert(&mut products, "transposed", kernels.product(x, transposed, HIDDEN).sum_dim(0))?;
     told("product", products);
 
     let mut heads = TensorMap::new();
     let of_buffers = [BATCH, HEADS, ROOM, HEAD_WIDTH];
+    let outputs = 3 * HEADS * HEAD_WIDTH;
+    let input = |seed| numbers.halves([ROWS, WIDTH], seed) * (1.0 / (WIDTH as f64).sqrt());
     let Heads { queries, keys, values } = kernels.heads(
-        numbers.full([1, ROWS, 3 * HEADS * HEAD_WIDTH], 3),
-        numbers.full([3 * HEADS * HEAD_WIDTH], 4),
+        input(3),
+        numbers.halves([300, outputs], 19),
+        numbers.full([outputs], 4),
         numbers.halves(of_buffers, 5),
         numbers.halves(of_buffers, 6),
         FROM,
@@ -50,9 +55,8 @@ pub fn answers(
         insert(&mut heads, name, tensor)?;
     }
     // Buffers that somebody holds stay as they are.
-    let (sums, bias) =
-        (numbers.full([1, ROWS, 3 * HEADS * HEAD_WIDTH], 17), numbers.full([3 * HEADS * HEAD_WIDTH], 18));
-    let again = kernels.heads(sums, bias, keys.clone(), keys.clone(), FROM);
+    let (weight, bias) = (numbers.halves([300, outputs], 17), numbers.full([outputs], 18));
+    let again = kernels.heads(input(2), weight, bias, keys.clone(), keys.clone(), FROM);
     for (name, tensor) in [("held", keys), ("other keys", again.keys), ("other values", again.values)] {
         insert(&mut heads, name, tensor)?;
     }
@@ -65,8 +69,10 @@ pub fn answers(
     told("attention", attention);
 
     let mut gelu = TensorMap::new();
-    let (sums, bias) = (numbers.full([1, ROWS, HIDDEN], 10), numbers.full([400], 11));
-    insert(&mut gelu, "hidden", kernels.gelu(sums, bias, numbers.compute))?;
+    for (name, to) in [("hidden", numbers.compute), ("full", DType::F32)] {
+        let (weight, bias) = (numbers.halves([300, 400], 10), numbers.full([400], 11));
+        insert(&mut gelu, name, kernels.gelu(input(1), weight, bias, HIDDEN, to))?;
+    }
     told("gelu", gelu);
 
     let mut norms = TensorMap::new();

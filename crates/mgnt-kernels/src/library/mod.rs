@@ -1,0 +1,190 @@
+//! Products by NVIDIA's cuBLASLt, where a machine has it: its kernels use what CubeCL cannot ask for yet (`wgmma`, Hopper's
+//! products of four warps), and add a bias and take a gelu before they write.
+//!
+//! The library is loaded at run time, and asked on CubeCL's own stream, in its order and within its graphs. Where it is not
+//! there, has no kernel, or `MGNT_CUBLAS=0` says so, products are CubeCL's.
+
+mod lt;
+
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::convert::Infallible;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use burn_cubecl::cubecl::device::DeviceId;
+use burn_cubecl::cubecl::device_handle::DeviceHandle;
+use burn_cubecl::cubecl::server::{Handle, Server, ServerError, ServerStorage};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl_cuda::CudaRuntime;
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_server::dry_run::launch_mode;
+use cubecl_server::logging::ProfileLevel;
+use cubecl_server::runtime::Runtime;
+use cubecl_server::server::BufferBinding;
+use cubecl_server::stream::{ExecuteScope, WriteScoped, failed_writing};
+use cudarc::cublaslt::{result::CublasError, sys};
+
+use crate::layout::{self, Layout, Tensor, alignment};
+use lt::{Chosen, Places, Product};
+
+pub use lt::Then;
+
+type Cuda = <CudaRuntime as Runtime>::Server;
+
+/// Of what CubeCL allocates, and the most that the library asks for.
+const ALIGNMENT: u64 = 256;
+
+/// Whether products go to it.
+pub fn is_there() -> bool {
+    static IS_THERE: LazyLock<bool> = LazyLock::new(|| {
+        // SAFETY: a library of NVIDIA's is loaded, which does nothing until it is called.
+        std::env::var_os("MGNT_CUBLAS").is_none_or(|value| value != "0") && unsafe { sys::is_culib_present() }
+    });
+    *IS_THERE
+}
+
+/// The product of `a [.., m, k]` and `b [.., k, n]` into `out [.., m, n]`, with what is done then; `false` where the library is not
+/// there or does not take these. A bias has n numbers of the result's type.
+pub fn multiply(
+    a: &CubeTensor,
+    b: &CubeTensor,
+    out: &CubeTensor,
+    then: Then,
+    bias: Option<&CubeTensor>,
+) -> bool {
+    let service = a.client.service_id();
+    if !is_there() || service.service != TypeId::of::<Cuda>() || a.dtype != b.dtype {
+        return false;
+    }
+    let Some(layout) = Layout::new(seen(a), seen(b), seen(out)) else { return false };
+    let aligned = [b, a, out].map(|tensor| alignment(tensor.handle.offset_start.unwrap_or(0), ALIGNMENT));
+    let product = Product { layout, of: a.dtype, into: out.dtype, then, aligned };
+    let Some(workspace) = chosen(service.device, product) else { return false };
+    let workspace = (workspace > 0).then(|| a.client.empty(workspace));
+    let bias = bias.map(|bias| bias.handle.clone());
+    let [first, second, out] = [b, a, out].map(|tensor| tensor.handle.clone());
+    submit(service.device, product, Places { first, second, out, bias, workspace });
+    true
+}
+
+fn seen(tensor: &CubeTensor) -> Tensor<'_> {
+    Tensor { shape: tensor.meta.shape(), strides: tensor.meta.strides() }
+}
+
+/// The library on a device, and what it chose. It lives on the device's thread, which alone calls it.
+#[derive(Default)]
+struct Library {
+    handle: Option<lt::Handle>,
+    chosen: HashMap<Product, Chosen>,
+}
+
+thread_local! {
+    static LIBRARY: RefCell<Library> = RefCell::default();
+}
+
+impl Library {
+    /// The kernel of a product, chosen once.
+    fn choose(&mut self, product: &Product) -> Result<(&lt::Handle, &Chosen), CublasError> {
+        let handle = match &mut self.handle {
+            Some(handle) => handle,
+            none => none.insert(lt::Handle::new()?),
+        };
+        let chosen = match self.chosen.entry(*product) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Chosen::new(handle, product)?),
+        };
+        Ok((handle, chosen))
+    }
+}
+
+type Workspaces = HashMap<(DeviceId, Product), Option<usize>>;
+
+/// Bytes of workspace that a product's kernel takes; `None` where there is no kernel. Asked of the device's thread once.
+fn chosen(device: DeviceId, product: Product) -> Option<usize> {
+    static CHOSEN: LazyLock<Mutex<Workspaces>> = LazyLock::new(Mutex::default);
+    let known = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).get(&(device, product)).copied();
+    if let Some(known) = known {
+        return known;
+    }
+    let stream = StreamId::current();
+    let asked = DeviceHandle::<Cuda>::new(device).submit_blocking(move |server| {
+        // For the context, which it makes the thread's.
+        server.flush(stream).ok()?;
+        LIBRARY.with_borrow_mut(|library| library.choose(&product).ok().map(|(_, chosen)| chosen.workspace()))
+    });
+    let workspace = asked.ok().flatten();
+    CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).insert((device, product), workspace);
+    workspace
+}
+
+/// Asks for a product behind whatever was asked for before.
+fn submit(device: DeviceId, product: Product, of: Places<Handle>) {
+    // What a tuner only compiles is not run.
+    if launch_mode().is_skipped() {
+        return;
+    }
+    let stream = StreamId::current();
+    let Ok(of) = of.try_map(|handle| Ok::<_, Infallible>(handle.binding()));
+    DeviceHandle::<Cuda>::new(device).submit(move |server| run(server, &product, of, stream));
+}
+
+/// On the device's thread.
+fn run(server: &mut Cuda, product: &Product, of: Places<BufferBinding>, stream: StreamId) {
+    let written: Vec<_> = [Some(&of.out), of.workspace.as_ref()].into_iter().flatten().cloned().collect();
+    let held = match of.clone().try_map(|binding| server.get_resource(binding, stream)) {
+        Ok(held) => held,
+        Err(error) => return failed_writing(server, stream, written, error),
+    };
+    let Ok(places) = held.try_map(|held| Ok::<_, Infallible>(held.resource().ptr));
+    let asked = |server: &mut Cuda| {
+        let Some(queue) = server.write_streams().try_stream_mut(&stream).map(|stream| stream.sys) else {
+            return Err(failed("the stream is gone"));
+        };
+        LIBRARY.with_borrow_mut(|library| {
+            let (handle, chosen) = library.choose(product).map_err(|error| failed(&error.to_string()))?;
+            // SAFETY: sizes, types and alignments are those of the tensors; their memory is this scope's, and the stream of its context.
+            unsafe { chosen.run(handle, &places, queue.cast()) }.map_err(|error| failed(&error.to_string()))
+        })
+    };
+    let level = server.logger().profile_level();
+    let is_timed = level.is_some_and(|level| !matches!(level, ProfileLevel::ExecutionOnly));
+    let timed = if is_timed { server.start_profile(stream).ok() } else { None };
+    ExecuteScope::over(server, stream, written.clone()).execute(asked);
+    if let Some(token) = timed
+        && let Ok(duration) = server.end_profile(stream, token)
+    {
+        server.logger().register_profiled(name(product), duration);
+    }
+    // Another stream's memory is kept until what was asked of this one has been done.
+    let [bias, workspace] = [of.bias, of.workspace];
+    let all = [Some(of.first), Some(of.second), Some(of.out), bias, workspace];
+    let foreign: Vec<_> = all.into_iter().flatten().filter(|binding| binding.stream != stream).collect();
+    let resolved = server.write_streams().resolve(stream, foreign.iter()).map(drop);
+    if let Err(error) = resolved {
+        failed_writing(server, stream, written, error);
+    }
+}
+
+/// As a profile lists it: rows, inner dimension and columns of the tensors, and how many there are.
+fn name(product: &Product) -> String {
+    let Layout { first, second, out, batch } = product.layout;
+    let inner = if first.is_turned { first.matrix.rows } else { first.matrix.columns };
+    let turned = |operand: layout::Operand| if operand.is_turned { "'" } else { "" };
+    format!(
+        "cublasLt {} {}{} x {inner} x {}{} ({batch}) to {}, {:?}",
+        product.of.name(),
+        out.columns,
+        turned(second),
+        out.rows,
+        turned(first),
+        product.into.name(),
+        product.then,
+    )
+}
+
+fn failed(why: &str) -> ServerError {
+    ServerError::Generic { reason: format!("cuBLASLt: {why}"), backtrace: BackTrace::capture() }
+}
