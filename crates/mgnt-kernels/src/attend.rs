@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::heads::{Turned, from_heads, turn_heads};
 use crate::library;
-use crate::product::{multiply, view};
+use crate::product::{multiply, turned, view};
 use crate::rows::{by_row, element, empty, vector_of_row};
 
 /// What takes a score's place beyond the positions: no exponential leaves anything of it.
@@ -58,12 +58,6 @@ pub fn by_head(rows: CubeTensor, batch: usize, heads: usize) -> CubeTensor {
     let (active, all) = (rows.meta.shape()[0] / batch, rows.meta.shape()[1]);
     let width = all / heads;
     view(rows, [batch, heads, active, width], [active * all, width, all, 1])
-}
-
-/// The last two dimensions in turn.
-pub fn turned(tensor: CubeTensor) -> CubeTensor {
-    let (shape, strides) = (tensor.meta.shape().clone(), tensor.meta.strides().clone());
-    view(tensor, [0, 1, 3, 2].map(|i| shape[i]), [0, 1, 3, 2].map(|i| strides[i]))
 }
 
 /// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero.

@@ -1,16 +1,66 @@
+use std::array::from_fn;
+
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::product::{view, view_from};
 use crate::rows::{by_piece, element, empty, vector};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;
 
-/// Sums over the rows of `x [.., C]` without gaps, `[C]` in `f32`.
-pub fn sum_of_columns(x: CubeTensor) -> CubeTensor {
-    add_up(x.clone(), x, false)
+/// Sums over the rows of `x [.., N C]` without gaps, `f32`, those of each C columns with zeros behind them: `[whole]`.
+pub fn sum_of_columns<const N: usize>(x: CubeTensor, whole: usize) -> [CubeTensor; N] {
+    let sums = add_up(x.clone(), x, false);
+    let each = sums.meta.shape()[0] / N;
+    let sums = if each == whole { sums } else { spread(sums, each, whole, N) };
+    from_fn(|part| view_from(sums.clone(), part * whole, [whole], [1]))
+}
+
+/// `parts` of `each` numbers, each with zeros behind it.
+fn spread(sums: CubeTensor, each: usize, whole: usize, parts: usize) -> CubeTensor {
+    let out = empty([parts * whole], sums.dtype, &sums);
+    let client = sums.client.clone();
+    let size = vector(&client, sums.dtype.size(), &[each, whole]);
+    let pieces = parts * whole / size;
+    let (count, dim) = by_piece(&client, pieces);
+    // SAFETY: units beyond the last piece end at once, and the others stay within their tensors, which have no gaps.
+    unsafe {
+        spread_out::launch_unchecked(
+            &client,
+            count,
+            dim,
+            size,
+            sums.into_tensor_arg(),
+            out.clone().into_tensor_arg(),
+            pieces as u32,
+            (each / size) as u32,
+            (whole / size) as u32,
+        );
+    }
+    out
+}
+
+#[cube(launch_unchecked)]
+fn spread_out<N: Size>(
+    sums: &Tensor<Vector<f32, N>>,
+    out: &mut Tensor<Vector<f32, N>>,
+    pieces: u32,
+    each: u32,
+    whole: u32,
+) {
+    let piece = ABSOLUTE_POS as u32;
+    if piece >= pieces {
+        terminate!();
+    }
+    let (part, place) = (piece / whole, piece % whole);
+    let mut sum = Vector::<f32, N>::new(0.0);
+    if place < each {
+        sum = sums[(part * each + place) as usize];
+    }
+    out[piece as usize] = sum;
 }
 
 /// Sums over the rows of `x y`, both `[.., C]` without gaps, `[C]` in `f32`.
@@ -50,7 +100,7 @@ fn add_up(x: CubeTensor, y: CubeTensor, is_product: bool) -> CubeTensor {
     if chunks > 1 {
         return add_up(out.clone(), out, false);
     }
-    crate::product::view(out, [columns], [1])
+    view(out, [columns], [1])
 }
 
 #[cube(launch_unchecked)]

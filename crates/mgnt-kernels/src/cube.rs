@@ -6,7 +6,7 @@ use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{Branch, Heads, Kernels, Normed, Samples, Scales};
 
 use crate::parts::parts;
-use crate::{learned, library, passes};
+use crate::{dense_on_tape, learned, library, passes};
 
 /// The kernels of a CUDA device; `None` for any other.
 pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
@@ -56,8 +56,22 @@ impl Kernels for Cube {
         passes::add_norm(stream, branch, norm, is_post, to)
     }
 
-    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2> {
-        learned::attention(sums, bias, mask, of)
+    fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
+        dense_on_tape::dense(x, weight, outputs)
+    }
+
+    fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3> {
+        dense_on_tape::dense_of_three(x, weights, outputs)
+    }
+
+    fn attention(
+        &self,
+        sums: Tensor<3>,
+        biases: [Tensor<1>; 3],
+        mask: Option<Tensor<4>>,
+        of: Samples,
+    ) -> Tensor<2> {
+        learned::attention(sums, biases, mask, of)
     }
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

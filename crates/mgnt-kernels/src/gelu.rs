@@ -7,12 +7,12 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::library::Then;
-use crate::product::{biased, product};
+use crate::product::{by_library, product};
 use crate::rows::{by_piece, element, empty, vector};
 
 /// [`Kernels::gelu`](mgnt_model::kernels::Kernels::gelu).
 pub fn gelu(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, outputs: usize, to: DType) -> CubeTensor {
-    match biased(&x, &weight, &bias, outputs, to, Then::Gelu) {
+    match by_library(&x, &weight, outputs, to, Then::Gelu(bias.clone())) {
         Some(hidden) => hidden,
         None => of_sums(product(x, weight, outputs, 1), bias, to),
     }

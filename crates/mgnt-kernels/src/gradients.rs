@@ -13,11 +13,13 @@ use crate::{attend, columns, gelu, heads, norm, norm_on_tape};
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait GradientPasses: Backend {
     /// `[R, W]`, and queries, keys, values and weights.
-    #[allow(clippy::type_complexity, reason = "the macro reads the tuple")]
+    #[allow(clippy::type_complexity, clippy::too_many_arguments, reason = "the macro reads the tuple")]
     #[fusion(meta = shapes::attended)]
     fn attended(
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        of_queries: FloatTensor<Self>,
+        of_keys: FloatTensor<Self>,
+        of_values: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
@@ -65,9 +67,16 @@ pub(crate) trait GradientPasses: Backend {
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Over the rows of `x [.., C]`, `[C]` in `f32`.
-    #[fusion(dtype = shapes::full(x), shape = shapes::columns(x))]
-    fn sum_of_columns(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Over the rows of `x [.., C]`, `f32`, and zeros behind them: `[whole]`.
+    #[fusion(dtype = shapes::full(x), shape = shapes::whole(whole))]
+    fn sum_of_columns(x: FloatTensor<Self>, whole: usize) -> FloatTensor<Self>;
+
+    /// Over the rows of each third of the columns of `x`.
+    #[fusion(meta = shapes::three)]
+    fn sum_of_three(
+        x: FloatTensor<Self>,
+        whole: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Over the rows of `x y`, both `[.., C]`, `[C]` in `f32`.
     #[fusion(dtype = shapes::full(x), shape = shapes::columns(x))]
@@ -78,14 +87,17 @@ impl GradientPasses for CubeBackend {
     #[allow(clippy::type_complexity, reason = "the trait's")]
     fn attended(
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        of_queries: FloatTensor<Self>,
+        of_keys: FloatTensor<Self>,
+        of_values: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
         has_mask: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let positions = sums.meta.shape()[1] / samples;
-        let (queries, keys, values) = heads::new_heads(sums, bias, samples, heads, whole_rows(positions));
+        let biases = [of_queries, of_keys, of_values];
+        let (queries, keys, values) = heads::new_heads(sums, biases, samples, heads, whole_rows(positions));
         let weights = attend::weigh(queries.clone(), keys.clone(), positions);
         let kept = attend::kept(weights.clone(), has_mask.then_some(mask));
         let mixed = attend::mix(kept, values.clone());
@@ -133,8 +145,17 @@ impl GradientPasses for CubeBackend {
         norm_on_tape::norm_back(gradient, normal, inverse, gamma, to)
     }
 
-    fn sum_of_columns(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        columns::sum_of_columns(into_contiguous(x))
+    fn sum_of_columns(x: FloatTensor<Self>, whole: usize) -> FloatTensor<Self> {
+        let [sums] = columns::sum_of_columns(into_contiguous(x), whole);
+        sums
+    }
+
+    fn sum_of_three(
+        x: FloatTensor<Self>,
+        whole: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [first, second, third] = columns::sum_of_columns(into_contiguous(x), whole);
+        (first, second, third)
     }
 
     fn sum_of_products(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -157,11 +178,23 @@ mod shapes {
         [x[x.num_dims() - 1]].into()
     }
 
+    pub fn whole(whole: &usize) -> Shape {
+        [*whole].into()
+    }
+
+    pub fn three(_x: &TensorSpec, whole: &usize) -> (TensorSpec, TensorSpec, TensorSpec) {
+        let one = TensorSpec::new([*whole].into(), DType::F32);
+        (one.clone(), one.clone(), one)
+    }
+
     type Attended = (TensorSpec, TensorSpec, TensorSpec, TensorSpec, TensorSpec);
 
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn attended(
         sums: &TensorSpec,
-        _bias: &TensorSpec,
+        _of_queries: &TensorSpec,
+        _of_keys: &TensorSpec,
+        _of_values: &TensorSpec,
         _mask: &TensorSpec,
         samples: &usize,
         heads: &usize,

@@ -1,10 +1,12 @@
+use std::array::from_fn;
+
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::library::Then;
-use crate::product::{biased, product, view};
+use crate::product::{by_library, product, view, view_from};
 use crate::rows::{by_piece, element, empty, vector};
 
 /// [`Kernels::heads`](mgnt_model::kernels::Kernels::heads). Buffers that nobody else holds are written in place.
@@ -19,18 +21,22 @@ pub fn heads(
     let [keys, values] = [keys, values].map(own);
     let (rows, outputs) = (x.meta.shape()[0], 3 * keys.meta.shape()[1] * keys.meta.shape()[3]);
     let active = rows / keys.meta.shape()[0];
-    let (sums, bias) = match biased(&x, &weight, &bias, outputs, keys.dtype, Then::Bias) {
+    let (sums, biases) = match by_library(&x, &weight, outputs, keys.dtype, Then::Bias(bias.clone())) {
         Some(sums) => (view(sums, [1, rows, outputs], [rows * outputs, outputs, 1]), None),
-        None => (product(x, weight, outputs, 1), Some(bias)),
+        None => {
+            let (bias, each) = (into_contiguous(bias), outputs / 3);
+            let biases = from_fn(|part| view_from(bias.clone(), part * each, [each], [1]));
+            (product(x, weight, outputs, 1), Some(biases))
+        }
     };
-    let queries = write(sums, bias, &keys, &values, from, active);
+    let queries = write(sums, biases, &keys, &values, from, active);
     (queries, keys, values)
 }
 
 /// The same into new buffers of `room`, of which what nothing is written to is zero, in the type of the sums.
 pub fn new_heads(
     sums: CubeTensor,
-    bias: CubeTensor,
+    biases: [CubeTensor; 3],
     samples: usize,
     heads: usize,
     room: usize,
@@ -38,7 +44,7 @@ pub fn new_heads(
     let width = sums.meta.shape()[2] / (3 * heads);
     let buffer = || empty([samples, heads, room, width], sums.dtype, &sums);
     let (keys, values) = (buffer(), buffer());
-    let queries = write(sums, Some(bias), &keys, &values, 0, room);
+    let queries = write(sums, Some(biases), &keys, &values, 0, room);
     (queries, keys, values)
 }
 
@@ -50,25 +56,26 @@ fn own(buffer: CubeTensor) -> CubeTensor {
 /// Queries; and keys and values of `span` positions from `from` on, of which those that no sums are for are zero.
 fn write(
     sums: CubeTensor,
-    bias: Option<CubeTensor>,
+    biases: Option<[CubeTensor; 3]>,
     keys: &CubeTensor,
     values: &CubeTensor,
     from: usize,
     span: usize,
 ) -> CubeTensor {
     let sums = into_contiguous(sums);
-    let has_bias = bias.is_some();
-    // Another tensor stands for a bias that is not there, and is not read.
-    let bias = into_contiguous(bias.unwrap_or_else(|| sums.clone()));
+    let has_bias = biases.is_some();
+    // Another tensor stands for biases that are not there, and is not read.
+    let biases = biases.unwrap_or_else(|| from_fn(|_| sums.clone()));
+    let [of_queries, of_keys, of_values] = biases.map(into_contiguous);
     let shape = keys.meta.shape();
     let (batch, heads, room, width) = (shape[0], shape[1], shape[2], shape[3]);
     let active = sums.meta.shape()[1] / batch;
     let queries = empty([batch, heads, active, width], keys.dtype, keys);
     let client = sums.client.clone();
-    let size = vector(&client, bias.dtype.size(), &[width]);
+    let size = vector(&client, of_queries.dtype.size(), &[width]);
     let pieces = batch * span * 3 * heads * width / size;
     let (count, dim) = by_piece(&client, pieces);
-    let [of_sums, of_bias, of_heads] = [sums.dtype, bias.dtype, keys.dtype].map(element);
+    let [of_sums, of_bias, of_heads] = [sums.dtype, of_queries.dtype, keys.dtype].map(element);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         to_heads::launch_unchecked(
@@ -77,7 +84,9 @@ fn write(
             dim,
             size,
             sums.into_tensor_arg(),
-            bias.into_tensor_arg(),
+            of_queries.into_tensor_arg(),
+            of_keys.into_tensor_arg(),
+            of_values.into_tensor_arg(),
             queries.clone().into_tensor_arg(),
             keys.clone().into_tensor_arg(),
             values.clone().into_tensor_arg(),
@@ -99,7 +108,9 @@ fn write(
 #[cube(launch_unchecked)]
 fn to_heads<S: Float, B: Float, E: Float, N: Size>(
     sums: &Tensor<Vector<S, N>>,
-    bias: &Tensor<Vector<B, N>>,
+    of_queries: &Tensor<Vector<B, N>>,
+    of_keys: &Tensor<Vector<B, N>>,
+    of_values: &Tensor<Vector<B, N>>,
     queries: &mut Tensor<Vector<E, N>>,
     keys: &mut Tensor<Vector<E, N>>,
     values: &mut Tensor<Vector<E, N>>,
@@ -128,7 +139,14 @@ fn to_heads<S: Float, B: Float, E: Float, N: Size>(
         let at = ((sample * active + position) * columns + column) as usize;
         let mut full = Vector::<f32, N>::cast_from(sums[at]);
         if comptime!(has_bias) {
-            full += Vector::cast_from(bias[column as usize]);
+            let column = (column - part * heads * width) as usize;
+            if part == 0 {
+                full += Vector::cast_from(of_queries[column]);
+            } else if part == 1 {
+                full += Vector::cast_from(of_keys[column]);
+            } else {
+                full += Vector::cast_from(of_values[column]);
+            }
         }
         sum = Vector::cast_from(full);
     }

@@ -16,10 +16,13 @@ use crate::gradients::GradientPasses;
 /// Operations with one result, which Burn's tape knows how to hold.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
 pub(crate) trait Learned: Backend {
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(dtype = sums, shape = shapes::attention(sums))]
     fn nested_attention(
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        of_queries: FloatTensor<Self>,
+        of_keys: FloatTensor<Self>,
+        of_values: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
@@ -43,13 +46,15 @@ pub(crate) trait Learned: Backend {
 impl Learned for CubeBackend {
     fn nested_attention(
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        of_queries: FloatTensor<Self>,
+        of_keys: FloatTensor<Self>,
+        of_values: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
         has_mask: bool,
     ) -> FloatTensor<Self> {
-        Self::attended(sums, bias, mask, samples, heads, has_mask).0
+        Self::attended(sums, of_queries, of_keys, of_values, mask, samples, heads, has_mask).0
     }
 
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -78,21 +83,28 @@ struct Attended<B: Backend> {
     weights: FloatTensor<B>,
     mask: FloatTensor<B>,
     has_mask: bool,
+    /// How many numbers a bias has.
+    whole: usize,
 }
 
 #[derive(Debug)]
 struct AttentionBack;
 
-impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
+impl<B: GradientPasses> Backward<B, 4> for AttentionBack {
     type State = Attended<B>;
 
-    fn backward(self, ops: Ops<Attended<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Attended<B>, 4>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let Attended { queries, keys, values, weights, mask, has_mask } = ops.state;
+        let Attended { queries, keys, values, weights, mask, has_mask, whole } = ops.state;
         let of_sums = B::attended_back(gradient, queries, keys, values, weights, mask, has_mask);
-        let [sums, bias] = ops.parents;
-        if let Some(bias) = bias {
-            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone()));
+        let [sums, a, b, c] = ops.parents;
+        if [&a, &b, &c].iter().any(|bias| bias.is_some()) {
+            let (queries, keys, values) = B::sum_of_three(of_sums.clone(), whole);
+            for (bias, back) in [(a, queries), (b, keys), (c, values)] {
+                if let Some(bias) = bias {
+                    gradients.register::<B>(bias.id, back);
+                }
+            }
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
@@ -115,10 +127,11 @@ impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
 
     fn backward(self, ops: Ops<Summed<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
+        let whole = ops.state.bias.shape()[0];
         let of_sums = B::hidden_back(gradient, ops.state.sums, ops.state.bias);
         let [sums, bias] = ops.parents;
         if let Some(bias) = bias {
-            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone()));
+            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone(), whole));
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
@@ -145,16 +158,17 @@ impl<B: GradientPasses> Backward<B, 5> for NormBack {
     fn backward(self, ops: Ops<Normal<B>, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
         let Normal { normal, inverse, gamma, to } = ops.state;
+        let whole = gamma.shape()[0];
         let [stream, sums, bias, of_gamma, of_beta] = ops.parents;
         if let Some(beta) = of_beta {
-            gradients.register::<B>(beta.id, B::sum_of_columns(gradient.clone()));
+            gradients.register::<B>(beta.id, B::sum_of_columns(gradient.clone(), whole));
         }
         if let Some(gamma) = of_gamma {
             gradients.register::<B>(gamma.id, B::sum_of_products(gradient.clone(), normal.clone()));
         }
         let (of_stream, of_sums) = B::norm_back(gradient, normal, inverse, gamma, to);
         if let Some(bias) = bias {
-            gradients.register::<B>(bias.id, B::sum_of_columns(of_stream.clone()));
+            gradients.register::<B>(bias.id, B::sum_of_columns(of_stream.clone(), whole));
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
@@ -168,22 +182,28 @@ impl<B: GradientPasses> Backward<B, 5> for NormBack {
 impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B, C> {
     fn nested_attention(
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
+        of_queries: FloatTensor<Self>,
+        of_keys: FloatTensor<Self>,
+        of_values: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
         has_mask: bool,
     ) -> FloatTensor<Self> {
-        let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
+        let [(sums, of_sums), (of_queries, a), (of_keys, b), (of_values, c)] =
+            [sums, of_queries, of_keys, of_values].map(|parent| parent.into_parts());
         let mask = mask.into_primitive();
-        match AttentionBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
+        let whole = of_queries.shape()[0];
+        match AttentionBack.prepare::<C>([of_sums, a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
                 let (mixed, queries, keys, values, weights) =
-                    B::attended(sums, bias, mask.clone(), samples, heads, has_mask);
-                operation.finish(Attended { queries, keys, values, weights, mask, has_mask }, mixed)
+                    B::attended(sums, of_queries, of_keys, of_values, mask.clone(), samples, heads, has_mask);
+                operation.finish(Attended { queries, keys, values, weights, mask, has_mask, whole }, mixed)
             }
             OpsKind::UnTracked(operation) => {
-                operation.finish(B::nested_attention(sums, bias, mask, samples, heads, has_mask))
+                let mixed =
+                    B::nested_attention(sums, of_queries, of_keys, of_values, mask, samples, heads, has_mask);
+                operation.finish(mixed)
             }
         }
     }
@@ -223,15 +243,23 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
     }
 }
 
-pub(crate) fn attention(sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2> {
+pub(crate) fn attention(
+    sums: Tensor<3>,
+    biases: [Tensor<1>; 3],
+    mask: Option<Tensor<4>>,
+    of: Samples,
+) -> Tensor<2> {
     let has_mask = mask.is_some();
     // An operation has all of its tensors: another stands for a mask that is not there, and is not read.
     let mask = match mask {
         Some(mask) => mask.detach().into_dispatch(),
-        None => bias.clone().detach().into_dispatch(),
+        None => biases[0].clone().detach().into_dispatch(),
     };
-    let (sums, bias) = (sums.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::nested_attention(sums, bias, mask, of.count, of.heads, has_mask))
+    let [queries, keys, values] = biases.map(Tensor::into_dispatch);
+    let sums = sums.into_dispatch();
+    Tensor::from_dispatch(Dispatch::nested_attention(
+        sums, queries, keys, values, mask, of.count, of.heads, has_mask,
+    ))
 }
 
 pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

@@ -25,6 +25,10 @@ mod columns;
 #[cfg(feature = "cuda")]
 mod cube;
 #[cfg(feature = "cuda")]
+mod dense;
+#[cfg(feature = "cuda")]
+mod dense_on_tape;
+#[cfg(feature = "cuda")]
 mod gelu;
 #[cfg(feature = "cuda")]
 mod gradients;

@@ -1,4 +1,6 @@
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::kernel::{cast, into_contiguous};
@@ -29,14 +31,13 @@ pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize) 
     multiply(x, weight, out)
 }
 
-/// The same with a bias, and what is done then, `[R, outputs]` in type `to`: by the library alone.
-pub fn biased(
+/// The same with what is done then, `[R, outputs]` in type `to`: by the library alone.
+pub fn by_library(
     x: &CubeTensor,
     weight: &CubeTensor,
-    bias: &CubeTensor,
     outputs: usize,
     to: DType,
-    then: Then,
+    then: Then<CubeTensor>,
 ) -> Option<CubeTensor> {
     if !library::is_there() {
         return None;
@@ -46,14 +47,14 @@ pub fn biased(
     let (of_row, of_column) = (weight.meta.strides()[0], weight.meta.strides()[1]);
     let weight = view(weight.clone(), [inputs, outputs], [of_row, of_column]);
     // The library's bias is of the result's type.
-    let bias = if bias.dtype == to { bias.clone() } else { cast(bias.clone(), to) };
+    let then = then.map(|bias| into_contiguous(if bias.dtype == to { bias } else { cast(bias, to) }));
     let out = empty([rows, outputs], to, &x);
-    library::multiply(&x, &weight, &out, then, Some(&into_contiguous(bias))).then_some(out)
+    library::multiply(&x, &weight, &out, then).then_some(out)
 }
 
 /// The product of two views, into a third.
 pub fn multiply(a: CubeTensor, b: CubeTensor, into: CubeTensor) -> CubeTensor {
-    if library::multiply(&a, &b, &into, Then::Nothing, None) {
+    if library::multiply(&a, &b, &into, Then::Nothing) {
         return into;
     }
     let dtype = into.dtype;
@@ -62,6 +63,35 @@ pub fn multiply(a: CubeTensor, b: CubeTensor, into: CubeTensor) -> CubeTensor {
         // As the backend's own operation does: shapes were right, so it is not the caller's fault.
         Err(error) => panic!("no kernel for a product: {error:?}"),
     }
+}
+
+/// The product of two views, added to what a third is.
+pub fn multiply_and_add(a: CubeTensor, b: CubeTensor, to: CubeTensor) -> CubeTensor {
+    if library::multiply(&a, &b, &to, Then::Added) {
+        return to;
+    }
+    let shape = to.meta.shape();
+    let (rows, columns) = (shape[0], shape[1]);
+    let product = multiply(a, b, empty([rows, columns], to.dtype, &to));
+    CubeBackend::float_add(to, product)
+}
+
+/// The last two dimensions in turn.
+pub fn turned(mut tensor: CubeTensor) -> CubeTensor {
+    let dimensions = tensor.meta.num_dims();
+    tensor.meta.swap(dimensions - 2, dimensions - 1);
+    tensor
+}
+
+/// Another look at a tensor, from one of its numbers on.
+pub fn view_from<const D: usize>(
+    mut tensor: CubeTensor,
+    first: usize,
+    shape: [usize; D],
+    strides: [usize; D],
+) -> CubeTensor {
+    tensor.handle = tensor.handle.offset_start((first * tensor.dtype.size()) as u64);
+    view(tensor, shape, strides)
 }
 
 /// Another look at a tensor, from its first number on.

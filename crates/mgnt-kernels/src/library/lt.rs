@@ -14,13 +14,35 @@ const WORKSPACE: usize = 32 << 20;
 
 /// What is done with a sum before it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Then {
+pub enum Then<T = ()> {
     /// Nothing.
     Nothing,
+    /// What is there already is added.
+    Added,
     /// A bias of the columns is added, of the result's type.
-    Bias,
+    Bias(T),
     /// The same, and the tanh gelu of it.
-    Gelu,
+    Gelu(T),
+}
+
+impl<T> Then<T> {
+    /// The bias, where there is one.
+    pub fn bias(&self) -> Option<&T> {
+        match self {
+            Then::Nothing | Then::Added => None,
+            Then::Bias(bias) | Then::Gelu(bias) => Some(bias),
+        }
+    }
+
+    /// The same of another bias.
+    pub fn map<U>(self, of: impl FnOnce(T) -> U) -> Then<U> {
+        match self {
+            Then::Nothing => Then::Nothing,
+            Then::Added => Then::Added,
+            Then::Bias(bias) => Then::Bias(of(bias)),
+            Then::Gelu(bias) => Then::Gelu(of(bias)),
+        }
+    }
 }
 
 /// All that chooses a kernel.
@@ -93,6 +115,8 @@ pub struct Chosen {
     out: Stored,
     kernel: sys::cublasLtMatmulAlgo_t,
     workspace: usize,
+    /// Of what is there already.
+    share: f32,
 }
 
 impl Chosen {
@@ -118,7 +142,9 @@ impl Chosen {
                 preference.0,
             )
         }?;
-        Ok(Self { description, first, second, out, kernel: found.algo, workspace: found.workspaceSize })
+        let share = if product.then == Then::Added { 1.0 } else { 0.0 };
+        let (kernel, workspace) = (found.algo, found.workspaceSize);
+        Ok(Self { description, first, second, out, kernel, workspace, share })
     }
 
     /// Bytes that it takes beside its operands.
@@ -142,7 +168,7 @@ impl Chosen {
         if let Some(bias) = places.bias {
             self.description.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
         }
-        let (one, zero) = (1.0f32, 0.0f32);
+        let one = 1.0f32;
         let out = places.out as *mut c_void;
         // SAFETY: as the caller says; both factors are read before the call returns.
         unsafe {
@@ -150,7 +176,7 @@ impl Chosen {
                 handle.0,
                 self.description.0,
                 from_ref(&one).cast(),
-                from_ref(&zero).cast(),
+                from_ref(&self.share).cast(),
                 places.first as *const c_void,
                 self.first.0,
                 places.second as *const c_void,
@@ -184,9 +210,9 @@ impl Description {
         description.set(CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(product.layout.first.is_turned))?;
         description.set(CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(product.layout.second.is_turned))?;
         match product.then {
-            Then::Nothing => {}
-            Then::Bias => description.set(CUBLASLT_MATMUL_DESC_EPILOGUE, &CUBLASLT_EPILOGUE_BIAS)?,
-            Then::Gelu => description.set(CUBLASLT_MATMUL_DESC_EPILOGUE, &CUBLASLT_EPILOGUE_GELU_BIAS)?,
+            Then::Nothing | Then::Added => {}
+            Then::Bias(()) => description.set(CUBLASLT_MATMUL_DESC_EPILOGUE, &CUBLASLT_EPILOGUE_BIAS)?,
+            Then::Gelu(()) => description.set(CUBLASLT_MATMUL_DESC_EPILOGUE, &CUBLASLT_EPILOGUE_GELU_BIAS)?,
         }
         Ok(description)
     }

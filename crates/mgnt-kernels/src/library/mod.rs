@@ -47,24 +47,18 @@ pub fn is_there() -> bool {
 }
 
 /// The product of `a [.., m, k]` and `b [.., k, n]` into `out [.., m, n]`, with what is done then; `false` where the library is not
-/// there or does not take these. A bias has n numbers of the result's type.
-pub fn multiply(
-    a: &CubeTensor,
-    b: &CubeTensor,
-    out: &CubeTensor,
-    then: Then,
-    bias: Option<&CubeTensor>,
-) -> bool {
+/// there or does not take these.
+pub fn multiply(a: &CubeTensor, b: &CubeTensor, out: &CubeTensor, then: Then<CubeTensor>) -> bool {
     let service = a.client.service_id();
     if !is_there() || service.service != TypeId::of::<Cuda>() || a.dtype != b.dtype {
         return false;
     }
     let Some(layout) = Layout::new(seen(a), seen(b), seen(out)) else { return false };
     let aligned = [b, a, out].map(|tensor| alignment(tensor.handle.offset_start.unwrap_or(0), ALIGNMENT));
-    let product = Product { layout, of: a.dtype, into: out.dtype, then, aligned };
+    let bias = then.bias().map(|bias| bias.handle.clone());
+    let product = Product { layout, of: a.dtype, into: out.dtype, then: then.map(drop), aligned };
     let Some(workspace) = chosen(service.device, product) else { return false };
     let workspace = (workspace > 0).then(|| a.client.empty(workspace));
-    let bias = bias.map(|bias| bias.handle.clone());
     let [first, second, out] = [b, a, out].map(|tensor| tensor.handle.clone());
     submit(service.device, product, Places { first, second, out, bias, workspace });
     true

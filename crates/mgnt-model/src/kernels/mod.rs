@@ -60,12 +60,25 @@ pub trait Kernels: Debug + Send + Sync {
         to: DType,
     ) -> Normed;
 
-    /// Heads of the `sums [1, R, 3 W]` of a product and their `bias [3 W]`, and attention as [`attend`](Self::attend) has it, for
-    /// samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
-    /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.
-    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2>;
+    /// Products of `x [R, n]`, rounded to the type of the weights, with the first n rows and `outputs` columns of each: side by
+    /// side, `[1, R, outputs]` of each, in that type. It may be on a tape, with no copy of what a sub-model uses of a weight.
+    fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
 
-    /// Tanh gelu of the `sums [1, R, F]` of a product and their `bias [F]`, `[R, F]` in the type of the sums. It may be on a tape.
+    /// As [`dense`](Self::dense), of three weights: `[1, R, 3 outputs]`.
+    fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3>;
+
+    /// Heads of the `sums [1, R, 3 W]` of three products and the first W of each one's bias, and attention as
+    /// [`attend`](Self::attend) has it, for samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
+    /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.
+    fn attention(
+        &self,
+        sums: Tensor<3>,
+        biases: [Tensor<1>; 3],
+        mask: Option<Tensor<4>>,
+        of: Samples,
+    ) -> Tensor<2>;
+
+    /// Tanh gelu of the `sums [1, R, F]` of a product and the first F of its bias, `[R, F]` in the type of the sums. It may be on a tape.
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2>;
 
     /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, in `f32`. It may be on a tape.

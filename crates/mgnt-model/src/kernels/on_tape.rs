@@ -1,5 +1,5 @@
 use burn::nn::Dropout;
-use burn::tensor::{DType, Device, Tensor, s};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::{Kernels, Samples};
 use crate::attention::{Attention, Dense};
@@ -38,12 +38,10 @@ impl OnTape<'_> {
         let (heads, outputs) =
             (self.sub_model.heads(self.config), self.sub_model.attention_width(self.config));
         let apart = [&attention.query, &attention.key, &attention.value];
-        let weights = apart.map(|dense| dense.weight.val().slice(s![.., 0..outputs]));
-        let bias = Tensor::cat(apart.map(|dense| dense.bias.val().slice(s![0..outputs])).to_vec(), 0);
-        let sums = self.product(x, Tensor::cat(weights.to_vec(), 1));
+        let sums = self.kernels.dense_of_three(x, apart.map(|dense| dense.weight.val()), outputs);
         let mask = self.mask(heads, &sums, &attention.dropout);
         let of = Samples { count: self.samples, heads };
-        let mixed = self.kernels.attention(sums, bias, mask, of);
+        let mixed = self.kernels.attention(sums, apart.map(|dense| dense.bias.val()), mask, of);
         self.back(mixed, &attention.output)
     }
 
@@ -60,18 +58,13 @@ impl OnTape<'_> {
 
     fn mlp(&self, Mlp { up, down, .. }: &Mlp, x: Tensor<2>) -> Tensor<3> {
         let hidden = self.sub_model.hidden(self.config);
-        let sums = self.product(x, up.weight.val().slice(s![.., 0..hidden]));
-        self.back(self.kernels.hidden(sums, up.bias.val().slice(s![0..hidden])), down)
+        let sums = self.kernels.dense(x, up.weight.val(), hidden);
+        self.back(self.kernels.hidden(sums, up.bias.val()), down)
     }
 
     /// To the residual stream, without the bias.
     fn back(&self, x: Tensor<2>, dense: &Dense) -> Tensor<3> {
-        let [_, inputs] = x.dims();
-        self.product(x, dense.weight.val().slice(s![0..inputs, ..]))
-    }
-
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<3> {
-        precision::cast(x, self.compute).matmul(weight).unsqueeze()
+        self.kernels.dense(x, dense.weight.val(), self.config.width)
     }
 }
 

@@ -61,9 +61,25 @@ impl Kernels for Operations {
         Normed { input: cast(normed.clone(), to), stream: if is_post { normed } else { sum } }
     }
 
-    fn attention(&self, sums: Tensor<3>, bias: Tensor<1>, mask: Option<Tensor<4>>, of: Samples) -> Tensor<2> {
+    fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
+        let ([_, inputs], to) = (x.dims(), weight.dtype());
+        cast(x, to).matmul(weight.slice(s![0..inputs, 0..outputs])).unsqueeze()
+    }
+
+    fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3> {
+        Tensor::cat(weights.map(|weight| self.dense(x.clone(), weight, outputs)).to_vec(), 2)
+    }
+
+    fn attention(
+        &self,
+        sums: Tensor<3>,
+        biases: [Tensor<1>; 3],
+        mask: Option<Tensor<4>>,
+        of: Samples,
+    ) -> Tensor<2> {
         let Samples { count: samples, heads } = of;
         let ([_, rows, outputs], compute) = (sums.dims(), sums.dtype());
+        let bias = Tensor::cat(biases.map(|bias| bias.slice(s![0..outputs / 3])).to_vec(), 0);
         let all = full(sums) + bias.unsqueeze();
         let all = all.reshape([samples, rows / samples, 3 * heads, outputs / (3 * heads)]);
         let all = cast(all, compute).swap_dims(1, 2);
@@ -74,7 +90,9 @@ impl Kernels for Operations {
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
         let to = sums.dtype();
-        cast(gelu(full(sums).squeeze_dim(0) + bias.unsqueeze(), false), to)
+        let [_, _, outputs] = sums.dims();
+        let sums = full(sums).squeeze_dim(0) + bias.slice(s![0..outputs]).unsqueeze();
+        cast(gelu(sums, false), to)
     }
 
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {

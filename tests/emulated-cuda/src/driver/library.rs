@@ -97,6 +97,8 @@ pub struct Product {
     description: Description,
     layouts: [Layout; 3],
     places: [usize; 3],
+    /// Whether the product is added to what is there.
+    is_added: bool,
 }
 
 impl fmt::Display for Product {
@@ -142,10 +144,14 @@ impl Product {
                     if has_bias {
                         sum += read(bias, self.description.bias, row);
                     }
+                    let at = column * out.between as usize + row;
+                    if self.is_added {
+                        sum += read(out, of(out, self.places[2]), at);
+                    }
                     if self.description.epilogue & 32 != 0 {
                         sum = gelu(sum);
                     }
-                    write(out, of(out, self.places[2]), column * out.between as usize + row, sum);
+                    write(out, of(out, self.places[2]), at, sum);
                 }
             }
         }
@@ -439,7 +445,7 @@ unsafe extern "C" fn cublasLtMatmul(
     let aligned = |(at, aligned): (&usize, u32)| at.is_multiple_of(aligned as usize);
     let fits = workspace_bytes as u64 >= kernel.workspace
         && (kernel.workspace == 0 || workspace.is_multiple_of(256));
-    let is_known = kernel.known == KNOWN && (alpha, beta) == (1.0, 0.0) && before == out;
+    let is_known = kernel.known == KNOWN && alpha == 1.0 && [0.0, 1.0].contains(&beta) && before == out;
     if !is_known || !fits || !places.iter().zip(kernel.aligned).all(aligned) {
         return WRONG_VALUE;
     }
@@ -448,8 +454,12 @@ unsafe extern "C" fn cublasLtMatmul(
         return WRONG_VALUE;
     }
     let [first, second, _, out] = layouts;
-    let product =
-        Product { description, layouts: [first, second, out], places: [places[0], places[1], places[3]] };
+    let product = Product {
+        description,
+        layouts: [first, second, out],
+        places: [places[0], places[1], places[3]],
+        is_added: beta == 1.0,
+    };
     state.count("cublasLtMatmul");
     match state.submit(stream, Work::Product(product)) {
         SUCCESS => SUCCESS,

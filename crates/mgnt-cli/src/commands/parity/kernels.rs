@@ -102,44 +102,65 @@ pub fn gradients(
     let numbers = Numbers { compute: compute.into(), device: &device };
     let outputs = 3 * HEADS * HEAD_WIDTH;
     let mut all = Vec::new();
-    let mut told =
-        |name, result: Tensor<2>, sums: &Tensor<3>, parameters: &[&Tensor<1>]| -> anyhow::Result<()> {
-            let mut tensors = TensorMap::new();
-            let back = numbers.full(result.dims(), 20);
-            insert(&mut tensors, "result", result.clone().inner())?;
-            let gradients = (result.cast(FloatDType::F32) * back).sum().backward();
-            let missing = || anyhow::anyhow!("{name}: nothing goes back");
-            insert(&mut tensors, "sums", sums.grad(&gradients).ok_or_else(missing)?)?;
-            for (index, parameter) in parameters.iter().enumerate() {
-                insert(
-                    &mut tensors,
-                    &format!("parameter {index}"),
-                    parameter.grad(&gradients).ok_or_else(missing)?,
-                )?;
-            }
-            all.push((name, tensors));
-            Ok(())
-        };
+    let mut told = |name, tensors| all.push((name, tensors));
+
+    // Of sub-models: weights and biases have more than is used of them.
+    let of_one = numbers.halves([300, 400], 32).require_grad();
+    let x = (numbers.full([ROWS, WIDTH], 31) * (1.0 / (WIDTH as f64).sqrt())).detach().require_grad();
+    let result = kernels.dense(x.clone(), of_one.clone(), HIDDEN);
+    told("dense", answer("dense", &numbers, result, &[&x, &of_one], &[])?);
+    let x = (numbers.halves([ROWS, WIDTH], 33) * (1.0 / (WIDTH as f64).sqrt())).detach().require_grad();
+    let weights = [34, 35, 36].map(|seed| numbers.halves([300, 400], seed).require_grad());
+    let result = kernels.dense_of_three(x.clone(), weights.clone(), HIDDEN);
+    let [a, b, c] = &weights;
+    told("dense of three", answer("dense of three", &numbers, result, &[&x, a, b, c], &[])?);
 
     // Scores of which some keep their weight: what goes back of large ones is lost in a half's rounding.
     for (name, has_mask) in [("attention", false), ("attention with a mask", true)] {
         let sums = (numbers.halves([1, ROWS, outputs], 21) * 0.5).detach().require_grad();
-        let bias = numbers.full([outputs], 22).require_grad();
+        let biases = [22, 37, 38].map(|seed| numbers.full([outputs], seed).require_grad());
         let mask = has_mask.then(|| numbers.halves([BATCH, HEADS, ACTIVE, ROOM], 30).abs());
         let of = Samples { count: BATCH, heads: HEADS };
-        told(name, kernels.attention(sums.clone(), bias.clone(), mask, of), &sums, &[&bias])?;
+        let result = kernels.attention(sums.clone(), biases.clone(), mask, of);
+        told(name, answer(name, &numbers, result, &[&sums], &[&biases])?);
     }
 
     let sums = numbers.halves([1, ROWS, HIDDEN], 23).require_grad();
-    let bias = numbers.full([HIDDEN], 24).require_grad();
-    told("gelu", kernels.hidden(sums.clone(), bias.clone()), &sums, &[&bias])?;
+    let bias = numbers.full([400], 24).require_grad();
+    let result = kernels.hidden(sums.clone(), bias.clone());
+    told("gelu", answer("gelu", &numbers, result, &[&sums], &[&[bias]])?);
 
     let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
     let [bias, gamma, beta] = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
     let norm = Scales { gamma: gamma.clone(), beta: beta.clone(), epsilon: 1e-12 };
     let normed = kernels.normed(numbers.full([ROWS, WIDTH], 29), sums.clone(), bias.clone(), norm);
-    told("LayerNorm", normed, &sums, &[&bias, &gamma, &beta])?;
+    told("LayerNorm", answer("LayerNorm", &numbers, normed, &[&sums], &[&[bias], &[gamma], &[beta]])?);
     Ok(all)
+}
+
+/// A result, and what goes back from it to what went in. Parameters are in groups that are held against each other as one: nothing
+/// but roundings goes back to the bias of keys, which moves all scores of a query alike.
+fn answer<const R: usize, const D: usize>(
+    name: &str,
+    numbers: &Numbers,
+    result: Tensor<R>,
+    inputs: &[&Tensor<D>],
+    parameters: &[&[Tensor<1>]],
+) -> anyhow::Result<TensorMap> {
+    let mut tensors = TensorMap::new();
+    let back = numbers.full(result.dims(), 20);
+    insert(&mut tensors, "result", result.clone().inner())?;
+    let gradients = (result.cast(FloatDType::F32) * back).sum().backward();
+    let missing = || anyhow::anyhow!("{name}: nothing goes back");
+    for (index, input) in inputs.iter().enumerate() {
+        let gradient = input.grad(&gradients).ok_or_else(missing)?;
+        insert(&mut tensors, &format!("input {index}"), gradient)?;
+    }
+    for (index, together) in parameters.iter().enumerate() {
+        let back: Option<Vec<_>> = together.iter().map(|parameter| parameter.grad(&gradients)).collect();
+        insert(&mut tensors, &format!("parameter {index}"), Tensor::cat(back.ok_or_else(missing)?, 0))?;
+    }
+    Ok(tensors)
 }
 
 /// Numbers between -2 and 2, the same on every device.
