@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
-use mgnt_model::kernels::{Branch, Heads, Kernels, Normed, Samples, Scales};
+use mgnt_model::kernels::{AdamW, Branch, Heads, Kernels, Normed, Parameter, Samples, Scales};
 
 use crate::parts::parts;
 use crate::{dense_on_tape, learned, library, passes};
@@ -80,5 +80,13 @@ impl Kernels for Cube {
 
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
         learned::normed(stream, sums, bias, norm)
+    }
+
+    fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
+        passes::adamw(parameter, gradient, how)
+    }
+
+    fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1> {
+        passes::averaged(average, value, decay)
     }
 }

@@ -52,6 +52,8 @@ mod passes;
 mod product;
 #[cfg(feature = "cuda")]
 mod rows;
+#[cfg(feature = "cuda")]
+mod update;
 
 #[cfg(feature = "cuda")]
 pub use cube::on;

@@ -5,9 +5,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Branch, Heads, Normed, Scales};
+use mgnt_model::kernels::{AdamW, Branch, Heads, Normed, Parameter, Scales};
 
-use crate::{attend, gelu, heads, norm, product};
+use crate::{attend, gelu, heads, norm, product, update};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait Passes: Backend {
@@ -59,6 +59,18 @@ pub(crate) trait Passes: Backend {
         is_post: bool,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(meta = shapes::adamw)]
+    fn adamw(
+        value: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        factors: update::Factors,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(dtype = average, shape = average)]
+    fn averaged(average: FloatTensor<Self>, value: FloatTensor<Self>, decay: f32) -> FloatTensor<Self>;
 }
 
 impl Passes for CubeBackend {
@@ -119,6 +131,21 @@ impl Passes for CubeBackend {
             is_post,
             to,
         )
+    }
+
+    fn adamw(
+        value: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        factors: update::Factors,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [value, first, second] = update::adamw([value, first, second], gradient, factors);
+        (value, first, second)
+    }
+
+    fn averaged(average: FloatTensor<Self>, value: FloatTensor<Self>, decay: f32) -> FloatTensor<Self> {
+        update::averaged(average, value, decay)
     }
 }
 
@@ -185,6 +212,26 @@ pub(crate) fn add_norm(
     Normed { stream, input }
 }
 
+pub(crate) fn adamw(parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
+    let [kept, rate, of_second] = how.factors();
+    let factors =
+        update::Factors { kept, beta1: how.beta1, beta2: how.beta2, rate, of_second, epsilon: how.epsilon };
+    let (value, first, second) = Dispatch::adamw(
+        parameter.value.into_dispatch(),
+        parameter.first.into_dispatch(),
+        parameter.second.into_dispatch(),
+        gradient.into_dispatch(),
+        factors,
+    );
+    let [value, first, second] = [value, first, second].map(Tensor::from_dispatch);
+    Parameter { value, first, second }
+}
+
+pub(crate) fn averaged(average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1> {
+    let (average, value) = (average.into_dispatch(), value.into_dispatch());
+    Tensor::from_dispatch(Dispatch::averaged(average, value, decay as f32))
+}
+
 /// What comes out, by what goes in.
 #[cfg(feature = "fusion")]
 mod shapes {
@@ -214,6 +261,16 @@ mod shapes {
 
     pub fn attend(queries: &Shape) -> Shape {
         [queries[0] * queries[2], queries[1] * queries[3]].into()
+    }
+
+    pub fn adamw(
+        value: &TensorSpec,
+        first: &TensorSpec,
+        second: &TensorSpec,
+        _gradient: &TensorSpec,
+        _factors: &crate::update::Factors,
+    ) -> (TensorSpec, TensorSpec, TensorSpec) {
+        (value.clone(), first.clone(), second.clone())
     }
 
     pub fn gelu(x: &Shape, outputs: &usize) -> Shape {

@@ -1,8 +1,13 @@
 //! AdamW as the published recipes use it: decay on matrices only, warm-up and cosine, one global norm.
 
+use std::sync::Arc;
+
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::optim::{
+    AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate, ModuleOptimizer, Optimizer,
+};
+use burn::tensor::{Device, Tensor};
+use mgnt_model::kernels::{AdamW, Kernels, Parameter};
 
 use crate::{Error, Optimization};
 
@@ -22,21 +27,77 @@ pub fn learning_rate(recipe: &Optimization, step: usize) -> f64 {
 }
 
 /// AdamW with weight decay on matrices and kernels, not on biases, norms, embeddings or the codebook.
-pub(crate) fn adamw(recipe: &Optimization) -> Result<ModuleOptimizer, Error> {
-    let config = |decay: f32| {
-        AdamWConfig::new()
-            .with_beta_1(recipe.beta1)
-            .with_beta_2(recipe.beta2)
-            .with_epsilon(EPSILON)
-            .with_weight_decay(decay)
-    };
+///
+/// With kernels each parameter takes one pass; its records are the same.
+pub(crate) fn adamw(
+    recipe: &Optimization,
+    kernels: Option<Arc<dyn Kernels>>,
+) -> Result<ModuleOptimizer, Error> {
     let patterns = vec![r"(^|\.)bias$", r"(^|\.)gamma$", r"(^|\.)beta$", r"^embedding\.", r"codebook$"];
     let undecayed = ParamGroup::from_any_regexes(patterns).map_err(|e| Error::Recipe {
         field: "weight_decay".into(),
         expected: "a group of parameters".into(),
         got: format!("{e:?}"),
     })?;
-    Ok(config(recipe.weight_decay).init().with_group(undecayed, config(0.0).build(), None))
+    Ok(match kernels {
+        Some(kernels) => {
+            let of = |decay| InOnePass { kernels: kernels.clone(), recipe: recipe.clone(), decay };
+            ModuleOptimizer::from(of(recipe.weight_decay)).with_group(undecayed, of(0.0), None)
+        }
+        None => {
+            let config = |decay: f32| {
+                AdamWConfig::new()
+                    .with_beta_1(recipe.beta1)
+                    .with_beta_2(recipe.beta2)
+                    .with_epsilon(EPSILON)
+                    .with_weight_decay(decay)
+            };
+            config(recipe.weight_decay).init().with_group(undecayed, config(0.0).build(), None)
+        }
+    })
+}
+
+/// AdamW by kernels of the device.
+#[derive(Clone)]
+struct InOnePass {
+    kernels: Arc<dyn Kernels>,
+    recipe: Optimization,
+    decay: f32,
+}
+
+impl Optimizer for InOnePass {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        rate: LearningRate,
+        tensor: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let shape = tensor.dims();
+        let flat = |tensor: Tensor<D>| tensor.reshape([shape.iter().product::<usize>()]);
+        let (first, second, done) = match state {
+            Some(AdamWState { momentum, .. }) => {
+                (flat(momentum.moment_1), flat(momentum.moment_2), momentum.time)
+            }
+            None => {
+                let zeros = || flat(Tensor::zeros(shape, &tensor.device()));
+                (zeros(), zeros(), 0)
+            }
+        };
+        let step = done + 1;
+        let Optimization { beta1, beta2, .. } = self.recipe;
+        let how = AdamW { rate, decay: self.decay, beta1, beta2, epsilon: EPSILON, step };
+        let parameter = Parameter { value: flat(tensor), first, second };
+        let Parameter { value, first, second } = self.kernels.adamw(parameter, flat(gradient), how);
+        let momentum = AdaptiveMomentumState::new(step, first.reshape(shape), second.reshape(shape));
+        (value.reshape(shape), Some(AdamWState::new(momentum)))
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        <burn::optim::AdamW as Optimizer>::to_device(state, device)
+    }
 }
 
 /// Scales all gradients so that their global norm is at most `limit`; returns the norm before.
@@ -84,7 +145,8 @@ impl ModuleVisitor for Scale<'_> {
 pub(crate) mod tests {
     use burn::module::ModuleMapper;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::Device;
+    use burn::tensor::{Device, Distribution};
+    use mgnt_model::kernels::Operations;
     use mgnt_model::{ModelConfig, NestedTransformer, Preset};
 
     use super::*;
@@ -162,10 +224,48 @@ pub(crate) mod tests {
         let model = model.map(&mut Ones);
         let mut zeros = Zeros(GradientsParams::new());
         model.visit(&mut zeros);
-        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }).unwrap();
+        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }, None).unwrap();
         let after = optimizer.step(0.1, model, zeros.0);
         let map = mgnt_weights::module::to_map(&after).unwrap();
         map.iter().filter(|(_, t)| t.to_f32()[0] != 1.0).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn kernels_step_as_burn_does() {
+        let device = Device::flex().autodiff();
+        let recipe = optimization();
+        let start: Linear = LinearConfig::new(5, 3).init(&device);
+        let x = Tensor::<2>::random([4, 5], Distribution::Normal(0.0, 1.0), &device);
+        let run = |kernels: Option<Arc<dyn Kernels>>| {
+            let (mut layer, mut optimizer) = (start.clone(), adamw(&recipe, kernels.clone()).unwrap());
+            for step in 0..6 {
+                // In the middle another optimiser takes the record over.
+                if step == 3 {
+                    let record = optimizer.to_record();
+                    optimizer = adamw(&recipe, kernels.clone()).unwrap().load_record(record);
+                }
+                let loss = layer.forward(x.clone()).square().sum();
+                let grads = GradientsParams::from_grads(loss.backward(), &layer);
+                layer = optimizer.step(0.05, layer, grads);
+            }
+            (layer, optimizer)
+        };
+        let (by_burn, optimizer) = run(None);
+        let (by_kernels, _) = run(Some(Arc::new(Operations)));
+        let off = (by_burn.weight.val() - by_kernels.weight.val()).abs().max().into_scalar::<f32>();
+        let moved = (by_burn.weight.val() - start.weight.val()).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-6 && moved > 0.1, "{off} of {moved}");
+        // A run that was begun by one goes on by the other.
+        let kernels: Arc<dyn Kernels> = Arc::new(Operations);
+        let mut other = adamw(&recipe, Some(kernels)).unwrap().load_record(optimizer.to_record());
+        let mut same = adamw(&recipe, None).unwrap().load_record(optimizer.to_record());
+        let grads = || {
+            let loss = by_burn.forward(x.clone()).square().sum();
+            GradientsParams::from_grads(loss.backward(), &by_burn)
+        };
+        let [a, b] = [&mut other, &mut same].map(|optimizer| optimizer.step(0.05, by_burn.clone(), grads()));
+        let off = (a.weight.val() - b.weight.val()).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-6, "{off}");
     }
 
     #[test]
@@ -206,7 +306,7 @@ pub(crate) mod tests {
     fn decay_reaches_matrices_only() {
         let device = Device::flex().autodiff();
         let layer: Linear = LinearConfig::new(2, 2).init(&device);
-        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }).unwrap();
+        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }, None).unwrap();
         // A gradient of zero: all that moves is what decays.
         let zero = (layer.weight.val() * 0.0).sum() + (layer.bias.as_ref().unwrap().val() * 0.0).sum();
         let grads = GradientsParams::from_grads(zero.backward(), &layer);

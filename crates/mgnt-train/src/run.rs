@@ -73,9 +73,10 @@ pub fn run<T: Task>(
     let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
     let model = task.initial(&part::taped(device, optimization))?;
+    let kernels = task.kernels();
     let mut start = Start {
-        trainee: Trainee::new(model, optimization.ema_decay),
-        optimizer: adamw(optimization)?,
+        trainee: Trainee::new(model, optimization.ema_decay, kernels.clone()),
+        optimizer: adamw(optimization, kernels)?,
         schedule: None,
         progress: Progress::default(),
     };

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Tensor};
+use mgnt_model::kernels::Kernels;
 use serde::Serialize;
 
 use crate::Error;
@@ -27,6 +29,11 @@ pub trait Task: Send + Sync + 'static {
 
     /// The module before the first step, on a device with a tape.
     fn initial(&self, device: &Device) -> Result<Self::Model, Error>;
+
+    /// Kernels that move parameters and their averages, where the device has them.
+    fn kernels(&self) -> Option<Arc<dyn Kernels>> {
+        None
+    }
 
     /// Whether a step draws random numbers from the device, as dropout does.
     fn draws_on_device(&self) -> bool;

@@ -226,6 +226,10 @@ impl Task for TransformerTask {
         })
     }
 
+    fn kernels(&self) -> Option<Arc<dyn Kernels>> {
+        self.kernels.clone()
+    }
+
     fn draws_on_device(&self) -> bool {
         self.config.dropout > 0.0
     }

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, Strategy};
 use mgnt_model::compute::{Forward, forward_flops};
+use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::directory::read_ron;
 use serde::Serialize;
@@ -87,7 +88,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.compute.open()?;
     let dtype = arguments.compute.dtype;
     let product = LargeProduct::for_device(arguments.compute.device);
-    let matrix_peak_gflops = product.peak(dtype, &device);
+    let matrix_peak_gflops = product.peak(dtype, arguments.compute.kernels(&device).as_deref(), &device);
     let config = || read_ron::<ModelConfig>(&arguments.config);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
@@ -155,8 +156,8 @@ impl LargeProduct {
         }
     }
 
-    /// GFLOP/s of it: the best of ten.
-    fn peak(&self, dtype: Dtype, device: &Device) -> f64 {
+    /// GFLOP/s of it, by kernels where there are some: the best of ten.
+    fn peak(&self, dtype: Dtype, kernels: Option<&dyn Kernels>, device: &Device) -> f64 {
         let [m, k, n] = self.sizes;
         let normal = Distribution::Normal(0.0, 1.0);
         let random = |shape| Tensor::<2>::random(shape, normal, device).cast(FloatDType::from(dtype));
@@ -164,7 +165,11 @@ impl LargeProduct {
         // Held until they are there: a lazy device need not compute what is dropped.
         let seconds = || {
             let clock = Instant::now();
-            let products: Vec<_> = (0..self.at_once).map(|_| a.clone().matmul(b.clone())).collect();
+            let product = |_| match kernels {
+                Some(kernels) => kernels.dense(a.clone(), b.clone(), n),
+                None => a.clone().matmul(b.clone()).unsqueeze(),
+            };
+            let products: Vec<Tensor<3>> = (0..self.at_once).map(product).collect();
             finished(device);
             drop(products);
             clock.elapsed().as_secs_f64()

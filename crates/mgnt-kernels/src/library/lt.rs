@@ -203,12 +203,17 @@ impl Description {
         use sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
         use sys::cublasLtEpilogue_t::{CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_GELU_BIAS};
         use sys::cublasLtMatmulDescAttributes_t::{
-            CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB,
+            CUBLASLT_MATMUL_DESC_BIAS_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_TRANSA,
+            CUBLASLT_MATMUL_DESC_TRANSB,
         };
         let sums = if product.of == DType::F32 { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F };
         let description = Self(result::create_matmul_desc(sums, sys::cudaDataType_t::CUDA_R_32F)?);
         description.set(CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(product.layout.first.is_turned))?;
         description.set(CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(product.layout.second.is_turned))?;
+        if product.then.bias().is_some() {
+            // A kernel is chosen for some bias only where there is one; its place is said when the product is asked for.
+            description.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, &0x1000usize)?;
+        }
         match product.then {
             Then::Nothing | Then::Added => {}
             Then::Bias(()) => description.set(CUBLASLT_MATMUL_DESC_EPILOGUE, &CUBLASLT_EPILOGUE_BIAS)?,

@@ -83,6 +83,51 @@ pub trait Kernels: Debug + Send + Sync {
 
     /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, in `f32`. It may be on a tape.
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2>;
+
+    /// A parameter after a step of AdamW, all in `f32`.
+    fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter;
+
+    /// `decay average + (1 - decay) value`.
+    fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1>;
+}
+
+/// A parameter's n numbers, without a tape, and what AdamW knows of them.
+#[derive(Debug)]
+pub struct Parameter {
+    /// `[n]`.
+    pub value: Tensor<1>,
+    /// Moving average of its gradients, `[n]`.
+    pub first: Tensor<1>,
+    /// Of their squares, `[n]`.
+    pub second: Tensor<1>,
+}
+
+/// A step of AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate.
+    pub rate: f64,
+    /// Share of a parameter that goes at a rate of one.
+    pub decay: f32,
+    /// Of the first average what stays.
+    pub beta1: f32,
+    /// Of the second.
+    pub beta2: f32,
+    /// Beside the root of the second.
+    pub epsilon: f32,
+    /// 1 at first.
+    pub step: usize,
+}
+
+impl AdamW {
+    /// What stays of a parameter, its share of the first average, and what the second is multiplied by.
+    pub fn factors(&self) -> [f32; 3] {
+        // Beyond this there is nothing left of a beta.
+        let step = i32::try_from(self.step).unwrap_or(i32::MAX);
+        let [first, second] = [self.beta1, self.beta2].map(|beta| 1.0 - beta.powi(step));
+        let kept = 1.0 - self.rate * f64::from(self.decay);
+        [kept as f32, (self.rate / f64::from(first)) as f32, 1.0 / second]
+    }
 }
 
 /// What [`Kernels::attention`] attends within.

@@ -1,7 +1,7 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Tensor, s};
 
-use super::{Branch, Heads, Kernels, Normed, Samples, Scales};
+use super::{AdamW, Branch, Heads, Kernels, Normed, Parameter, Samples, Scales};
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
 
@@ -97,6 +97,18 @@ impl Kernels for Operations {
 
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
         normed(stream + summed(full(sums), bias), norm)
+    }
+
+    fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
+        let [kept, rate, of_second] = how.factors();
+        let first = parameter.first * how.beta1 + gradient.clone() * (1.0 - how.beta1);
+        let second = parameter.second * how.beta2 + gradient.square() * (1.0 - how.beta2);
+        let change = first.clone() * rate / ((second.clone() * of_second).sqrt() + how.epsilon);
+        Parameter { value: parameter.value * kept - change, first, second }
+    }
+
+    fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1> {
+        average * decay + value * (1.0 - decay)
     }
 }
 

@@ -8,6 +8,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::ExecutionError;
 use burn::train::metric::{Adaptor, ItemLazy};
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
+use mgnt_model::kernels::Kernels;
 
 use super::steps::Step;
 use crate::task::Figures;
@@ -22,12 +23,15 @@ pub(crate) struct Trainee<M: Module> {
     decay: f64,
     /// Steps that changed the model.
     updates: usize,
+    /// Move the average, where the device has them.
+    #[module(skip)]
+    kernels: Option<Arc<dyn Kernels>>,
 }
 
 impl<M: Module> Trainee<M> {
     /// A model before its first step, with an average whose decay comes to `decay`.
-    pub fn new(model: M, decay: f64) -> Self {
-        Self { average: model.valid(), model, decay, updates: 0 }
+    pub fn new(model: M, decay: f64, kernels: Option<Arc<dyn Kernels>>) -> Self {
+        Self { average: model.valid(), model, decay, updates: 0, kernels }
     }
 
     /// The same with another model.
@@ -84,7 +88,7 @@ impl<M: Module + ModuleDisplay + 'static> TrainStep for Trainee<M> {
     ) -> Self {
         self.model = optimizer.step(rate, self.model, gradients);
         let decay = ema::decay_at(self.decay, self.updates);
-        self.average = ema::update(self.average, &self.model.valid(), decay);
+        self.average = ema::update(self.average, &self.model.valid(), decay, self.kernels.as_deref());
         self.updates += 1;
         self
     }

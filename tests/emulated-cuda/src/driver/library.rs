@@ -400,6 +400,10 @@ unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     if status != SUCCESS || asked < 1 {
         return status;
     }
+    // As NVIDIA's does.
+    if description.epilogue & 4 != 0 && description.bias == 0 {
+        return NOT_SUPPORTED;
+    }
     // As kernels that split their sums do, some take a workspace.
     let out = layouts[3];
     let workspace = if out.columns < 512 { preference.workspace.min(1 << 20) } else { 0 };

@@ -310,6 +310,9 @@ mod tests {
                 "attention",
                 "gelu",
                 "LayerNorm",
+                "AdamW",
+                "dense",
+                "dense of three",
                 "attention",
                 "attention with a mask",
                 "gelu",
@@ -318,9 +321,9 @@ mod tests {
         );
         for ((name, half), (_, full)) in half.iter().zip(&full) {
             let worst = |dtype| compare((*name).into(), half, full, dtype).unwrap();
-            // f16 is within the limit of halves of f32, and no f32.
+            // f16 is within the limit of halves of f32, and no f32; but parameters move in f32 whatever products are in.
             assert!(worst(Dtype::F16).passes(), "{:?}", worst(Dtype::F16));
-            assert!(!worst(Dtype::F32).passes(), "{:?}", worst(Dtype::F32));
+            assert_eq!(worst(Dtype::F32).passes(), *name == "AdamW", "{:?}", worst(Dtype::F32));
         }
     }
 

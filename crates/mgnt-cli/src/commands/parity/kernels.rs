@@ -1,7 +1,7 @@
 //! Each kernel of a device against what it is defined to compute, by operations of the CPU.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use mgnt_model::kernels::{Branch, Heads, Kernels, Samples, Scales};
+use mgnt_model::kernels::{AdamW, Branch, Heads, Kernels, Parameter, Samples, Scales};
 use mgnt_weights::TensorMap;
 
 use crate::commands::probe::answers::insert;
@@ -89,6 +89,20 @@ pub fn answers(
         insert(&mut norms, &format!("input of {parts}"), normed.input)?;
     }
     told("LayerNorm", norms);
+
+    let mut moved = TensorMap::new();
+    let all_of = |seed| numbers.full([ROWS * WIDTH], seed);
+    let how = AdamW { rate: 1e-2, decay: 0.05, beta1: 0.9, beta2: 0.96, epsilon: 1e-8, step: 3 };
+    let (value, first, second) = (all_of(40), all_of(41), all_of(42).abs());
+    let held = value.clone();
+    let after = kernels.adamw(Parameter { value, first, second }, all_of(43), how);
+    insert(&mut moved, "averaged", kernels.averaged(all_of(44), after.value.clone(), 0.9))?;
+    for (name, tensor) in
+        [("value", after.value), ("first", after.first), ("second", after.second), ("held", held)]
+    {
+        insert(&mut moved, name, tensor)?;
+    }
+    told("AdamW", moved);
     Ok(all)
 }
 

@@ -1,0 +1,143 @@
+//! What a training does with each parameter between two steps.
+
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::cubecl::{self};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::rows::{by_piece, empty, vector};
+
+/// What a step of AdamW multiplies by, and the epsilon.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors {
+    /// What stays of the parameter.
+    pub kept: f32,
+    /// What stays of the first average.
+    pub beta1: f32,
+    /// What stays of the second.
+    pub beta2: f32,
+    /// The first average's share of the change.
+    pub rate: f32,
+    /// Of the second average, below the root.
+    pub of_second: f32,
+    /// Beside the root.
+    pub epsilon: f32,
+}
+
+/// [`Kernels::adamw`](mgnt_model::kernels::Kernels::adamw): the parameter and both averages, written over where nobody else
+/// holds them.
+pub fn adamw(
+    [value, first, second]: [CubeTensor; 3],
+    gradient: CubeTensor,
+    factors: Factors,
+) -> [CubeTensor; 3] {
+    let gradient = into_contiguous(gradient);
+    let before = [value, first, second].map(into_contiguous);
+    // An output that is no input of its own is not written over what another still reads.
+    let after = before.each_ref().map(own);
+    let (client, count) = (gradient.client.clone(), gradient.meta.num_elements());
+    let size = vector(&client, gradient.dtype.size(), &[count]);
+    let (cubes, dim) = by_piece(&client, count / size);
+    let Factors { kept, beta1, beta2, rate, of_second, epsilon } = factors;
+    let [value, first, second] = before;
+    let [to_value, to_first, to_second] = after.clone().map(CubeTensor::into_tensor_arg);
+    // SAFETY: units beyond the last piece end at once, and the others stay within their tensors, which have no gaps. A unit reads what
+    // it writes over before it does.
+    unsafe {
+        move_parameter::launch_unchecked(
+            &client,
+            cubes,
+            dim,
+            size,
+            value.into_tensor_arg(),
+            first.into_tensor_arg(),
+            second.into_tensor_arg(),
+            gradient.into_tensor_arg(),
+            to_value,
+            to_first,
+            to_second,
+            (count / size) as u32,
+            kept,
+            beta1,
+            beta2,
+            rate,
+            of_second,
+            epsilon,
+        );
+    }
+    after
+}
+
+/// [`Kernels::averaged`](mgnt_model::kernels::Kernels::averaged), in the place of the average where nobody else holds it.
+pub fn averaged(average: CubeTensor, value: CubeTensor, decay: f32) -> CubeTensor {
+    let [average, value] = [average, value].map(into_contiguous);
+    let after = own(&average);
+    let (client, count) = (value.client.clone(), value.meta.num_elements());
+    let size = vector(&client, value.dtype.size(), &[count]);
+    let (cubes, dim) = by_piece(&client, count / size);
+    // SAFETY: as above.
+    unsafe {
+        blend::launch_unchecked(
+            &client,
+            cubes,
+            dim,
+            size,
+            average.into_tensor_arg(),
+            value.into_tensor_arg(),
+            after.clone().into_tensor_arg(),
+            (count / size) as u32,
+            decay,
+        );
+    }
+    after
+}
+
+/// The tensor itself, where nobody else holds it, or another of its size.
+fn own(tensor: &CubeTensor) -> CubeTensor {
+    if tensor.can_mut() { tensor.clone() } else { empty([tensor.meta.num_elements()], tensor.dtype, tensor) }
+}
+
+#[cube(launch_unchecked)]
+fn move_parameter<N: Size>(
+    value: &Tensor<Vector<f32, N>>,
+    first: &Tensor<Vector<f32, N>>,
+    second: &Tensor<Vector<f32, N>>,
+    gradient: &Tensor<Vector<f32, N>>,
+    to_value: &mut Tensor<Vector<f32, N>>,
+    to_first: &mut Tensor<Vector<f32, N>>,
+    to_second: &mut Tensor<Vector<f32, N>>,
+    pieces: u32,
+    kept: f32,
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    of_second: f32,
+    epsilon: f32,
+) {
+    let piece = ABSOLUTE_POS;
+    if piece >= pieces as usize {
+        terminate!();
+    }
+    let slope = gradient[piece];
+    let first = first[piece] * Vector::new(beta1) + slope * Vector::new(1.0 - beta1);
+    let second = second[piece] * Vector::new(beta2) + slope * slope * Vector::new(1.0 - beta2);
+    let root = (second * Vector::new(of_second)).sqrt() + Vector::new(epsilon);
+    to_value[piece] = value[piece] * Vector::new(kept) - first * Vector::new(rate) / root;
+    to_first[piece] = first;
+    to_second[piece] = second;
+}
+
+#[cube(launch_unchecked)]
+fn blend<N: Size>(
+    average: &Tensor<Vector<f32, N>>,
+    value: &Tensor<Vector<f32, N>>,
+    to: &mut Tensor<Vector<f32, N>>,
+    pieces: u32,
+    decay: f32,
+) {
+    let piece = ABSOLUTE_POS;
+    if piece >= pieces as usize {
+        terminate!();
+    }
+    to[piece] = average[piece] * Vector::new(decay) + value[piece] * Vector::new(1.0 - decay);
+}
