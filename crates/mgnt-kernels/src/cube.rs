@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
-use mgnt_model::kernels::{AdamW, Branch, Heads, Kernels, Normed, Parameter, Samples, Scales};
+use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales};
 
 use crate::parts::parts;
 use crate::{dense_on_tape, learned, library, passes};
@@ -80,6 +80,14 @@ impl Kernels for Cube {
 
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
         learned::normed(stream, sums, bias, norm)
+    }
+
+    fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {
+        learned::cross_entropy(logits, aim)
+    }
+
+    fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
+        passes::squares(numbers, sums, row)
     }
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {

@@ -1,13 +1,13 @@
 //! What a tape needs of the kernels: what they keep, and what goes back. None of it is on a tape itself.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
-use crate::{attend, columns, gelu, heads, norm, norm_on_tape};
+use crate::{attend, columns, entropy, gelu, heads, norm, norm_on_tape};
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -66,6 +66,18 @@ pub(crate) trait GradientPasses: Backend {
         gamma: FloatTensor<Self>,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Loss and cross-entropy with the truth, both `[1]`; what goes back to `logits [R, V]`, and their softmax.
+    #[allow(clippy::type_complexity, reason = "the macro reads the tuple")]
+    #[fusion(meta = shapes::entropy)]
+    fn entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        taught: FloatTensor<Self>,
+        smoothing: f32,
+        share: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Over the rows of `x [.., C]`, `f32`, and zeros behind them: `[whole]`.
     #[fusion(dtype = shapes::full(x), shape = shapes::whole(whole))]
@@ -145,6 +157,18 @@ impl GradientPasses for CubeBackend {
         norm_on_tape::norm_back(gradient, normal, inverse, gamma, to)
     }
 
+    #[allow(clippy::type_complexity, reason = "the trait's")]
+    fn entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        weights: FloatTensor<Self>,
+        taught: FloatTensor<Self>,
+        smoothing: f32,
+        share: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        entropy::cross_entropy(logits, entropy::Aim { targets, weights, smoothing, taught, share })
+    }
+
     fn sum_of_columns(x: FloatTensor<Self>, whole: usize) -> FloatTensor<Self> {
         let [sums] = columns::sum_of_columns(into_contiguous(x), whole);
         sums
@@ -176,6 +200,18 @@ mod shapes {
 
     pub fn columns(x: &Shape) -> Shape {
         [x[x.num_dims() - 1]].into()
+    }
+
+    pub fn entropy(
+        logits: &TensorSpec,
+        _targets: &TensorSpec,
+        _weights: &TensorSpec,
+        _taught: &TensorSpec,
+        _smoothing: &f32,
+        _share: &f32,
+    ) -> (TensorSpec, TensorSpec, TensorSpec, TensorSpec) {
+        let one = TensorSpec::new([1].into(), logits.dtype);
+        (one.clone(), one, logits.clone(), logits.clone())
     }
 
     pub fn whole(whole: &usize) -> Shape {

@@ -8,7 +8,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Samples, Scales};
+use mgnt_model::kernels::{Aim, Entropy, Samples, Scales};
 
 use crate::gelu;
 use crate::gradients::GradientPasses;
@@ -41,6 +41,14 @@ pub(crate) trait Learned: Backend {
         beta: FloatTensor<Self>,
         epsilon: f32,
     ) -> FloatTensor<Self>;
+
+    /// `value [1]`, of which it is known what goes back to `logits [R, V]`.
+    #[fusion(dtype = value, shape = value)]
+    fn known(
+        logits: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 }
 
 impl Learned for CubeBackend {
@@ -71,6 +79,10 @@ impl Learned for CubeBackend {
         epsilon: f32,
     ) -> FloatTensor<Self> {
         Self::norm(stream, sums, bias, gamma, beta, epsilon).0
+    }
+
+    fn known(_: FloatTensor<Self>, _: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
+        value
     }
 }
 
@@ -179,7 +191,35 @@ impl<B: GradientPasses> Backward<B, 5> for NormBack {
     }
 }
 
+#[derive(Debug)]
+struct KnownBack;
+
+impl<B: Backend> Backward<B, 1> for KnownBack {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<FloatTensor<B>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let factor = gradients.consume::<B>(&ops.node);
+        if let [Some(logits)] = ops.parents {
+            let factor = B::float_reshape(factor, [1, 1].into());
+            gradients.register::<B>(logits.id, B::float_mul(ops.state, factor));
+        }
+    }
+}
+
 impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B, C> {
+    fn known(
+        logits: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (_, of_logits) = logits.into_parts();
+        let [gradient, value] = [gradient, value].map(|tensor| tensor.into_primitive());
+        match KnownBack.prepare::<C>([of_logits]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => operation.finish(gradient, value),
+            OpsKind::UnTracked(operation) => operation.finish(value),
+        }
+    }
+
     fn nested_attention(
         sums: FloatTensor<Self>,
         of_queries: FloatTensor<Self>,
@@ -260,6 +300,35 @@ pub(crate) fn attention(
     Tensor::from_dispatch(Dispatch::nested_attention(
         sums, queries, keys, values, mask, of.count, of.heads, has_mask,
     ))
+}
+
+pub(crate) fn cross_entropy(logits: Tensor<2>, aim: Aim) -> Entropy {
+    let on_tape = logits.device().is_autodiff();
+    let off = |tensor: Tensor<2>| if on_tape { tensor.inner() } else { tensor };
+    let fixed = off(logits.clone());
+    let share = aim.teacher.as_ref().map_or(0.0, |(_, share)| *share as f32);
+    // An operation has all of its tensors: another stands for a teacher that is not there, and is not read.
+    let taught = aim.teacher.map_or_else(|| fixed.clone(), |(taught, _)| taught);
+    let (targets, weights) =
+        if on_tape { (aim.targets.inner(), aim.weights.inner()) } else { (aim.targets, aim.weights) };
+    let (loss, truth, gradient, probabilities) = Dispatch::entropy(
+        fixed.into_dispatch(),
+        targets.into_dispatch(),
+        weights.into_dispatch(),
+        taught.into_dispatch(),
+        aim.smoothing as f32,
+        share,
+    );
+    let [loss, truth] = [loss, truth].map(Tensor::<1>::from_dispatch);
+    let [gradient, probabilities] = [gradient, probabilities].map(Tensor::<2>::from_dispatch);
+    let loss = if on_tape {
+        let [gradient, loss] =
+            [Tensor::from_inner(gradient).into_dispatch(), Tensor::from_inner(loss).into_dispatch()];
+        Tensor::from_dispatch(Dispatch::known(logits.into_dispatch(), gradient, loss))
+    } else {
+        loss
+    };
+    Entropy { loss, truth, probabilities }
 }
 
 pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

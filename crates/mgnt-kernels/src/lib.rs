@@ -29,6 +29,8 @@ mod dense;
 #[cfg(feature = "cuda")]
 mod dense_on_tape;
 #[cfg(feature = "cuda")]
+mod entropy;
+#[cfg(feature = "cuda")]
 mod gelu;
 #[cfg(feature = "cuda")]
 mod gradients;

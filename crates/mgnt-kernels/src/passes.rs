@@ -60,6 +60,9 @@ pub(crate) trait Passes: Backend {
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
+    #[fusion(dtype = sums, shape = sums)]
+    fn squares(numbers: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self>;
+
     #[fusion(meta = shapes::adamw)]
     fn adamw(
         value: FloatTensor<Self>,
@@ -131,6 +134,10 @@ impl Passes for CubeBackend {
             is_post,
             to,
         )
+    }
+
+    fn squares(numbers: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self> {
+        update::squares(numbers, sums, row)
     }
 
     fn adamw(
@@ -210,6 +217,10 @@ pub(crate) fn add_norm(
     );
     let [stream, input] = [stream, input].map(Tensor::from_dispatch);
     Normed { stream, input }
+}
+
+pub(crate) fn squares(numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::squares(numbers.into_dispatch(), sums.into_dispatch(), row))
 }
 
 pub(crate) fn adamw(parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {

@@ -5,7 +5,9 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::rows::{by_piece, empty, vector};
+use mgnt_model::kernels::SQUARES;
+
+use crate::rows::{by_piece, by_row, empty, vector};
 
 /// What a step of AdamW multiplies by, and the epsilon.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +70,31 @@ pub fn adamw(
     after
 }
 
+/// [`Kernels::squares`](mgnt_model::kernels::Kernels::squares): each column has the sum of a warp's share of the numbers.
+pub fn squares(numbers: CubeTensor, sums: CubeTensor, row: usize) -> CubeTensor {
+    let numbers = into_contiguous(numbers);
+    let sums = into_contiguous(if sums.can_mut() { sums } else { sums.copy() });
+    let (client, count) = (numbers.client.clone(), numbers.meta.num_elements());
+    let size = vector(&client, numbers.dtype.size(), &[count]);
+    let (cubes, dim, plane) = by_row(&client, SQUARES);
+    // SAFETY: units beyond the last column or piece end or read nothing, and the others stay within their tensors, which have no gaps.
+    unsafe {
+        sum_squares::launch_unchecked(
+            &client,
+            cubes,
+            dim,
+            size,
+            numbers.into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            (count / size) as u32,
+            row as u32,
+            SQUARES,
+            plane,
+        );
+    }
+    sums
+}
+
 /// [`Kernels::averaged`](mgnt_model::kernels::Kernels::averaged), in the place of the average where nobody else holds it.
 pub fn averaged(average: CubeTensor, value: CubeTensor, decay: f32) -> CubeTensor {
     let [average, value] = [average, value].map(into_contiguous);
@@ -125,6 +152,33 @@ fn move_parameter<N: Size>(
     to_value[piece] = value[piece] * Vector::new(kept) - first * Vector::new(rate) / root;
     to_first[piece] = first;
     to_second[piece] = second;
+}
+
+/// A plane has a column.
+#[cube(launch_unchecked)]
+fn sum_squares<N: Size>(
+    numbers: &Tensor<Vector<f32, N>>,
+    sums: &mut Tensor<f32>,
+    pieces: u32,
+    row: u32,
+    #[comptime] columns: usize,
+    #[comptime] plane: usize,
+) {
+    let column = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
+    if column >= columns {
+        terminate!();
+    }
+    let mut sum = Vector::<f32, N>::new(0.0);
+    let mut at = column * plane + UNIT_POS_X as usize;
+    while at < pieces as usize {
+        let number = numbers[at];
+        sum += number * number;
+        at += columns * plane;
+    }
+    let sum = plane_sum(sum.vector_sum());
+    if UNIT_POS_X == 0 {
+        sums[row as usize * columns + column] = sum;
+    }
 }
 
 #[cube(launch_unchecked)]

@@ -373,10 +373,14 @@ impl NestedTransformer {
 
     fn logits(&self, rows: Tensor<2>, count: usize) -> Tensor<2> {
         let table = self.embedding.tokens.val();
-        let kernels = self.kernels_for_blocks().filter(|_| self.is_joined() && !rows.device().is_autodiff());
-        match kernels {
-            Some(kernels) => self.head.forward_by(kernels, rows, table, count),
-            None => self.head.forward(rows, table, count),
+        match self.kernels_for_blocks() {
+            Some(kernels) if self.is_joined() && !rows.device().is_autodiff() => {
+                self.head.forward_by(kernels, rows, table, count)
+            }
+            Some(kernels) if self.is_learned_by_kernels() && rows.device().is_autodiff() => {
+                self.head.learned_by(kernels, rows, table, count)
+            }
+            _ => self.head.forward(rows, table, count),
         }
     }
 }

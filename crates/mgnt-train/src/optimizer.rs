@@ -7,7 +7,7 @@ use burn::optim::{
     AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate, ModuleOptimizer, Optimizer,
 };
 use burn::tensor::{Device, Tensor};
-use mgnt_model::kernels::{AdamW, Kernels, Parameter};
+use mgnt_model::kernels::{AdamW, Kernels, Parameter, SQUARES};
 
 use crate::{Error, Optimization};
 
@@ -101,10 +101,21 @@ impl Optimizer for InOnePass {
 }
 
 /// Scales all gradients so that their global norm is at most `limit`; returns the norm before.
-pub(crate) fn clip_global_norm<M: Module>(model: &M, grads: &mut GradientsParams, limit: f64) -> f64 {
-    let mut squares = Squares { grads, sum: None };
-    model.visit(&mut squares);
-    let norm = squares.sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>())).sqrt();
+pub(crate) fn clip_global_norm<M: Module>(
+    model: &M,
+    grads: &mut GradientsParams,
+    limit: f64,
+    kernels: Option<&dyn Kernels>,
+) -> f64 {
+    let sum = match kernels {
+        Some(kernels) => squares_by(kernels, model, grads),
+        None => {
+            let mut squares = Squares { grads, sum: None };
+            model.visit(&mut squares);
+            squares.sum
+        }
+    };
+    let norm = sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>())).sqrt();
     if norm.is_finite() && norm > limit {
         model.visit(&mut Scale { grads, factor: limit / norm });
     }
@@ -126,6 +137,30 @@ impl ModuleVisitor for Squares<'_> {
             });
         }
     }
+}
+
+/// The sum of the squares of all gradients: a pass for each, which gathers it with the others'.
+fn squares_by<M: Module>(kernels: &dyn Kernels, model: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
+    struct Gathered<'a> {
+        kernels: &'a dyn Kernels,
+        grads: &'a GradientsParams,
+        rows: usize,
+        sums: Option<Tensor<2>>,
+        row: usize,
+    }
+    impl ModuleVisitor for Gathered<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(gradient) = self.grads.get::<D>(param.id) else { return };
+            let count = gradient.shape().num_elements();
+            let sums =
+                self.sums.take().unwrap_or_else(|| Tensor::zeros([self.rows, SQUARES], &gradient.device()));
+            self.sums = Some(self.kernels.squares(gradient.reshape([count]), sums, self.row));
+            self.row += 1;
+        }
+    }
+    let mut gathered = Gathered { kernels, grads, rows: grads.len(), sums: None, row: 0 };
+    model.visit(&mut gathered);
+    gathered.sums.map(Tensor::sum)
 }
 
 struct Scale<'a> {
@@ -200,9 +235,11 @@ pub(crate) mod tests {
             f64::from(squares.sum.unwrap().into_scalar::<f32>()).sqrt()
         };
         let before = all(&grads);
-        assert!((clip_global_norm(&layers, &mut grads, before / 2.0) - before).abs() < 1e-6);
+        let by_kernels = clip_global_norm(&layers, &mut grads, 2.0 * before, Some(&Operations));
+        assert!((by_kernels - before).abs() < 1e-6, "{by_kernels} {before}");
+        assert!((clip_global_norm(&layers, &mut grads, before / 2.0, None) - before).abs() < 1e-6);
         assert!((all(&grads) - before / 2.0).abs() < 1e-5);
-        clip_global_norm(&layers, &mut grads, before);
+        clip_global_norm(&layers, &mut grads, before, None);
         assert!((all(&grads) - before / 2.0).abs() < 1e-5, "a small gradient stays");
     }
 

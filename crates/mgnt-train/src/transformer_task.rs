@@ -150,7 +150,15 @@ impl TransformerTask {
         let objective = recipe.objective;
         let factors = objective.students.of_step(&recipe.sub_models, recipe.optimization.seed, step);
         let lambda = lambda(step, recipe.optimization.steps);
-        let loss = nested_loss(model, batch, &factors, objective.teacher, lambda, recipe.label_smoothing)?;
+        let loss = nested_loss(
+            model,
+            batch,
+            &factors,
+            objective.teacher,
+            lambda,
+            recipe.label_smoothing,
+            self.kernels.as_deref(),
+        )?;
         let figures = loss.truth.into_iter().map(|(p, loss)| (format!("loss_p{p}"), loss)).collect();
         Ok(PartOutput { loss: loss.total, figures, extra: () })
     }
@@ -277,7 +285,15 @@ impl Task for TransformerTask {
         let shares: Vec<f64> = chunks.clone().map(|chunk| chunk.len() as f64 / count as f64).collect();
         for (step, (chunk, share)) in chunks.zip(shares).enumerate() {
             let b = self.batch(store, chunk, 0, chunk.len(), VALIDATION_SEED, step, 0.0, &self.device)?;
-            let loss = nested_loss(average, &b, &self.config.sub_models, Teacher::Truth, 1.0, 0.0)?;
+            let loss = nested_loss(
+                average,
+                &b,
+                &self.config.sub_models,
+                Teacher::Truth,
+                1.0,
+                0.0,
+                self.kernels.as_deref(),
+            )?;
             for (sum, (_, value)) in sums.iter_mut().zip(loss.truth) {
                 *sum += share * number(value)?;
             }

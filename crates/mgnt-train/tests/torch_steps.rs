@@ -74,7 +74,7 @@ impl Task for Given {
             weights: Tensor::from_floats(weights.as_slice(), &device),
         };
         let lambda = lambda(step, STEPS);
-        let loss = nested_loss(model, &batch, &self.config.sub_models, Teacher::Chain, lambda, 0.1)?;
+        let loss = nested_loss(model, &batch, &self.config.sub_models, Teacher::Chain, lambda, 0.1, None)?;
         let figures = loss.truth.into_iter().map(|(p, loss)| (format!("p{p}"), loss)).collect();
         Ok(PartOutput { loss: loss.total, figures, extra: () })
     }

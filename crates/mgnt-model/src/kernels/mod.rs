@@ -12,7 +12,7 @@ mod operations;
 use std::fmt::Debug;
 
 use burn::nn::LayerNorm;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 use crate::transformer::NORM_EPSILON;
 
@@ -84,11 +84,45 @@ pub trait Kernels: Debug + Send + Sync {
     /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, in `f32`. It may be on a tape.
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2>;
 
+    /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.
+    fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy;
+
+    /// Sums of the squares of `numbers [n]`, `f32`, in the row of that number of `sums [rows, SQUARES]`, which is
+    /// returned; what else is in it stays.
+    fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2>;
+
     /// A parameter after a step of AdamW, all in `f32`.
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter;
 
     /// `decay average + (1 - decay) value`.
     fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1>;
+}
+
+/// Columns of what [`Kernels::squares`] gathers: the sums together are those of all numbers.
+pub const SQUARES: usize = 2048;
+
+/// What rows of logits are held against.
+#[derive(Debug, Clone)]
+pub struct Aim {
+    /// Codes, `[R]`.
+    pub targets: Tensor<1, Int>,
+    /// Shares of the mean, `[R]`.
+    pub weights: Tensor<1>,
+    /// Share of the truth that all codes have alike.
+    pub smoothing: f64,
+    /// Probabilities `[R, V]` that count beside the truth, those of a row one in all, and their share.
+    pub teacher: Option<(Tensor<2>, f64)>,
+}
+
+/// What [`Kernels::cross_entropy`] returns.
+#[derive(Debug)]
+pub struct Entropy {
+    /// What is minimised, `[1]`; on the tape of the logits.
+    pub loss: Tensor<1>,
+    /// Of the truth alone, `[1]`, off the tape.
+    pub truth: Tensor<1>,
+    /// Softmax of the logits, `[R, V]`, off the tape.
+    pub probabilities: Tensor<2>,
 }
 
 /// A parameter's n numbers, without a tape, and what AdamW knows of them.

@@ -1,7 +1,7 @@
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, Tensor, s};
 
-use super::{AdamW, Branch, Heads, Kernels, Normed, Parameter, Samples, Scales};
+use super::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, SQUARES, Samples, Scales};
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
 
@@ -97,6 +97,32 @@ impl Kernels for Operations {
 
     fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
         normed(stream + summed(full(sums), bias), norm)
+    }
+
+    fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {
+        let [rows, _] = logits.dims();
+        let logarithms = log_softmax(logits.clone(), 1);
+        let of_targets = logarithms.clone().gather(1, aim.targets.reshape([rows, 1]));
+        let of_truth = of_targets * (1.0 - aim.smoothing) + logarithms.clone().mean_dim(1) * aim.smoothing;
+        let mean = |of_rows: Tensor<2>| (of_rows * aim.weights.clone().reshape([rows, 1])).sum().neg();
+        let probabilities = logarithms.clone().exp();
+        let all = match aim.teacher {
+            Some((taught, share)) => {
+                of_truth.clone() * (1.0 - share) + (logarithms * taught).sum_dim(1) * share
+            }
+            None => of_truth.clone(),
+        };
+        let (loss, truth) = (mean(all), mean(of_truth));
+        if logits.device().is_autodiff() {
+            return Entropy { loss, truth: truth.inner(), probabilities: probabilities.inner() };
+        }
+        Entropy { loss, truth, probabilities }
+    }
+
+    fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
+        let first = numbers.square().sum().reshape([1, 1]);
+        let rest = Tensor::zeros([1, SQUARES - 1], &sums.device());
+        sums.slice_assign(s![row..row + 1, ..], Tensor::cat(vec![first, rest], 1))
     }
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {

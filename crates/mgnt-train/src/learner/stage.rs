@@ -52,7 +52,9 @@ impl<T: Task> Compute<T::Model> for Stage<T> {
     fn train(&self, model: &T::Model, step: usize) -> Result<(GradientsParams, Told), Error> {
         let computed = part::compute(&*self.task(), model, &self.optimization, step, &self.workers)?;
         let Computed { loss, mut gradients, figures, extras } = computed;
-        let gradient_norm = clip_global_norm(model, &mut gradients, self.optimization.clip_norm);
+        let kernels = self.task().kernels();
+        let limit = self.optimization.clip_norm;
+        let gradient_norm = clip_global_norm(model, &mut gradients, limit, kernels.as_deref());
         *self.extras() = extras;
         Ok((gradients, Told { loss, gradient_norm, figures: Arc::new(figures) }))
     }

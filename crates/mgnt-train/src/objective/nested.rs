@@ -1,4 +1,5 @@
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use mgnt_model::kernels::{Aim, Entropy, Kernels};
 use mgnt_model::{Error, NestedTransformer};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -139,6 +140,7 @@ pub fn nested_loss(
     teacher: Teacher,
     lambda: f64,
     smoothing: f64,
+    kernels: Option<&dyn Kernels>,
 ) -> Result<NestedLoss, Error> {
     let config = model.config();
     let [samples, length] = batch.tokens.dims();
@@ -153,10 +155,19 @@ pub fn nested_loss(
         let taught = taught.filter(|(_, share)| teacher != Teacher::Truth && *share > 0.0);
         let (targets, weights) = (batch.targets.clone(), batch.weights.clone());
         let logits = model.code_logits(hidden);
-        // What a smaller model learns of this one, too.
-        let probabilities = model.softmax(logits.clone().inner());
-        let CrossEntropy { loss, truth: with_truth } =
-            cross_entropy(logits, &probabilities, targets, weights, smoothing, taught);
+        // Probabilities are what a smaller model learns of this one, too.
+        let Entropy { loss, truth: with_truth, probabilities } = match kernels {
+            Some(kernels) => {
+                let teacher = taught.map(|(taught, share)| (taught.clone(), share));
+                kernels.cross_entropy(logits, Aim { targets, weights, smoothing, teacher })
+            }
+            None => {
+                let probabilities = model.softmax(logits.clone().inner());
+                let CrossEntropy { loss, truth } =
+                    cross_entropy(logits, &probabilities, targets, weights, smoothing, taught);
+                Entropy { loss, truth, probabilities }
+            }
+        };
         truth.push((p, with_truth));
         total = Some(match total {
             Some(total) => total + loss,
@@ -174,9 +185,11 @@ pub fn nested_loss(
 mod tests {
     use std::path::Path;
 
+    use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::activation::softmax;
     use burn::tensor::{Device, TensorData, s};
     use mgnt_model::ModelConfig;
+    use mgnt_model::kernels::Operations;
     use mgnt_weights::safetensors;
 
     use super::*;
@@ -208,7 +221,8 @@ mod tests {
     }
 
     fn loss(model: &NestedTransformer, lambda: f64, teacher: Teacher) -> NestedLoss {
-        nested_loss(model, &batch(&model.device()), &model.config().sub_models, teacher, lambda, 0.1).unwrap()
+        nested_loss(model, &batch(&model.device()), &model.config().sub_models, teacher, lambda, 0.1, None)
+            .unwrap()
     }
 
     /// Log-probabilities of the hidden rows of one sub-model, in f64 on the host.
@@ -263,26 +277,64 @@ mod tests {
     }
 
     #[test]
+    fn kernels_compute_the_same_loss_and_gradients() {
+        let model = NestedTransformer::init(&config(), 4, &Device::flex().autodiff()).unwrap();
+        let by = |lambda, kernels| {
+            let factors = &model.config().sub_models;
+            nested_loss(&model, &batch(&model.device()), factors, Teacher::Chain, lambda, 0.1, kernels)
+                .unwrap()
+        };
+        for lambda in [1.0, 0.3] {
+            let [ours, theirs] = [None, Some(&Operations as &dyn Kernels)].map(|kernels| by(lambda, kernels));
+            for ((p, a), (_, b)) in ours.truth.iter().zip(&theirs.truth) {
+                let off = (a.clone() - b.clone()).abs().into_scalar::<f32>();
+                assert!(off < 1e-6, "p = {p}: {off}");
+            }
+            let [(a, of_a), (b, of_b)] =
+                [ours, theirs].map(|loss| (loss.total.clone().inner(), loss.total.backward()));
+            assert!((a - b).abs().into_scalar::<f32>() < 1e-5);
+            let mut farthest = Farthest { gradients: [&of_a, &of_b], off: 0.0, seen: 0 };
+            model.visit(&mut farthest);
+            assert!(farthest.off < 1e-6 && farthest.seen > 10, "{} of {}", farthest.off, farthest.seen);
+        }
+    }
+
+    /// How far gradients of the same parameters are from each other.
+    struct Farthest<'a> {
+        gradients: [&'a burn::tensor::Gradients; 2],
+        off: f32,
+        seen: usize,
+    }
+
+    impl ModuleVisitor for Farthest<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let [a, b] = self.gradients.map(|gradients| param.val().grad(gradients).unwrap());
+            self.off = self.off.max((a - b).abs().max().into_scalar::<f32>());
+            self.seen += 1;
+        }
+    }
+
+    #[test]
     fn a_sub_model_s_gradient_stays_in_its_slice_and_teachers_get_none() {
         let device = Device::flex().autodiff();
         let only_four = ModelConfig { sub_models: vec![1, 4], ..config() };
         let model = NestedTransformer::init(&only_four, 4, &device).unwrap();
         let grads = loss(&model, 0.0, Teacher::Chain).total.backward();
         // The student's share alone: the teacher's own loss is taken out.
-        let full = nested_loss(&model, &batch(&device), &[1], Teacher::Chain, 0.0, 0.1).unwrap();
+        let full = nested_loss(&model, &batch(&device), &[1], Teacher::Chain, 0.0, 0.1, None).unwrap();
         let teachers = full.total.backward();
         let map = mgnt_weights::module::to_map(&model).unwrap();
         assert!(map.len() > 10);
         let mut seen = 0;
         struct Check<'a>([&'a burn::tensor::Gradients; 2], &'a mut usize, Vec<String>);
-        impl burn::module::ModuleVisitor for Check<'_> {
+        impl ModuleVisitor for Check<'_> {
             fn enter_module(&mut self, name: &str, _: &str) {
                 self.2.push(name.into());
             }
             fn exit_module(&mut self, _: &str, _: &str) {
                 self.2.pop();
             }
-            fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let name = self.2.join(".");
                 let columns = ["query.weight", "key.weight", "value.weight", "up.weight"];
                 let rows = ["output.weight", "down.weight"];
@@ -301,7 +353,7 @@ mod tests {
                 }
             }
         }
-        burn::module::Module::visit(&model, &mut Check([&grads, &teachers], &mut seen, Vec::new()));
+        Module::visit(&model, &mut Check([&grads, &teachers], &mut seen, Vec::new()));
         assert_eq!(seen, 6);
     }
 

@@ -315,15 +315,18 @@ mod tests {
                 "dense of three",
                 "attention",
                 "attention with a mask",
+                "cross-entropy",
+                "cross-entropy with a teacher",
                 "gelu",
                 "LayerNorm"
             ]
         );
         for ((name, half), (_, full)) in half.iter().zip(&full) {
             let worst = |dtype| compare((*name).into(), half, full, dtype).unwrap();
-            // f16 is within the limit of halves of f32, and no f32; but parameters move in f32 whatever products are in.
+            // f16 is within the limit of halves of f32, and no f32; but some are in f32 whatever products are in.
             assert!(worst(Dtype::F16).passes(), "{:?}", worst(Dtype::F16));
-            assert_eq!(worst(Dtype::F32).passes(), *name == "AdamW", "{:?}", worst(Dtype::F32));
+            let is_full = *name == "AdamW" || name.starts_with("cross-entropy");
+            assert_eq!(worst(Dtype::F32).passes(), is_full, "{:?}", worst(Dtype::F32));
         }
     }
 

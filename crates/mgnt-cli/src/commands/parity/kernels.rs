@@ -1,7 +1,8 @@
 //! Each kernel of a device against what it is defined to compute, by operations of the CPU.
 
+use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use mgnt_model::kernels::{AdamW, Branch, Heads, Kernels, Parameter, Samples, Scales};
+use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Parameter, SQUARES, Samples, Scales};
 use mgnt_weights::TensorMap;
 
 use crate::commands::probe::answers::insert;
@@ -97,9 +98,14 @@ pub fn answers(
     let held = value.clone();
     let after = kernels.adamw(Parameter { value, first, second }, all_of(43), how);
     insert(&mut moved, "averaged", kernels.averaged(all_of(44), after.value.clone(), 0.9))?;
-    for (name, tensor) in
-        [("value", after.value), ("first", after.first), ("second", after.second), ("held", held)]
-    {
+    let squares = kernels.squares(held.clone(), Tensor::zeros([3, SQUARES], device), 1).sum_dim(1);
+    for (name, tensor) in [
+        ("value", after.value),
+        ("first", after.first),
+        ("second", after.second),
+        ("held", held),
+        ("squares", squares.reshape([3])),
+    ] {
         insert(&mut moved, name, tensor)?;
     }
     told("AdamW", moved);
@@ -137,6 +143,24 @@ pub fn gradients(
         let of = Samples { count: BATCH, heads: HEADS };
         let result = kernels.attention(sums.clone(), biases.clone(), mask, of);
         told(name, answer(name, &numbers, result, &[&sums], &[&biases])?);
+    }
+
+    // Codes that fill vectors, and that do not.
+    for (name, codes, share) in [("cross-entropy", 328, 0.0), ("cross-entropy with a teacher", 333, 0.25)] {
+        let logits = numbers.full([ROWS, codes], 45).require_grad();
+        let taught = softmax(numbers.full([ROWS, codes], 46).inner(), 1);
+        let targets: Vec<i32> = (0..ROWS).map(|row| (row * 31 % codes) as i32).collect();
+        let aim = Aim {
+            targets: Tensor::from_data(TensorData::new(targets, [ROWS]), &device),
+            weights: numbers.full([ROWS], 47).abs(),
+            smoothing: 0.1,
+            teacher: (share > 0.0).then_some((taught, share)),
+        };
+        let Entropy { loss, truth, probabilities } = kernels.cross_entropy(logits.clone(), aim);
+        let mut tensors = answer(name, &numbers, loss, &[&logits], &[])?;
+        insert(&mut tensors, "truth", truth)?;
+        insert(&mut tensors, "probabilities", probabilities)?;
+        told(name, tensors);
     }
 
     let sums = numbers.halves([1, ROWS, HIDDEN], 23).require_grad();
