@@ -31,6 +31,8 @@ pub struct RunOptions<'a> {
     pub out: &'a Path,
     /// Continue the newest checkpoint; without, there must be none.
     pub resume: bool,
+    /// Write checkpoints and the trained model; a bench goes without.
+    pub saves: bool,
     /// Compute as many parts of a step at once as there are cores: right for CPUs.
     pub side_by_side: bool,
     /// Looked at between steps: whether to save and stop.
@@ -58,7 +60,7 @@ pub fn run<T: Task>(
     options: RunOptions,
     watcher: impl Watcher<T::Model> + 'static,
 ) -> Result<Outcome, Error> {
-    let RunOptions { device, others, out, resume, side_by_side, stop } = options;
+    let RunOptions { device, others, out, resume, saves, side_by_side, stop } = options;
     optimization.validate()?;
     if optimization.parts <= others.len() {
         return Err(Error::Recipe {
@@ -103,6 +105,7 @@ pub fn run<T: Task>(
     let teller = Teller::new(out, start.progress.step, optimization, tokens_a_step, watcher)?;
     let workers = Workers::new(device, others, side_by_side, optimization.parts)?;
     let stage = Stage::new(task, optimization, workers);
+    let checkpoints = saves.then_some(checkpoints);
     learn(stage, start, optimization, checkpoints, teller, out, stop)
 }
 
@@ -111,7 +114,7 @@ fn learn<T: Task>(
     stage: Stage<T>,
     start: Start<T::Model>,
     optimization: &Optimization,
-    checkpoints: Checkpoints,
+    checkpoints: Option<Checkpoints>,
     teller: Teller<T::Model>,
     out: &Path,
     stop: &Interrupter,
@@ -156,13 +159,14 @@ fn learn<T: Task>(
         begins: progress,
         outcome: Mutex::new(None),
     });
+    let saves = strategy.checkpoints.is_some();
     let result = training.with_training_strategy(TrainingStrategy::Custom(strategy.clone())).launch(learner);
     let outcome = strategy.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     let outcome = outcome.unwrap_or_else(|| Err(Error::Learner("it did not run the loop".into())))?;
     if let Some(error) = result.error {
         return Err(Error::Learner(error.to_string()));
     }
-    if outcome == Outcome::Finished {
+    if saves && outcome == Outcome::Finished {
         stage.task().export(&result.model.average, &out.join("model"))?;
     }
     Ok(outcome)

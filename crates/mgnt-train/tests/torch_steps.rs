@@ -146,6 +146,7 @@ fn twenty_steps_are_those_of_pytorch() {
         others: &[],
         out: folder.path(),
         resume: false,
+        saves: true,
         side_by_side: false,
         stop: &stop,
     };

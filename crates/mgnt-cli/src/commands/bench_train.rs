@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use anyhow::Context;
 use burn::tensor::Device;
 use mgnt_data::{TokenStore, TokenStoreInfo, TokenWriter};
+use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_train::objective::MaskedBatch;
 use mgnt_train::{
@@ -44,23 +45,30 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     let store = Arc::new(random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?);
     let cpu = arguments.compute.device.is_cpu();
 
-    let task = |recipe: &Recipe| -> Result<TransformerTask, Error> {
+    let task = |recipe: &Recipe| -> Result<Drawn, Error> {
         let task = TransformerTask::new(recipe, &store, None, device)?;
-        Ok(arguments.compute.device.trained(task, device))
+        Drawn::new(arguments.compute.device.trained(task, device), device)
     };
+    let (of_full, of_all) = (task(&plain)?, task(&nested)?);
+    let of_repeated = of_all.clone().on_one_batch(&nested, device)?;
     let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
-    for _ in 0..arguments.repeat {
-        let out = |name: &str| folder.path().join(name);
-        timed(task(&plain)?, &plain, device, &out("full"), cpu, &mut full)?;
-        timed(task(&nested)?, &nested, device, &out("all"), cpu, &mut all)?;
-        timed(
-            Repeated::new(task(&nested)?, &nested, device)?,
-            &nested,
-            device,
-            &out("repeated"),
-            cpu,
-            &mut repeated,
-        )?;
+    for round in 0..arguments.repeat {
+        let timed = |task: &Drawn, recipe, saves, times: &mut Times| {
+            let options = RunOptions {
+                device,
+                others: &[],
+                out: &folder.path().join("run"),
+                resume: false,
+                saves,
+                side_by_side: cpu,
+                stop: &Interrupter::new(),
+            };
+            timed(task.clone(), recipe, options, times)
+        };
+        timed(&of_full, &plain, false, &mut full)?;
+        // One checkpoint is enough of them: at scale L it has gigabytes.
+        timed(&of_all, &nested, round == 0, &mut all)?;
+        timed(&of_repeated, &nested, false, &mut repeated)?;
     }
     let mut rows: Vec<Row> = Vec::new();
     let (step, checkpoint) = (median(all.steps.clone()), median(all.checkpoints));
@@ -78,19 +86,10 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
 }
 
 /// Trains for some steps in a folder that is removed again.
-fn timed<T: Task>(
-    task: T,
-    recipe: &Recipe,
-    device: &Device,
-    out: &Path,
-    side_by_side: bool,
-    times: &mut Times,
-) -> anyhow::Result<()> {
+fn timed<T: Task>(task: T, recipe: &Recipe, options: RunOptions, times: &mut Times) -> anyhow::Result<()> {
     let (tell, told) = mpsc::channel();
     // The run ends before what it told is read, and reads nothing itself.
     let watch = move |event: &Event| drop(tell.send(event.clone()));
-    let stop = Interrupter::new();
-    let options = RunOptions { device, others: &[], out, resume: false, side_by_side, stop: &stop };
     train(task, &recipe.optimization, recipe, options, watch)?;
     let mut seconds = Vec::new();
     for event in told {
@@ -101,25 +100,34 @@ fn timed<T: Task>(
         }
     }
     times.steps.extend(seconds.into_iter().skip(1).map(|seconds| seconds * 1e3));
-    Ok(std::fs::remove_dir_all(out)?)
+    Ok(std::fs::remove_dir_all(options.out)?)
 }
 
-/// The same steps on the first step's batch, made once.
-struct Repeated {
-    task: TransformerTask,
+/// A task whose first weights are drawn once, since those of scale L take longer than its steps; and the parts of its first
+/// step's batch, where all steps are on these.
+#[derive(Clone)]
+struct Drawn {
+    task: Arc<TransformerTask>,
+    model: NestedTransformer,
     parts: Vec<(Range<usize>, MaskedBatch)>,
 }
 
-impl Repeated {
-    fn new(task: TransformerTask, recipe: &Recipe, device: &Device) -> Result<Self, Error> {
+impl Drawn {
+    fn new(task: TransformerTask, device: &Device) -> Result<Self, Error> {
+        let model = task.initial(&device.clone().autodiff())?;
+        Ok(Self { task: Arc::new(task), model, parts: Vec::new() })
+    }
+
+    fn on_one_batch(self, recipe: &Recipe, device: &Device) -> Result<Self, Error> {
         let device = device.clone().autodiff();
         let places = recipe.optimization.places();
-        let parts = places.into_iter().map(|places| Ok((places.clone(), task.masked(0, places, &device)?)));
-        Ok(Self { parts: parts.collect::<Result<_, Error>>()?, task })
+        let masked = |places: Range<usize>| Ok((places.clone(), self.task.masked(0, places, &device)?));
+        let parts = places.into_iter().map(masked).collect::<Result<_, Error>>()?;
+        Ok(Self { parts, ..self })
     }
 }
 
-impl Task for Repeated {
+impl Task for Drawn {
     type Model = NestedTransformer;
     type Extra = ();
 
@@ -127,16 +135,20 @@ impl Task for Repeated {
         self.task.describe()
     }
 
-    fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {
-        self.task.initial(device)
+    fn initial(&self, _: &Device) -> Result<NestedTransformer, Error> {
+        Ok(self.model.clone())
+    }
+
+    fn kernels(&self) -> Option<Arc<dyn Kernels>> {
+        self.task.kernels()
     }
 
     fn draws_on_device(&self) -> bool {
         self.task.draws_on_device()
     }
 
-    fn items(&self, _: usize) -> Vec<usize> {
-        self.task.items(0)
+    fn items(&self, step: usize) -> Vec<usize> {
+        self.task.items(if self.parts.is_empty() { step } else { 0 })
     }
 
     fn part(
@@ -147,7 +159,7 @@ impl Task for Repeated {
     ) -> Result<PartOutput<()>, Error> {
         match self.parts.iter().find(|(range, _)| *range == places) {
             Some((_, batch)) => self.task.loss(model, step, batch),
-            None => self.task.part(model, 0, places),
+            None => self.task.part(model, step, places),
         }
     }
 

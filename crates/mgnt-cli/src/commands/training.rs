@@ -109,6 +109,7 @@ impl TrainingArguments {
             others: &others,
             out,
             resume: self.resume,
+            saves: true,
             side_by_side: self.home()?.is_cpu(),
             stop: &stop,
         };

@@ -30,7 +30,8 @@ pub(crate) struct StepCounted<T: Task> {
     pub stage: Arc<Stage<T>>,
     pub optimization: Optimization,
     pub out: PathBuf,
-    pub checkpoints: Checkpoints,
+    /// Where a run is saved, if it is.
+    pub checkpoints: Option<Checkpoints>,
     /// What Burn's checkpointer hands over.
     pub records: Mutex<Receiver<Record>>,
     pub teller: Arc<Mutex<Teller<T::Model>>>,
@@ -221,9 +222,8 @@ impl<T: Task> StepCounted<T> {
             components.tell_valid(LearnerEvent::ProcessedItem(item));
         }
         components.tell_valid(LearnerEvent::EndSplit(epoch));
-        let Some(score) = score.filter(|&score| progress.best.is_none_or(|best| score < best)) else {
-            return Ok(());
-        };
+        let score = score.filter(|&score| progress.best.is_none_or(|best| score < best));
+        let (Some(score), Some(checkpoints)) = (score, &self.checkpoints) else { return Ok(()) };
         let exported = self.stage.task().export(&trainee.average, &self.out.join("best"));
         let mut teller = self.teller(components);
         match exported {
@@ -232,7 +232,7 @@ impl<T: Task> StepCounted<T> {
                 teller.event(&Event::Best { step: progress.step, score });
                 Ok(())
             }
-            Err(error) => teller.not_saved(progress.step, error, &self.checkpoints),
+            Err(error) => teller.not_saved(progress.step, error, checkpoints),
         }
     }
 
@@ -243,6 +243,7 @@ impl<T: Task> StepCounted<T> {
         progress: &mut Progress,
         stops: bool,
     ) -> Result<(), Error> {
+        let Some(checkpoints) = &self.checkpoints else { return Ok(()) };
         let step = progress.step;
         progress.memory = self.stage.task().memory();
         let clock = Instant::now();
@@ -250,13 +251,13 @@ impl<T: Task> StepCounted<T> {
             checkpointer.checkpoint(&components.learner, step, &components.store);
         }
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let saved = self.checkpoints.save(&records, progress);
+        let saved = checkpoints.save(&records, progress);
         let seconds = clock.elapsed().as_secs_f64();
         let mut teller = self.teller(components);
         match saved {
             Ok(()) => teller.event(&Event::Saved { step, seconds }),
             Err(error) if stops => return Err(error),
-            Err(error) => teller.not_saved(step, error, &self.checkpoints)?,
+            Err(error) => teller.not_saved(step, error, checkpoints)?,
         }
         Ok(())
     }

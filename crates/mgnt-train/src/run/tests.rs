@@ -100,7 +100,15 @@ fn train(
     stop_after: Option<usize>,
 ) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop) = (Device::flex(), Interrupter::new());
-    let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: false, stop: &stop };
+    let options = RunOptions {
+        device: &device,
+        others: &[],
+        out,
+        resume,
+        saves: true,
+        side_by_side: false,
+        stop: &stop,
+    };
     let (tell, told) = mpsc::channel();
     let stopper = stop.clone();
     let watch = move |event: &Event| {
@@ -136,6 +144,26 @@ fn checkpoints(run: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn a_run_that_saves_nothing_leaves_its_logs_alone() {
+    let (folder, stop) = (tempfile::tempdir().unwrap(), Interrupter::new());
+    let (out, recipe) = (folder.path().join("run"), recipe());
+    let options = RunOptions {
+        device: &Device::flex(),
+        others: &[],
+        out: &out,
+        resume: false,
+        saves: false,
+        side_by_side: false,
+        stop: &stop,
+    };
+    let outcome = run(slope(&[]), &recipe, &recipe, options, |_: &Event| ()).unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    assert!(out.join("metrics.jsonl").exists() && !out.join("model").exists() && !out.join("best").exists());
+    let saved = std::fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count);
+    assert_eq!(saved, 0);
 }
 
 #[test]
@@ -235,8 +263,15 @@ fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
 /// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.
 fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop, recipe) = (Device::flex(), Interrupter::new(), recipe());
-    let options =
-        RunOptions { device: &device, others: &[], out, resume: true, side_by_side: false, stop: &stop };
+    let options = RunOptions {
+        device: &device,
+        others: &[],
+        out,
+        resume: true,
+        saves: true,
+        side_by_side: false,
+        stop: &stop,
+    };
     let (tell, told) = mpsc::channel();
     let temporary = out.join(format!("checkpoints/step-00000006.{}.tmp", std::process::id()));
     let watch = move |event: &Event| {

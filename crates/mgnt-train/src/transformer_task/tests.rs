@@ -72,7 +72,15 @@ fn train(
             stopper.stop(None);
         }
     };
-    let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
+    let options = RunOptions {
+        device: &device,
+        others: &[],
+        out,
+        resume,
+        saves: true,
+        side_by_side: true,
+        stop: &stop,
+    };
     let outcome = run(task, &recipe.optimization, recipe, options, watch);
     (outcome, told.iter().collect())
 }
@@ -122,7 +130,15 @@ fn trained(store: &Arc<TokenStore>, parts: usize, side_by_side: bool, out: &Path
     let device = Device::flex();
     let task = TransformerTask::new(&recipe, store, None, &device).unwrap();
     let stop = Interrupter::new();
-    let options = RunOptions { device: &device, others: &[], out, resume: false, side_by_side, stop: &stop };
+    let options = RunOptions {
+        device: &device,
+        others: &[],
+        out,
+        resume: false,
+        saves: true,
+        side_by_side,
+        stop: &stop,
+    };
     run(task, &recipe.optimization, &recipe, options, |_: &Event| {}).unwrap();
     let weights = mgnt_weights::safetensors::read(&out.join("model/model.safetensors")).unwrap();
     weights.iter().flat_map(|(_, tensor)| tensor.to_f32()).collect()

@@ -123,6 +123,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         device: &device,
         out: &tokenizer_run,
         resume: false,
+        saves: true,
         others: &[],
         side_by_side: arguments.device.is_cpu(),
         stop: &stop,

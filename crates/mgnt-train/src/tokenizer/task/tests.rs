@@ -77,7 +77,15 @@ fn train(
             stopper.stop(None);
         }
     };
-    let options = RunOptions { device: &device, others: &[], out, resume, side_by_side: true, stop: &stop };
+    let options = RunOptions {
+        device: &device,
+        others: &[],
+        out,
+        resume,
+        saves: true,
+        side_by_side: true,
+        stop: &stop,
+    };
     let outcome = run(task, &recipe.optimization, recipe, options, watch).unwrap();
     (outcome, told.iter().collect())
 }
