@@ -5,17 +5,21 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::flash;
 use crate::heads::{Turned, from_heads, turn_heads};
 use crate::library;
 use crate::product::{multiply, turned, view};
 use crate::rows::{by_row, element, empty, vector_of_row};
 
 /// What takes a score's place beyond the positions: no exponential leaves anything of it.
-const HIDDEN: f32 = -1e30;
+pub const HIDDEN: f32 = -1e30;
 
-/// [`Kernels::attend`](mgnt_model::kernels::Kernels::attend): a product, a softmax in its place, and a product that
-/// leaves heads side by side.
+/// [`Kernels::attend`](mgnt_model::kernels::Kernels::attend): at once, or a product, a softmax in its place, and a product
+/// that leaves heads side by side.
 pub fn attend(queries: CubeTensor, keys: CubeTensor, values: CubeTensor, positions: usize) -> CubeTensor {
+    if let Some(mixed) = flash::attend(&queries, &keys, &values, positions) {
+        return mixed;
+    }
     let weights = weigh(queries, keys, positions);
     mix(weights, into_contiguous(values))
 }

@@ -31,6 +31,8 @@ mod dense_on_tape;
 #[cfg(feature = "cuda")]
 mod entropy;
 #[cfg(feature = "cuda")]
+mod flash;
+#[cfg(feature = "cuda")]
 mod gelu;
 #[cfg(feature = "cuda")]
 mod gradients;

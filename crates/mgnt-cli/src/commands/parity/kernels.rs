@@ -67,6 +67,15 @@ pub fn answers(
     let queries = numbers.halves([BATCH, HEADS, ACTIVE, HEAD_WIDTH], 7);
     let (keys, values) = (numbers.halves(of_buffers, 8), numbers.halves(of_buffers, 9));
     insert(&mut attention, "mixed", kernels.attend(queries, keys, values, FROM + ACTIVE))?;
+    // Heads that a device may attend by at once, more queries and positions than one tile, and fewer; of values that do not cancel
+    // out, since scores are rounded in the definition alone.
+    for (heads, active, positions, width) in [(2, 70, 150usize, 32), (1, 5, 40, 128), (3, 129, 129, 16)] {
+        let queries = numbers.halves([BATCH, heads, active, width], 50) * 0.5;
+        let [keys, values] =
+            [51, 52].map(|seed| numbers.halves([BATCH, heads, positions.next_multiple_of(16), width], seed));
+        let mixed = kernels.attend(queries, keys, values.abs(), positions);
+        insert(&mut attention, &format!("mixed of {width}"), mixed)?;
+    }
     told("attention", attention);
 
     let mut gelu = TensorMap::new();
