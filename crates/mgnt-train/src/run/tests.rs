@@ -162,7 +162,7 @@ fn a_run_that_saves_nothing_leaves_its_logs_alone() {
     let outcome = run(slope(&[]), &recipe, &recipe, options, |_: &Event| ()).unwrap();
     assert_eq!(outcome, Outcome::Finished);
     assert!(out.join("metrics.jsonl").exists() && !out.join("model").exists() && !out.join("best").exists());
-    let saved = std::fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count);
+    let saved = fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count);
     assert_eq!(saved, 0);
 }
 
