@@ -1,8 +1,8 @@
-//! Kernels for the blocks of `mgnt-model` on CUDA: what stands between two products is one pass over memory, where Burn's
-//! operations take several; and products leave their sums as they are, in `f32`.
+//! Kernels for the transformers of `mgnt-model` on CUDA: what stands between two products is one pass over memory, where
+//! Burn's operations take several; attention of halves keeps no scores; products are cuBLASLt's where a machine has it.
 //!
-//! With the feature `cuda`, `on(&device)` gives a CUDA device's; [`NestedTransformer::with_kernels`] takes them. They are written
-//! in CubeCL, for any device whose planes (warps, subgroups) are of one size; but no other was at hand to try them on.
+//! With the feature `cuda`, `on(&device)` gives a CUDA device's; [`NestedTransformer::with_kernels`] takes them for decoding,
+//! [`NestedTransformer::learning_with`] for training.
 //!
 //! ```ignore
 //! let model = NestedTransformer::load("runs/imagenette-64/model", &device)?;
@@ -12,52 +12,17 @@
 //! };
 //! ```
 //!
-//! What each computes is said, and by operations done, in [`mgnt_model::kernels`]. `passes` declares them to Burn as
-//! operations of a backend, with and without fusion, `learned` those that a tape knows, and `gradients` what goes back through
-//! these; the other modules hold the kernels.
+//! What each computes is said, and by operations done, in [`mgnt_model::kernels`]; begin in `cuda/cube.rs`, which has them all.
 //!
 //! [`NestedTransformer::with_kernels`]: mgnt_model::NestedTransformer::with_kernels
+//! [`NestedTransformer::learning_with`]: mgnt_model::NestedTransformer::learning_with
 
 #[cfg(feature = "cuda")]
-mod attend;
-#[cfg(feature = "cuda")]
-mod columns;
-#[cfg(feature = "cuda")]
-mod cube;
-#[cfg(feature = "cuda")]
-mod dense;
-#[cfg(feature = "cuda")]
-mod dense_on_tape;
-#[cfg(feature = "cuda")]
-mod entropy;
-#[cfg(feature = "cuda")]
-mod flash;
-#[cfg(feature = "cuda")]
-mod gelu;
-#[cfg(feature = "cuda")]
-mod gradients;
-#[cfg(feature = "cuda")]
-mod heads;
+mod cuda;
 #[cfg(any(feature = "cuda", test))]
 mod layout;
-#[cfg(feature = "cuda")]
-mod learned;
-#[cfg(feature = "cuda")]
-mod library;
-#[cfg(feature = "cuda")]
-mod norm;
-#[cfg(feature = "cuda")]
-mod norm_on_tape;
 #[cfg(any(feature = "cuda", test))]
 mod parts;
-#[cfg(feature = "cuda")]
-mod passes;
-#[cfg(feature = "cuda")]
-mod product;
-#[cfg(feature = "cuda")]
-mod rows;
-#[cfg(feature = "cuda")]
-mod update;
 
 #[cfg(feature = "cuda")]
-pub use cube::on;
+pub use cuda::{library, on};

@@ -33,6 +33,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return print_json(&rows);
     }
     println!("{:<10} {:<48} {:>9}  types", "device", "name", "memory");
+    let has_cuda = rows.iter().any(|row| row.device.starts_with("cuda") && row.missing.is_none());
     for row in rows {
         if let Some(missing) = row.missing {
             println!("{:<10} {missing}", row.device);
@@ -47,6 +48,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             row.name.unwrap_or_else(|| "-".into()),
             types.join(" ")
         );
+    }
+    if has_cuda {
+        println!("{}", device::products_of_cuda());
     }
     Ok(())
 }

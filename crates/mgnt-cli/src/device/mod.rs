@@ -205,6 +205,23 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
     if model.is_on_processor() { decoder } else { decoder.resident() }
 }
 
+/// Whose products CUDA's transformers have.
+#[cfg(feature = "cuda")]
+pub fn products_of_cuda() -> String {
+    match mgnt_kernels::library() {
+        Some(library) => format!("products on CUDA: {library}"),
+        None => "products on CUDA: Burn's; cuBLASLt's are faster (libcublasLt.so.12 or .13 on LD_LIBRARY_PATH, as in the \
+                 Python package nvidia-cublas)"
+            .into(),
+    }
+}
+
+/// A build without CUDA has none.
+#[cfg(not(feature = "cuda"))]
+pub fn products_of_cuda() -> String {
+    String::new()
+}
+
 /// Kernels for a device, where there are some.
 #[cfg(feature = "cuda")]
 fn kernels_on(device: &Device) -> Option<Arc<dyn Kernels>> {

@@ -6,8 +6,8 @@ use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::library::{self, Then};
-use crate::rows::empty;
+use crate::cuda::library::{self, Then};
+use crate::cuda::rows::empty;
 
 /// [`Kernels::product`](mgnt_model::kernels::Kernels::product): the backend's own, into `f32`.
 ///

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{AdamW, Branch, Heads, Normed, Parameter, Scales};
 
-use crate::{attend, gelu, heads, norm, product, update};
+use crate::cuda::{attend, gelu, heads, norm, product, update};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait Passes: Backend {
@@ -279,7 +279,7 @@ mod shapes {
         first: &TensorSpec,
         second: &TensorSpec,
         _gradient: &TensorSpec,
-        _factors: &crate::update::Factors,
+        _factors: &crate::cuda::update::Factors,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
         (value.clone(), first.clone(), second.clone())
     }

@@ -5,8 +5,8 @@ use burn::tensor::{DType, Device, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales};
 
+use crate::cuda::{dense_on_tape, learned, library, passes};
 use crate::parts::parts;
-use crate::{dense_on_tape, learned, library, passes};
 
 /// The kernels of a CUDA device; `None` for any other.
 pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {

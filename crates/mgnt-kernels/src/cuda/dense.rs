@@ -5,8 +5,8 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::product::{multiply, multiply_and_add, turned, view, view_from};
-use crate::rows::empty;
+use crate::cuda::product::{multiply, multiply_and_add, turned, view, view_from};
+use crate::cuda::rows::empty;
 
 /// [`Kernels::dense`](mgnt_model::kernels::Kernels::dense) of `x [R, n]` in the type of the weights: each product goes into
 /// columns of its own.

@@ -10,8 +10,8 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::attend::HIDDEN;
-use crate::rows::{element, empty};
+use crate::cuda::attend::HIDDEN;
+use crate::cuda::rows::{element, empty};
 
 /// Queries of a cube, and keys that are in shared memory at once.
 const TILE: usize = 64;

@@ -4,8 +4,8 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::columns::sum_of_columns;
-use crate::rows::{by_row, element, empty, vector};
+use crate::cuda::columns::sum_of_columns;
+use crate::cuda::rows::{by_row, element, empty, vector};
 
 /// Below every logit.
 const LOWEST: f32 = f32::MIN;

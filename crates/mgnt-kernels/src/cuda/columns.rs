@@ -5,8 +5,8 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::product::{view, view_from};
-use crate::rows::{by_piece, element, empty, vector};
+use crate::cuda::product::{view, view_from};
+use crate::cuda::rows::{by_piece, element, empty, vector};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;

@@ -4,7 +4,7 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{by_row, element, empty, vector};
 
 /// What is added to the stream.
 pub struct Branch {

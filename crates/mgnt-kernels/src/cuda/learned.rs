@@ -10,8 +10,8 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{Aim, Entropy, Samples, Scales};
 
-use crate::gelu;
-use crate::gradients::GradientPasses;
+use crate::cuda::gelu;
+use crate::cuda::gradients::GradientPasses;
 
 /// Operations with one result, which Burn's tape knows how to hold.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]

@@ -4,8 +4,8 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::norm::{Scales, centre};
-use crate::rows::{by_row, element, empty, vector};
+use crate::cuda::norm::{Scales, centre};
+use crate::cuda::rows::{by_row, element, empty, vector};
 
 /// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, and
 /// one over the deviations `[R, 1]`.

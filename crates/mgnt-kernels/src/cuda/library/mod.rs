@@ -46,6 +46,16 @@ pub fn is_there() -> bool {
     *IS_THERE
 }
 
+/// The library by name and version, where products go to it.
+pub fn library() -> Option<String> {
+    if !is_there() {
+        return None;
+    }
+    // SAFETY: it is there.
+    let version = unsafe { sys::cublasLtGetVersion() };
+    Some(format!("cuBLASLt {}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
+}
+
 /// The product of `a [.., m, k]` and `b [.., k, n]` into `out [.., m, n]`, with what is done then; `false` where the library is not
 /// there or does not take these.
 pub fn multiply(a: &CubeTensor, b: &CubeTensor, out: &CubeTensor, then: Then<CubeTensor>) -> bool {

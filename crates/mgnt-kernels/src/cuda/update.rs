@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use mgnt_model::kernels::SQUARES;
 
-use crate::rows::{by_piece, by_row, empty, vector};
+use crate::cuda::rows::{by_piece, by_row, empty, vector};
 
 /// What a step of AdamW multiplies by, and the epsilon.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,9 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::library::Then;
-use crate::product::{by_library, product, view, view_from};
-use crate::rows::{by_piece, element, empty, vector};
+use crate::cuda::library::Then;
+use crate::cuda::product::{by_library, product, view, view_from};
+use crate::cuda::rows::{by_piece, element, empty, vector};
 
 /// [`Kernels::heads`](mgnt_model::kernels::Kernels::heads). Buffers that nobody else holds are written in place.
 pub fn heads(

@@ -7,7 +7,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
-use crate::{attend, columns, entropy, gelu, heads, norm, norm_on_tape};
+use crate::cuda::{attend, columns, entropy, gelu, heads, norm, norm_on_tape};
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]

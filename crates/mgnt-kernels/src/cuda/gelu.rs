@@ -6,9 +6,9 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::library::Then;
-use crate::product::{by_library, product};
-use crate::rows::{by_piece, element, empty, vector};
+use crate::cuda::library::Then;
+use crate::cuda::product::{by_library, product};
+use crate::cuda::rows::{by_piece, element, empty, vector};
 
 /// [`Kernels::gelu`](mgnt_model::kernels::Kernels::gelu).
 pub fn gelu(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, outputs: usize, to: DType) -> CubeTensor {

@@ -9,7 +9,7 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 
-use crate::dense;
+use crate::cuda::dense;
 
 /// With one weight, or three.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]

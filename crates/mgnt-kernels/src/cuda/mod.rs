@@ -1,0 +1,25 @@
+//! The kernels. `passes` declares those of a decode to Burn as operations of a backend, with and without fusion, `learned` and
+//! `dense_on_tape` those that a tape knows, `gradients` what goes back through them; `library` asks cuBLASLt; the other modules
+//! hold the kernels, in CubeCL.
+
+mod attend;
+mod columns;
+mod cube;
+mod dense;
+mod dense_on_tape;
+mod entropy;
+mod flash;
+mod gelu;
+mod gradients;
+mod heads;
+mod learned;
+mod library;
+mod norm;
+mod norm_on_tape;
+mod passes;
+mod product;
+mod rows;
+mod update;
+
+pub use cube::on;
+pub use library::library;
