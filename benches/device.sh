@@ -11,7 +11,8 @@
 # BATCHES, TYPES, REPEAT, PYTHON in the environment change the defaults below. With TOKENS, a token store, the recipe REAL
 # (default configs/image/imagenette64.ron) is trained on it for SECONDS_OF_TRAINING (default 240), stopped, and resumed for as long;
 # VALIDATION is a store too, and the same command continues it. On CUDA a first run is mostly the compiling and tuning of
-# kernels, which are kept: take the times of a second one. A part that fails is named at the end, and does not stop
+# kernels, which are kept: take the times of a second one. Products on CUDA are cuBLASLt's where PYTHON's packages or
+# LD_LIBRARY_PATH have it (`devices` in the results says so). A part that fails is named at the end, and does not stop
 # the others.
 set -uo pipefail
 mgnt=$(readlink -f "$1") device=$2 out=$3
@@ -21,6 +22,12 @@ batches=${BATCHES:-1,8,64} types=${TYPES:-f32 tf32 bf16} repeat=${REPEAT:-3} pyt
 mkdir -p "$out"
 out=$(readlink -f "$out")
 failed=()
+
+# PyTorch's own.
+library=$("$python" -c 'import glob, site
+for folder in site.getsitepackages() + [site.getusersitepackages()]:
+    for found in glob.glob(folder + "/nvidia/*/lib/libcublasLt.so.1[23]"): print(found.rsplit("/", 1)[0])' 2>/dev/null | head -n 1)
+[ -n "$library" ] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$library
 
 part() { # NAME COMMAND...: keeps what it prints, and goes on where it fails
     local name=$1

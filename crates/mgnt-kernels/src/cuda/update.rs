@@ -76,7 +76,10 @@ pub fn squares(numbers: CubeTensor, sums: CubeTensor, row: usize) -> CubeTensor 
     let sums = into_contiguous(if sums.can_mut() { sums } else { sums.copy() });
     let (client, count) = (numbers.client.clone(), numbers.meta.num_elements());
     let size = vector(&client, numbers.dtype.size(), &[count]);
-    let (cubes, dim, plane) = by_row(&client, SQUARES);
+    let pieces = count / size;
+    // As many columns as have something to add up.
+    let columns = SQUARES.min(pieces.div_ceil(client.properties().hardware.plane_size_min as usize));
+    let (cubes, dim, plane) = by_row(&client, columns);
     // SAFETY: units beyond the last column or piece end or read nothing, and the others stay within their tensors, which have no gaps.
     unsafe {
         sum_squares::launch_unchecked(
@@ -86,8 +89,9 @@ pub fn squares(numbers: CubeTensor, sums: CubeTensor, row: usize) -> CubeTensor 
             size,
             numbers.into_tensor_arg(),
             sums.clone().into_tensor_arg(),
-            (count / size) as u32,
+            pieces as u32,
             row as u32,
+            columns as u32,
             SQUARES,
             plane,
         );
@@ -161,9 +165,11 @@ fn sum_squares<N: Size>(
     sums: &mut Tensor<f32>,
     pieces: u32,
     row: u32,
-    #[comptime] columns: usize,
+    columns: u32,
+    #[comptime] all_columns: usize,
     #[comptime] plane: usize,
 ) {
+    let columns = columns as usize;
     let column = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
     if column >= columns {
         terminate!();
@@ -177,7 +183,7 @@ fn sum_squares<N: Size>(
     }
     let sum = plane_sum(sum.vector_sum());
     if UNIT_POS_X == 0 {
-        sums[row as usize * columns + column] = sum;
+        sums[row as usize * all_columns + column] = sum;
     }
 }
 

@@ -87,8 +87,8 @@ pub trait Kernels: Debug + Send + Sync {
     /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy;
 
-    /// Sums of the squares of `numbers [n]`, `f32`, in the row of that number of `sums [rows, SQUARES]`, which is
-    /// returned; what else is in it stays.
+    /// Sums of the squares of `numbers [n]`, `f32`, in the row of that number of `sums [rows, SQUARES]`, where zeros were
+    /// before; it is returned, and what else is in it stays.
     fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2>;
 
     /// A parameter after a step of AdamW, all in `f32`.
