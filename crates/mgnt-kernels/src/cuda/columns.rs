@@ -13,7 +13,7 @@ const ROWS: usize = 64;
 
 /// Sums over the rows of `x [.., N C]` without gaps, `f32`, those of each C columns with zeros behind them: `[whole]`.
 pub fn sum_of_columns<const N: usize>(x: CubeTensor, whole: usize) -> [CubeTensor; N] {
-    let sums = add_up(x.clone(), x, false);
+    let sums = add_up(x);
     let each = sums.meta.shape()[0] / N;
     let sums = if each == whole { sums } else { spread(sums, each, whole, N) };
     from_fn(|part| view_from(sums.clone(), part * whole, [whole], [1]))
@@ -63,13 +63,36 @@ fn spread_out<N: Size>(
     out[piece as usize] = sum;
 }
 
-/// Sums over the rows of `x y`, both `[.., C]` without gaps, `[C]` in `f32`.
-pub fn sum_of_products(x: CubeTensor, y: CubeTensor) -> CubeTensor {
-    add_up(x, y, true)
+/// Sums over the rows of `x`, `x y` and `z`, all `[R, C]` of `f32` without gaps: `[C]` each.
+pub fn sums_of_norm(x: CubeTensor, y: CubeTensor, z: CubeTensor) -> [CubeTensor; 3] {
+    let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1]);
+    let chunks = rows.div_ceil(ROWS);
+    let out = empty([chunks, 3 * columns], DType::F32, &x);
+    let client = x.client.clone();
+    let size = vector(&client, out.dtype.size(), &[columns]);
+    let pieces = chunks * columns / size;
+    let (count, dim) = by_piece(&client, pieces);
+    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
+    unsafe {
+        add_rows_of_norm::launch_unchecked(
+            &client,
+            count,
+            dim,
+            size,
+            x.into_tensor_arg(),
+            y.into_tensor_arg(),
+            z.into_tensor_arg(),
+            out.clone().into_tensor_arg(),
+            pieces as u32,
+            rows as u32,
+            (columns / size) as u32,
+        );
+    }
+    sum_of_columns(out, columns)
 }
 
 /// First so many rows by each unit, then what they found.
-fn add_up(x: CubeTensor, y: CubeTensor, is_product: bool) -> CubeTensor {
+fn add_up(x: CubeTensor) -> CubeTensor {
     let shape = x.meta.shape();
     let columns = shape[shape.num_dims() - 1];
     let rows = shape.num_elements() / columns;
@@ -79,7 +102,7 @@ fn add_up(x: CubeTensor, y: CubeTensor, is_product: bool) -> CubeTensor {
     let size = vector(&client, out.dtype.size(), &[columns]);
     let pieces = chunks * columns / size;
     let (count, dim) = by_piece(&client, pieces);
-    let elements = [element(x.dtype), element(y.dtype)];
+    let of = element(x.dtype);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         add_rows::launch_unchecked(
@@ -88,31 +111,27 @@ fn add_up(x: CubeTensor, y: CubeTensor, is_product: bool) -> CubeTensor {
             dim,
             size,
             x.into_tensor_arg(),
-            y.into_tensor_arg(),
             out.clone().into_tensor_arg(),
             pieces as u32,
             rows as u32,
             (columns / size) as u32,
-            is_product,
-            elements,
+            of,
         );
     }
     if chunks > 1 {
-        return add_up(out.clone(), out, false);
+        return add_up(out);
     }
     view(out, [columns], [1])
 }
 
 #[cube(launch_unchecked)]
-fn add_rows<A: Float, B: Float, N: Size>(
+fn add_rows<A: Float, N: Size>(
     x: &Tensor<Vector<A, N>>,
-    y: &Tensor<Vector<B, N>>,
     out: &mut Tensor<Vector<f32, N>>,
     pieces: u32,
     rows: u32,
     columns: u32,
-    #[comptime] is_product: bool,
-    #[define(A, B)] _elements: [ElemType; 2],
+    #[define(A)] _element: ElemType,
 ) {
     let piece = ABSOLUTE_POS as u32;
     if piece >= pieces {
@@ -123,12 +142,39 @@ fn add_rows<A: Float, B: Float, N: Size>(
     let last = min(first + ROWS as u32, rows);
     let mut sum = Vector::<f32, N>::new(0.0);
     for row in first..last {
-        let at = (row * columns + column) as usize;
-        let mut value = Vector::<f32, N>::cast_from(x[at]);
-        if comptime!(is_product) {
-            value *= Vector::cast_from(y[at]);
-        }
-        sum += value;
+        sum += Vector::cast_from(x[(row * columns + column) as usize]);
     }
     out[piece as usize] = sum;
+}
+
+#[cube(launch_unchecked)]
+fn add_rows_of_norm<N: Size>(
+    x: &Tensor<Vector<f32, N>>,
+    y: &Tensor<Vector<f32, N>>,
+    z: &Tensor<Vector<f32, N>>,
+    out: &mut Tensor<Vector<f32, N>>,
+    pieces: u32,
+    rows: u32,
+    columns: u32,
+) {
+    let piece = ABSOLUTE_POS as u32;
+    if piece >= pieces {
+        terminate!();
+    }
+    let (chunk, column) = (piece / columns, piece % columns);
+    let first = chunk * ROWS as u32;
+    let last = min(first + ROWS as u32, rows);
+    let mut of_x = Vector::<f32, N>::new(0.0);
+    let mut of_products = Vector::<f32, N>::new(0.0);
+    let mut of_z = Vector::<f32, N>::new(0.0);
+    for row in first..last {
+        let at = (row * columns + column) as usize;
+        of_x += x[at];
+        of_products += x[at] * y[at];
+        of_z += z[at];
+    }
+    let to = (3 * chunk * columns + column) as usize;
+    out[to] = of_x;
+    out[to + columns as usize] = of_products;
+    out[to + 2 * columns as usize] = of_z;
 }

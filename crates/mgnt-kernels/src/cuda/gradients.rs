@@ -90,9 +90,13 @@ pub(crate) trait GradientPasses: Backend {
         whole: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Over the rows of `x y`, both `[.., C]`, `[C]` in `f32`.
-    #[fusion(dtype = shapes::full(x), shape = shapes::columns(x))]
-    fn sum_of_products(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Over the rows of `x`, `x y` and `z`, all `[R, C]` in `f32`: `[C]` each.
+    #[fusion(meta = shapes::sums_of_norm)]
+    fn sums_of_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 impl GradientPasses for CubeBackend {
@@ -182,8 +186,14 @@ impl GradientPasses for CubeBackend {
         (first, second, third)
     }
 
-    fn sum_of_products(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
-        columns::sum_of_products(into_contiguous(x), into_contiguous(y))
+    fn sums_of_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [x, y, z] = [x, y, z].map(into_contiguous);
+        let [of_x, of_products, of_z] = columns::sums_of_norm(x, y, z);
+        (of_x, of_products, of_z)
     }
 }
 
@@ -198,8 +208,13 @@ mod shapes {
         DType::F32
     }
 
-    pub fn columns(x: &Shape) -> Shape {
-        [x[x.num_dims() - 1]].into()
+    pub fn sums_of_norm(
+        x: &TensorSpec,
+        _y: &TensorSpec,
+        _z: &TensorSpec,
+    ) -> (TensorSpec, TensorSpec, TensorSpec) {
+        let one = TensorSpec::new([x.shape[1]].into(), x.dtype);
+        (one.clone(), one.clone(), one)
     }
 
     pub fn entropy(

@@ -170,17 +170,15 @@ impl<B: GradientPasses> Backward<B, 5> for NormBack {
     fn backward(self, ops: Ops<Normal<B>, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
         let Normal { normal, inverse, gamma, to } = ops.state;
-        let whole = gamma.shape()[0];
         let [stream, sums, bias, of_gamma, of_beta] = ops.parents;
-        if let Some(beta) = of_beta {
-            gradients.register::<B>(beta.id, B::sum_of_columns(gradient.clone(), whole));
-        }
-        if let Some(gamma) = of_gamma {
-            gradients.register::<B>(gamma.id, B::sum_of_products(gradient.clone(), normal.clone()));
-        }
-        let (of_stream, of_sums) = B::norm_back(gradient, normal, inverse, gamma, to);
-        if let Some(bias) = bias {
-            gradients.register::<B>(bias.id, B::sum_of_columns(of_stream.clone(), whole));
+        let (of_stream, of_sums) = B::norm_back(gradient.clone(), normal.clone(), inverse, gamma, to);
+        if [&bias, &of_gamma, &of_beta].iter().any(|parameter| parameter.is_some()) {
+            let (beta, gamma, branch) = B::sums_of_norm(gradient, normal, of_stream.clone());
+            for (parameter, back) in [(of_beta, beta), (of_gamma, gamma), (bias, branch)] {
+                if let Some(parameter) = parameter {
+                    gradients.register::<B>(parameter.id, back);
+                }
+            }
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
