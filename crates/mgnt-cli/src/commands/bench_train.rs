@@ -45,12 +45,15 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     let store = Arc::new(random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?);
     let cpu = arguments.compute.device.is_cpu();
 
+    let taped = device.clone().autodiff();
+    let taped =
+        if nested.optimization.gradient_checkpointing { taped.gradient_checkpointing() } else { taped };
     let task = |recipe: &Recipe| -> Result<Drawn, Error> {
         let task = TransformerTask::new(recipe, &store, None, device)?;
-        Drawn::new(arguments.compute.device.trained(task, device), device)
+        Drawn::new(arguments.compute.device.trained(task, device), &taped)
     };
     let (of_full, of_all) = (task(&plain)?, task(&nested)?);
-    let of_repeated = of_all.clone().on_one_batch(&nested, device)?;
+    let of_repeated = of_all.clone().on_one_batch(&nested, &taped)?;
     let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
     for round in 0..arguments.repeat {
         let timed = |task: &Drawn, recipe, saves, times: &mut Times| {
@@ -113,15 +116,15 @@ struct Drawn {
 }
 
 impl Drawn {
-    fn new(task: TransformerTask, device: &Device) -> Result<Self, Error> {
-        let model = task.initial(&device.clone().autodiff())?;
+    /// On a device with a tape.
+    fn new(task: TransformerTask, taped: &Device) -> Result<Self, Error> {
+        let model = task.initial(taped)?;
         Ok(Self { task: Arc::new(task), model, parts: Vec::new() })
     }
 
-    fn on_one_batch(self, recipe: &Recipe, device: &Device) -> Result<Self, Error> {
-        let device = device.clone().autodiff();
+    fn on_one_batch(self, recipe: &Recipe, taped: &Device) -> Result<Self, Error> {
         let places = recipe.optimization.places();
-        let masked = |places: Range<usize>| Ok((places.clone(), self.task.masked(0, places, &device)?));
+        let masked = |places: Range<usize>| Ok((places.clone(), self.task.masked(0, places, taped)?));
         let parts = places.into_iter().map(masked).collect::<Result<_, Error>>()?;
         Ok(Self { parts, ..self })
     }

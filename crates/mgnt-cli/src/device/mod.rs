@@ -210,8 +210,11 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
 pub fn products_of_cuda() -> String {
     match mgnt_kernels::library() {
         Some(library) => format!("products on CUDA: {library}"),
-        None => "products on CUDA: Burn's; cuBLASLt's are faster (libcublasLt.so.12 or .13 on LD_LIBRARY_PATH, as in the \
-                 Python package nvidia-cublas)"
+        None if std::env::var_os("MGNT_CUBLAS").is_some() => {
+            "products on CUDA: Burn's, or as MGNT_CUBLAS says".into()
+        }
+        None => "products on CUDA: Burn's; cuBLASLt's are faster (libcublasLt.so on LD_LIBRARY_PATH, as in the Python package \
+                 nvidia-cublas, of the CUDA that this was built for)"
             .into(),
     }
 }

@@ -20,7 +20,7 @@ struct Cube;
 impl Kernels for Cube {
     fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
         let [rows, inputs] = x.dims();
-        // The library does so of itself.
+        // The library splits long sums of itself.
         let parts = if library::is_there() { 1 } else { parts(rows, inputs, outputs) };
         passes::product(x, weight, outputs, parts)
     }

@@ -301,32 +301,22 @@ pub(crate) fn attention(
 }
 
 pub(crate) fn cross_entropy(logits: Tensor<2>, aim: Aim) -> Entropy {
-    let on_tape = logits.device().is_autodiff();
-    let off = |tensor: Tensor<2>| if on_tape { tensor.inner() } else { tensor };
-    let fixed = off(logits.clone());
+    let fixed = logits.clone().inner();
     let share = aim.teacher.as_ref().map_or(0.0, |(_, share)| *share as f32);
     // An operation has all of its tensors: another stands for a teacher that is not there, and is not read.
-    let taught = aim.teacher.map_or_else(|| fixed.clone(), |(taught, _)| taught);
-    let (targets, weights) =
-        if on_tape { (aim.targets.inner(), aim.weights.inner()) } else { (aim.targets, aim.weights) };
+    let taught = aim.teacher.map_or_else(|| fixed.clone(), |(taught, _)| taught.inner());
     let (loss, truth, gradient, probabilities) = Dispatch::entropy(
         fixed.into_dispatch(),
-        targets.into_dispatch(),
-        weights.into_dispatch(),
+        aim.targets.inner().into_dispatch(),
+        aim.weights.inner().into_dispatch(),
         taught.into_dispatch(),
         aim.smoothing as f32,
         share,
     );
-    let [loss, truth] = [loss, truth].map(Tensor::<1>::from_dispatch);
-    let [gradient, probabilities] = [gradient, probabilities].map(Tensor::<2>::from_dispatch);
-    let loss = if on_tape {
-        let [gradient, loss] =
-            [Tensor::from_inner(gradient).into_dispatch(), Tensor::from_inner(loss).into_dispatch()];
-        Tensor::from_dispatch(Dispatch::known(logits.into_dispatch(), gradient, loss))
-    } else {
-        loss
-    };
-    Entropy { loss, truth, probabilities }
+    // What is on no tape is constant on that of the logits, if they are on one.
+    let loss = Dispatch::known(logits.into_dispatch(), gradient, loss);
+    let [loss, truth] = [loss, truth].map(Tensor::from_dispatch);
+    Entropy { loss, truth, probabilities: Tensor::from_dispatch(probabilities) }
 }
 
 pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

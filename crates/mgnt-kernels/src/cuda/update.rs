@@ -35,7 +35,7 @@ pub fn adamw(
 ) -> [CubeTensor; 3] {
     let gradient = into_contiguous(gradient);
     let before = [value, first, second].map(into_contiguous);
-    // An output that is no input of its own is not written over what another still reads.
+    // Where somebody else holds a tensor, what comes of it goes to a new one.
     let after = before.each_ref().map(own);
     let (client, count) = (gradient.client.clone(), gradient.meta.num_elements());
     let size = vector(&client, gradient.dtype.size(), &[count]);

@@ -20,8 +20,8 @@ pub(crate) use by_kernels::ByKernels;
 pub(crate) use on_tape::OnTape;
 pub use operations::Operations;
 
-/// Kernels of a device, each one pass (attention: products with passes between). Rows are R = B * A, of B samples with A
-/// active positions each; products take operands of one type and sum in `f32`.
+/// Kernels of a device, each a product with what belongs to it, or one pass. Rows are R = B * A, of B samples with A active
+/// positions each; products take operands of one type and sum in `f32`.
 pub trait Kernels: Debug + Send + Sync {
     /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, which may be the view of a transposed one; in as
     /// many parts P of n as the device likes, which are not summed yet: `[P, R, outputs]` in `f32`, which nothing has rounded.
@@ -101,7 +101,7 @@ pub trait Kernels: Debug + Send + Sync {
 /// Columns of what [`Kernels::squares`] gathers: the sums together are those of all numbers.
 pub const SQUARES: usize = 2048;
 
-/// What rows of logits are held against.
+/// What rows of logits are held against; none of it on a tape.
 #[derive(Debug, Clone)]
 pub struct Aim {
     /// Codes, `[R]`.

@@ -5,6 +5,5 @@ mod nested;
 
 pub use masking::{Masked, mask, mean_hidden};
 pub use nested::{
-    CrossEntropy, MaskedBatch, NestedLoss, NestedOptions, Students, Teacher, cross_entropy, lambda,
-    nested_loss,
+    MaskedBatch, NestedLoss, NestedOptions, Students, Teacher, cross_entropy, lambda, nested_loss,
 };

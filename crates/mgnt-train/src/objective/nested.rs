@@ -68,15 +68,6 @@ pub fn lambda(step: usize, steps: usize) -> f64 {
     if steps > 1 { 1.0 - step.min(steps - 1) as f64 / (steps - 1) as f64 } else { 1.0 }
 }
 
-/// What cross-entropy says of some rows of logits.
-#[derive(Debug)]
-pub struct CrossEntropy {
-    /// What is minimised, `[1]`.
-    pub loss: Tensor<1>,
-    /// Cross-entropy with the truth alone, `[1]`, off the tape.
-    pub truth: Tensor<1>,
-}
-
 /// Cross-entropy of rows, weighted: `logits [R, V]`, `targets [R]`, `weights [R]` that sum to one. The truth is
 /// `onehot (1 - s) + s / V` with `s` the smoothing; beside `teacher`, probabilities `[R, V]` and their share, it counts
 /// for the rest.
@@ -85,12 +76,12 @@ pub struct CrossEntropy {
 /// softmax `probabilities`, of which no operation is on the tape.
 pub fn cross_entropy(
     logits: Tensor<2>,
-    probabilities: &Tensor<2>,
+    probabilities: Tensor<2>,
     targets: Tensor<1, Int>,
     weights: Tensor<1>,
     smoothing: f64,
     teacher: Option<(&Tensor<2>, f64)>,
-) -> CrossEntropy {
+) -> Entropy {
     let [rows, codes] = logits.dims();
     let fixed = logits.clone().inner();
     let (targets, weights) = (targets.inner().reshape([rows, 1]), weights.inner().reshape([rows, 1]));
@@ -109,13 +100,13 @@ pub fn cross_entropy(
     }
     let value = mean_of(expected);
     if !logits.device().is_autodiff() {
-        return CrossEntropy { loss: value, truth };
+        return Entropy { loss: value, truth, probabilities };
     }
     let at_targets = Tensor::full([rows, 1], -of_truth * (1.0 - smoothing), &gradient.device());
     let gradient = gradient.scatter(1, targets, at_targets, IndexingUpdateOp::Add) * weights;
     // A term that is zero and has this gradient.
     let moved = (logits * gradient).sum();
-    CrossEntropy { loss: moved.clone() - moved.detach() + value, truth }
+    Entropy { loss: moved.clone() - moved.detach() + value, truth, probabilities }
 }
 
 /// A masked batch as tensors.
@@ -163,9 +154,7 @@ pub fn nested_loss(
             }
             None => {
                 let probabilities = model.softmax(logits.clone().inner());
-                let CrossEntropy { loss, truth } =
-                    cross_entropy(logits, &probabilities, targets, weights, smoothing, taught);
-                Entropy { loss, truth, probabilities }
+                cross_entropy(logits, probabilities, targets, weights, smoothing, taught)
             }
         };
         truth.push((p, with_truth));
@@ -369,7 +358,7 @@ mod tests {
                 (Tensor::from_data([2, 0], &device), Tensor::from_floats([0.25, 0.75], &device));
             let teacher = teacher.map(|share| (&taught, share));
             let probabilities = softmax(logits.clone().inner(), 1);
-            let said = cross_entropy(logits.clone(), &probabilities, targets, weights, 0.1, teacher);
+            let said = cross_entropy(logits.clone(), probabilities, targets, weights, 0.1, teacher);
             (logits, said)
         };
         for teacher in [None, Some(0.6), Some(1.0)] {
@@ -433,7 +422,7 @@ mod tests {
             let probabilities = softmax(logits.clone(), 1);
             let said = cross_entropy(
                 logits.clone(),
-                &probabilities,
+                probabilities,
                 targets.clone(),
                 weights.clone(),
                 *smoothing,

@@ -141,11 +141,18 @@ fn against_operations(compute: &Compute, device: &Device) -> anyhow::Result<Vec<
     let Some(kernels) = compute.kernels(device) else { return Ok(Vec::new()) };
     let dtype = compute.dtype.into();
     type Answers = fn(&dyn Kernels, FloatDType, &Device) -> anyhow::Result<Vec<(&'static str, TensorMap)>>;
-    let kinds: [(&str, Answers); 2] = [("kernel", kernels::answers), ("gradients", kernels::gradients)];
+    let taped = |device: &Device| device.clone().autodiff();
+    let checkpointed = |device: &Device| device.clone().autodiff().gradient_checkpointing();
+    let cpu = Device::flex();
+    let kinds: [(&str, Answers, [Device; 2]); 3] = [
+        ("kernel", kernels::answers, [device.clone(), cpu.clone()]),
+        ("gradients", kernels::gradients, [device, &cpu].map(taped)),
+        ("checkpointed", kernels::gradients, [device, &cpu].map(checkpointed)),
+    ];
     let mut rows = Vec::new();
-    for (kind, answers) in kinds {
-        let said = answers(&*kernels, dtype, device)?;
-        let expected = answers(&Operations, dtype, &Device::flex())?;
+    for (kind, answers, [device, cpu]) in kinds {
+        let said = answers(&*kernels, dtype, &device)?;
+        let expected = answers(&Operations, dtype, &cpu)?;
         for ((name, said), (_, expected)) in said.iter().zip(&expected) {
             rows.push(compare(format!("{kind}: {name}"), said, expected, compute.dtype)?);
         }
@@ -298,7 +305,7 @@ mod tests {
             let answers = kernels::answers(&Operations, dtype, &cpu).unwrap();
             answers
                 .into_iter()
-                .chain(kernels::gradients(&Operations, dtype, &cpu).unwrap())
+                .chain(kernels::gradients(&Operations, dtype, &cpu.clone().autodiff()).unwrap())
                 .collect::<Vec<_>>()
         };
         let (full, half) = (answers(FloatDType::F32), answers(FloatDType::F16));

@@ -121,14 +121,13 @@ pub fn answers(
     Ok(all)
 }
 
-/// What the kernels that may be on a tape answer, and what goes back through them, by their names.
+/// What the kernels that may be on a tape answer on a device with one, and what goes back through them, by their names.
 pub fn gradients(
     kernels: &dyn Kernels,
     compute: FloatDType,
     device: &Device,
 ) -> anyhow::Result<Vec<(&'static str, TensorMap)>> {
-    let device = device.clone().autodiff();
-    let numbers = Numbers { compute: compute.into(), device: &device };
+    let numbers = Numbers { compute: compute.into(), device };
     let outputs = 3 * HEADS * HEAD_WIDTH;
     let mut all = Vec::new();
     let mut told = |name, tensors| all.push((name, tensors));
@@ -160,7 +159,7 @@ pub fn gradients(
         let taught = softmax(numbers.full([ROWS, codes], 46).inner(), 1);
         let targets: Vec<i32> = (0..ROWS).map(|row| (row * 31 % codes) as i32).collect();
         let aim = Aim {
-            targets: Tensor::from_data(TensorData::new(targets, [ROWS]), &device),
+            targets: Tensor::from_data(TensorData::new(targets, [ROWS]), device),
             weights: numbers.full([ROWS], 47).abs(),
             smoothing: 0.1,
             teacher: (share > 0.0).then_some((taught, share)),

@@ -76,6 +76,11 @@ pub struct Places<T> {
 }
 
 impl<T> Places<T> {
+    /// Each of them.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        [&self.first, &self.second, &self.out].into_iter().chain(&self.bias).chain(&self.workspace)
+    }
+
     /// The same of something else.
     pub fn try_map<U, E>(self, mut of: impl FnMut(T) -> Result<U, E>) -> Result<Places<U>, E> {
         Ok(Places {
@@ -302,6 +307,12 @@ impl Drop for Preference {
 
 /// What the library says where it has no kernel.
 const NOT_SUPPORTED: CublasError = CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+
+/// Whether this is what the library says where it has no kernel for sizes, types or alignments.
+pub fn has_no_kernel(error: CublasError) -> bool {
+    use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
+    matches!(error.0, CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE)
+}
 
 fn data_type(dtype: DType) -> Result<sys::cudaDataType_t, CublasError> {
     match dtype {

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, Once, PoisonError};
 
 use burn_cubecl::cubecl::device::DeviceId;
 use burn_cubecl::cubecl::device_handle::DeviceHandle;
@@ -34,7 +34,7 @@ pub use lt::Then;
 
 type Cuda = <CudaRuntime as Runtime>::Server;
 
-/// Of what CubeCL allocates, and the most that the library asks for.
+/// The most that the library asks for; CubeCL's allocations have twice as much.
 const ALIGNMENT: u64 = 256;
 
 /// Whether products go to it.
@@ -106,7 +106,9 @@ impl Library {
 
 type Workspaces = HashMap<(DeviceId, Product), Option<usize>>;
 
-/// Bytes of workspace that a product's kernel takes; `None` where there is no kernel. Asked of the device's thread once.
+/// Bytes of workspace that a product's kernel takes; `None` where there is no kernel.
+///
+/// Asked of the device's thread once, which has to be waited for; the kernels themselves stay there, as [`LIBRARY`] says.
 fn chosen(device: DeviceId, product: Product) -> Option<usize> {
     static CHOSEN: LazyLock<Mutex<Workspaces>> = LazyLock::new(Mutex::default);
     let known = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).get(&(device, product)).copied();
@@ -116,10 +118,22 @@ fn chosen(device: DeviceId, product: Product) -> Option<usize> {
     let stream = StreamId::current();
     let asked = DeviceHandle::<Cuda>::new(device).submit_blocking(move |server| {
         // For the context, which it makes the thread's.
-        server.flush(stream).ok()?;
-        LIBRARY.with_borrow_mut(|library| library.choose(&product).ok().map(|(_, chosen)| chosen.workspace()))
+        server.flush(stream).map_err(|error| error.to_string())?;
+        LIBRARY.with_borrow_mut(|library| match library.choose(&product) {
+            Ok((_, chosen)) => Ok(Some(chosen.workspace())),
+            Err(error) if lt::has_no_kernel(error) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        })
     });
-    let workspace = asked.ok().flatten();
+    let workspace = match asked.unwrap_or_else(|error| Err(format!("{error:?}"))) {
+        Ok(workspace) => workspace,
+        Err(error) => {
+            // It may pass, so that the next product asks again; once is enough to say so.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| tracing::warn!("cuBLASLt: {error}; Burn computes {}", name(&product)));
+            return None;
+        }
+    };
     CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).insert((device, product), workspace);
     workspace
 }
@@ -143,6 +157,12 @@ fn run(server: &mut Cuda, product: &Product, of: Places<BufferBinding>, stream: 
         Err(error) => return failed_writing(server, stream, written, error),
     };
     let Ok(places) = held.try_map(|held| Ok::<_, Infallible>(held.resource().ptr));
+    if let Some(capture) = server.capturing(stream) {
+        // A graph that is recorded replays against this memory, as against that of CubeCL's own launches.
+        for binding in of.all() {
+            capture.touch(binding.stream, binding.memory.descriptor().location());
+        }
+    }
     let asked = |server: &mut Cuda| {
         let Some(queue) = server.write_streams().try_stream_mut(&stream).map(|stream| stream.sys) else {
             return Err(failed("the stream is gone"));
@@ -154,8 +174,14 @@ fn run(server: &mut Cuda, product: &Product, of: Places<BufferBinding>, stream: 
         })
     };
     let level = server.logger().profile_level();
-    let is_timed = level.is_some_and(|level| !matches!(level, ProfileLevel::ExecutionOnly));
-    let timed = if is_timed { server.start_profile(stream).ok() } else { None };
+    let timed = match level {
+        None => None,
+        Some(ProfileLevel::ExecutionOnly) => {
+            server.logger().register_execution(name(product));
+            None
+        }
+        Some(_) => server.start_profile(stream).ok(),
+    };
     ExecuteScope::over(server, stream, written.clone()).execute(asked);
     if let Some(token) = timed
         && let Ok(duration) = server.end_profile(stream, token)
@@ -163,10 +189,8 @@ fn run(server: &mut Cuda, product: &Product, of: Places<BufferBinding>, stream: 
         server.logger().register_profiled(name(product), duration);
     }
     // Another stream's memory is kept until what was asked of this one has been done.
-    let [bias, workspace] = [of.bias, of.workspace];
-    let all = [Some(of.first), Some(of.second), Some(of.out), bias, workspace];
-    let foreign: Vec<_> = all.into_iter().flatten().filter(|binding| binding.stream != stream).collect();
-    let resolved = server.write_streams().resolve(stream, foreign.iter()).map(drop);
+    let foreign = of.all().filter(|binding| binding.stream != stream);
+    let resolved = server.write_streams().resolve(stream, foreign).map(drop);
     if let Err(error) = resolved {
         failed_writing(server, stream, written, error);
     }
