@@ -15,7 +15,7 @@ use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
-use crate::kernels::{ByKernels, Kernels, OnTape};
+use crate::kernels::{Biases, ByKernels, Kernels, OnTape};
 use crate::{Error, KvCache, ModelConfig, Nesting, Norm, SubModel, host, precision};
 
 /// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
@@ -63,6 +63,9 @@ pub struct NestedTransformer {
     config: ModelConfig,
     #[module(skip)]
     kernels: Option<Arc<dyn Kernels>>,
+    /// For kernels, where queries, keys and values are joined: one for each block.
+    #[module(skip)]
+    biases: Vec<Biases>,
 }
 
 impl NestedTransformer {
@@ -107,6 +110,7 @@ impl NestedTransformer {
             head: Head { dense: initial.dense(d, d), norm: norm(), bias: initial.vector(v), on_host: false },
             config: config.clone(),
             kernels: None,
+            biases: Vec::new(),
         })
     }
 
@@ -145,7 +149,18 @@ impl NestedTransformer {
         if !self.device().supports_dtype(to) {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
-        Ok(precision::with_matrices(self, to))
+        Ok(precision::with_matrices(self, to).with_biases())
+    }
+
+    /// Biases as the kernels take them, where there are some.
+    fn with_biases(self) -> Self {
+        let biases = match &self.kernels {
+            Some(kernels) if self.is_joined() => {
+                self.blocks.iter().map(|block| Biases::new(block, kernels.as_ref())).collect()
+            }
+            _ => Vec::new(),
+        };
+        Self { biases, ..self }
     }
 
     /// The same model for a step of training whose products are taken in another type, such as `BF16`: the matrices
@@ -157,9 +172,9 @@ impl NestedTransformer {
         if !self.device().supports_dtype(to) {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
-        let Self { embedding, blocks, last_norm, head, config, kernels } = self.clone();
-        let head = Head { dense: precision::with_matrices(head.dense, to), ..head };
-        Ok(Self { embedding, blocks: precision::with_matrices(blocks, to), last_norm, head, config, kernels })
+        let all = self.clone();
+        let head = Head { dense: precision::with_matrices(all.head.dense, to), ..all.head };
+        Ok(Self { blocks: precision::with_matrices(all.blocks, to), head, ..all })
     }
 
     /// The same model as it is fast on processors: exponentials are taken on the host, since their backend takes them one by
@@ -186,14 +201,14 @@ impl NestedTransformer {
         for block in &mut self.blocks {
             block.attention.join(&self.config);
         }
-        self
+        self.with_biases()
     }
 
     /// The same model [`on_accelerator`](Self::on_accelerator) whose blocks are computed by kernels of its device, in fewer
     /// passes and with fewer roundings; by operations as before with [exact products](Self::with_exact_products), or where
     /// sub-models nest in the features.
     pub fn with_kernels(self, kernels: Arc<dyn Kernels>) -> Self {
-        Self { kernels: Some(kernels), ..self.on_accelerator() }
+        Self { kernels: Some(kernels), ..self }.on_accelerator()
     }
 
     /// The same model for training whose blocks are computed by kernels of its device, and so are their gradients; by operations
@@ -297,6 +312,11 @@ impl NestedTransformer {
         self.blocks.iter().all(|block| !block.attention.joined.is_empty())
     }
 
+    /// Whether its blocks are made ready for kernels of a decode.
+    fn is_for_kernels(&self) -> bool {
+        self.biases.len() == self.blocks.len()
+    }
+
     /// Whether there are kernels with gradients for its blocks.
     fn is_learned_by_kernels(&self) -> bool {
         self.config.norm == Norm::Post
@@ -318,8 +338,9 @@ impl NestedTransformer {
         };
         if let Some(kernels) = self.kernels_for_blocks() {
             let (config, compute) = (&self.config, self.compute_type());
-            if self.is_joined() && !x.device().is_autodiff() {
-                let by_kernels = ByKernels { kernels, config, sub_model, place, batch, compute };
+            if self.is_for_kernels() && !x.device().is_autodiff() {
+                let biases = &self.biases;
+                let by_kernels = ByKernels { kernels, config, biases, sub_model, place, batch, compute };
                 return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), x, cache, keep);
             }
             if self.is_learned_by_kernels() && cache.is_none() && !keep {
@@ -374,7 +395,7 @@ impl NestedTransformer {
     fn logits(&self, rows: Tensor<2>, count: usize) -> Tensor<2> {
         let table = self.embedding.tokens.val();
         match self.kernels_for_blocks() {
-            Some(kernels) if self.is_joined() && !rows.device().is_autodiff() => {
+            Some(kernels) if self.is_for_kernels() && !rows.device().is_autodiff() => {
                 self.head.forward_by(kernels, rows, table, count)
             }
             Some(kernels) if self.is_learned_by_kernels() && rows.device().is_autodiff() => {

@@ -25,6 +25,10 @@ impl Kernels for Cube {
         passes::product(x, weight, outputs, parts)
     }
 
+    fn bias_type(&self, of: DType) -> DType {
+        if library::is_there() { of } else { DType::F32 }
+    }
+
     fn heads(
         &self,
         x: Tensor<2>,

@@ -3,7 +3,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::library::Then;
@@ -14,11 +14,14 @@ use crate::cuda::rows::{by_piece, element, empty, vector};
 pub fn gelu(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, outputs: usize, to: DType) -> CubeTensor {
     match by_library(&x, &weight, outputs, to, Then::Gelu(bias.clone())) {
         Some(hidden) => hidden,
-        None => of_sums(product(x, weight, outputs, 1), bias, to),
+        None => {
+            let bias = if bias.dtype == DType::F32 { bias } else { cast(bias, DType::F32) };
+            of_sums(product(x, weight, outputs, 1), bias, to)
+        }
     }
 }
 
-/// Of sums of any type.
+/// Of sums of any type, with a bias of `f32`.
 pub fn of_sums(sums: CubeTensor, bias: CubeTensor, to: DType) -> CubeTensor {
     let (sums, bias) = (into_contiguous(sums), into_contiguous(bias));
     let (rows, outputs) = (sums.meta.shape()[1], sums.meta.shape()[2]);

@@ -12,12 +12,31 @@ use crate::{ModelConfig, Norm, SubModel, precision};
 pub(crate) struct ByKernels<'a> {
     pub kernels: &'a dyn Kernels,
     pub config: &'a ModelConfig,
+    /// One for each block.
+    pub biases: &'a [Biases],
     pub sub_model: SubModel,
     /// Its place in the configuration's list.
     pub place: usize,
     pub batch: usize,
     /// Type of products.
     pub compute: DType,
+}
+
+/// A block's biases in the type that a device's products take them in.
+#[derive(Debug, Clone)]
+pub(crate) struct Biases {
+    /// Of queries, keys and values, for each sub-model.
+    heads: Vec<Tensor<1>>,
+    up: Tensor<1>,
+}
+
+impl Biases {
+    /// Those of a block whose queries, keys and values are joined.
+    pub fn new(block: &Block, kernels: &dyn Kernels) -> Self {
+        let to = kernels.bias_type(block.mlp.up.weight.val().dtype());
+        let cast = |dense: &Dense| precision::cast(dense.bias.val(), to);
+        Self { heads: block.attention.joined.iter().map(cast).collect(), up: cast(&block.mlp.up) }
+    }
 }
 
 impl ByKernels<'_> {
@@ -45,17 +64,18 @@ impl ByKernels<'_> {
             _ => precision::cast(stream.clone(), self.compute),
         };
         let is_post = self.config.norm == Norm::Post;
-        for (index, (block, [middle, last])) in blocks.iter().zip(behind(blocks, last_norm)).enumerate() {
+        let all = blocks.iter().zip(self.biases).zip(behind(blocks, last_norm));
+        for (index, ((block, biases), [middle, last])) in all.enumerate() {
             // What is not to be kept is written over by the next block.
             let buffer = self.buffer(cached.next().or_else(|| written.take()), &room);
-            let (branch, all) = self.attention(block, input, buffer, &room);
+            let (branch, all) = self.attention(block, biases, input, buffer, &room);
             let normed = self.kernels.add_norm(stream, Some(branch), middle.into(), is_post, self.compute);
             if keep {
                 kept.push(all);
             } else {
                 written = Some(Cached { buffer: all, length: 0 });
             }
-            let branch = self.mlp(block, normed.input);
+            let branch = self.mlp(block, biases, normed.input);
             // Behind the last block the stream is normed wherever LayerNorms stand.
             let is_last = index + 1 == blocks.len();
             let is_post = is_post || is_last;
@@ -88,24 +108,25 @@ impl ByKernels<'_> {
     fn attention(
         &self,
         block: &Block,
+        biases: &Biases,
         input: Tensor<2>,
         buffer: KeysValues,
         room: &Room,
     ) -> (Branch, KeysValues) {
         let [_, features] = input.dims();
         let joined = &block.attention.joined[self.place];
-        let (weight, bias) = (joined.weight.val(), joined.bias.val());
+        let (weight, bias) = (joined.weight.val(), biases.heads[self.place].clone());
         let Heads { queries, keys, values } =
             self.kernels.heads(input, weight, bias, buffer.keys, buffer.values, room.length);
         let mixed = self.kernels.attend(queries, keys.clone(), values.clone(), room.positions);
         (self.branch(&block.attention.output, mixed, features), KeysValues { keys, values })
     }
 
-    fn mlp(&self, block: &Block, input: Tensor<2>) -> Branch {
+    fn mlp(&self, block: &Block, biases: &Biases, input: Tensor<2>) -> Branch {
         let [_, features] = input.dims();
         let Mlp { up, down, .. } = &block.mlp;
         let outputs = self.sub_model.hidden(self.config);
-        let hidden = self.kernels.gelu(input, up.weight.val(), up.bias.val(), outputs, self.compute);
+        let hidden = self.kernels.gelu(input, up.weight.val(), biases.up.clone(), outputs, self.compute);
         self.branch(down, hidden, features)
     }
 

@@ -16,7 +16,7 @@ use burn::tensor::{DType, Int, Tensor};
 
 use crate::transformer::NORM_EPSILON;
 
-pub(crate) use by_kernels::ByKernels;
+pub(crate) use by_kernels::{Biases, ByKernels};
 pub(crate) use on_tape::OnTape;
 pub use operations::Operations;
 
@@ -26,6 +26,10 @@ pub trait Kernels: Debug + Send + Sync {
     /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, which may be the view of a transposed one; in as
     /// many parts P of n as the device likes, which are not summed yet: `[P, R, outputs]` in `f32`, which nothing has rounded.
     fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
+
+    /// The type in which [`heads`](Self::heads) and [`gelu`](Self::gelu) take biases best where operands and results are of the
+    /// type `of`; they take `f32` as well.
+    fn bias_type(&self, of: DType) -> DType;
 
     /// Queries, keys and values from `x [R, n]`, the first n rows of `weight [_, 3 W]` and `bias [3 W]`, in the type of the
     /// buffers: queries `[B, heads, A, head width]`; keys and values into the buffers `[B, heads, room, head width]`, positions

@@ -16,6 +16,10 @@ impl Kernels for Operations {
         full(x).matmul(full(weight.slice(s![0..inputs, 0..outputs]))).unsqueeze()
     }
 
+    fn bias_type(&self, _: DType) -> DType {
+        DType::F32
+    }
+
     fn heads(
         &self,
         x: Tensor<2>,
