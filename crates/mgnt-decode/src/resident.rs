@@ -6,6 +6,7 @@
 
 use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData, s};
 use mgnt_model::NestedTransformer;
+use mgnt_model::kernels::Kernels;
 use rayon::prelude::*;
 
 use crate::noise::{Draws, Noise, gumbel};
@@ -16,6 +17,8 @@ use crate::{Error, Iteration, Plan};
 /// What a decode reads that comes from the host: all of it is there before the first iteration.
 pub(crate) struct Inputs<'a> {
     rule: Rule<'a>,
+    /// Of the device, where the model is computed by some.
+    kernels: Option<&'a dyn Kernels>,
     mask: u32,
     null: u32,
     top_k: Option<usize>,
@@ -40,7 +43,7 @@ const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 
 impl<'a> Inputs<'a> {
     /// `None` where the plan's order or its top-p cut is known on the host only.
-    pub fn new(model: &NestedTransformer, plan: &'a Plan, start: &Start) -> Option<Self> {
+    pub fn new(model: &'a NestedTransformer, plan: &'a Plan, start: &Start) -> Option<Self> {
         let rule = plan.order().rule()?;
         if plan.strategy().top_p.is_some() {
             return None;
@@ -74,6 +77,7 @@ impl<'a> Inputs<'a> {
         };
         Some(Self {
             rule,
+            kernels: model.kernels(),
             mask: vocabulary.mask(),
             null: vocabulary.null(),
             top_k: plan.strategy().top_k.filter(|&k| k < model.config().codes),
@@ -135,22 +139,32 @@ impl<'a> Resident<'a> {
         let places = positions.clone() - 1;
         let uniform = self.noise_at(&self.inputs.token_noise, iteration.index, &places);
         let uniform = uniform.reshape([batch * masked, 1]);
-        let drawn = Drawn::new(logits, uniform, iteration.token_temperature, self.inputs.top_k);
+        let temperature = iteration.token_temperature;
+        let drawn = match (self.inputs.kernels, self.inputs.top_k) {
+            (Some(kernels), None) => {
+                let (codes, log_probabilities) = kernels.draw(logits, uniform, temperature);
+                Drawn { codes, log_probabilities }
+            }
+            (_, top_k) => Drawn::new(logits, uniform, temperature, top_k),
+        };
         let scores = self.scores(&drawn, iteration, &places, [batch, masked]);
         let log_probabilities = drawn.log_probabilities.reshape([batch, masked]);
         self.sureness = self.sureness.clone() + log_probabilities.sum_dim(1);
         let codes = drawn.codes.reshape([batch, masked]);
 
         // Newly decided places come first, in the order of their decision, then the rest as it stood.
-        let source = if count < masked {
-            let (_, chosen) = scores.topk_with_indices(count, 1);
-            sources(chosen, masked, &self.inputs.range)
-        } else {
-            first_of(&self.inputs.range, batch, masked)
+        let [codes, positions] = match self.inputs.kernels {
+            _ if count == masked => [codes, positions],
+            Some(kernels) => kernels.decide(scores, codes, positions, count),
+            None => {
+                let (_, chosen) = scores.topk_with_indices(count, 1);
+                let source = sources(chosen, masked, &self.inputs.range);
+                [codes, positions].map(|all| all.gather(1, source.clone()))
+            }
         };
         let before = |whole: &Tensor<2, Int>| whole.clone().slice(s![.., ..first]);
-        self.tokens = Tensor::cat(vec![before(&self.tokens), codes.gather(1, source.clone())], 1);
-        self.positions = Tensor::cat(vec![before(&self.positions), positions.gather(1, source)], 1);
+        self.tokens = Tensor::cat(vec![before(&self.tokens), codes], 1);
+        self.positions = Tensor::cat(vec![before(&self.positions), positions], 1);
         self.decided += count;
     }
 

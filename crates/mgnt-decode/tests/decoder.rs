@@ -1,12 +1,15 @@
 //! The loop as a whole: against a naive decoder, across batches, with given tokens.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mgnt_decode::replay::replay;
 use mgnt_decode::{
     CachePolicy, Candidate, Decoder, Error, Guidance, Ledger, Noise, Order, OrderKind, Recorded, Snapshot,
     Strategy, TokenTemperature, gumbel,
 };
+use mgnt_model::kernels::Operations;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::TensorMap;
 
@@ -277,7 +280,7 @@ impl Order for FromTheRight {
 
 #[test]
 fn an_order_of_ones_own() {
-    let plan = Strategy::baseline(6).plan(&config()).unwrap().with_order(std::sync::Arc::new(FromTheRight));
+    let plan = Strategy::baseline(6).plan(&config()).unwrap().with_order(Arc::new(FromTheRight));
     let mut first = Vec::new();
     let mut watch = |snapshot: &Snapshot| {
         if snapshot.iteration == 2 {
@@ -315,9 +318,12 @@ fn a_resident_decode_gives_the_same_tokens() {
         ),
         ("top p stays on the host", Strategy { top_p: Some(0.7), ..growing() }),
     ];
-    for (name, strategy) in strategies {
+    let by_kernels = model.clone().with_kernels(Arc::new(Operations));
+    for ((name, strategy), model) in
+        strategies.iter().flat_map(|named| [&model, &by_kernels].map(|model| (named.clone(), model)))
+    {
         let plan = strategy.plan(&config()).unwrap();
-        let decoder = || Decoder::new(&model, &plan).classes(&classes).seed(3).first_sample(9);
+        let decoder = || Decoder::new(model, &plan).classes(&classes).seed(3).first_sample(9);
         let here = decoder().run().unwrap();
         let there = decoder().resident().run().unwrap();
         assert_eq!(here.tokens, there.tokens, "{name}");

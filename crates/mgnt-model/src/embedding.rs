@@ -1,7 +1,8 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, LayerNorm};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
+use crate::kernels::Kernels;
 use crate::precision;
 
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
@@ -18,10 +19,25 @@ pub(crate) struct Embedding {
 impl Embedding {
     /// `tokens` and `positions`, both `[B, A]`, to `[1, B * A, D]`.
     pub fn forward(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
+        let sum = self.sum(tokens, positions).unsqueeze();
+        self.dropout.forward(self.norm.forward(sum))
+    }
+
+    /// The same without a tape, by kernels of the device.
+    pub fn forward_by(
+        &self,
+        kernels: &dyn Kernels,
+        tokens: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+    ) -> Tensor<3> {
+        let sum = self.sum(tokens, positions);
+        kernels.add_norm(sum, None, (&self.norm).into(), true, DType::F32).stream.unsqueeze()
+    }
+
+    fn sum(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<2> {
         let rows = tokens.shape().num_elements();
         let token = self.tokens.val().select(0, tokens.reshape([rows]));
         let position = self.positions.val().select(0, positions.reshape([rows]));
-        let sum = precision::full(token) + precision::full(position);
-        self.dropout.forward(self.norm.forward(sum.unsqueeze()))
+        precision::full(token) + precision::full(position)
     }
 }

@@ -266,8 +266,15 @@ impl NestedTransformer {
     /// every sub-model.
     pub fn embedded(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, length] = tokens.dims();
-        let x = self.embedding.forward(tokens.clone(), places(&tokens));
+        let x = self.embed(tokens.clone(), places(&tokens));
         x.reshape([batch, length, self.config.width])
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
+        match self.kernels().filter(|_| !self.device().is_autodiff()) {
+            Some(kernels) => self.embedding.forward_by(kernels, tokens, positions),
+            None => self.embedding.forward(tokens, positions),
+        }
     }
 
     /// The residual stream after the last block, `[B, A, D]`, of that before the first.
@@ -295,7 +302,7 @@ impl NestedTransformer {
     ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
-        let x = self.embedding.forward(tokens, positions);
+        let x = self.embed(tokens, positions);
         let (x, blocks) = self.through_blocks(x, batch, cache, length > 0, sub_model);
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
@@ -305,6 +312,11 @@ impl NestedTransformer {
         let is_nested_within = self.config.nesting != Nesting::Features;
         let is_rounded = !self.head.dense.exact;
         self.kernels.as_deref().filter(|_| is_nested_within && is_rounded)
+    }
+
+    /// The kernels that it is computed by in a decode, if it is: what comes after its logits may be, too.
+    pub fn kernels(&self) -> Option<&dyn Kernels> {
+        self.kernels_for_blocks().filter(|_| self.is_for_kernels())
     }
 
     /// Whether queries, keys and values of a sub-model have one weight.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use burn::backend::DispatchDevice;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales};
 
@@ -58,6 +58,20 @@ impl Kernels for Cube {
         to: DType,
     ) -> Normed {
         passes::add_norm(stream, branch, norm, is_post, to)
+    }
+
+    fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {
+        passes::draw(logits, uniform, temperature)
+    }
+
+    fn decide(
+        &self,
+        scores: Tensor<2>,
+        codes: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+        count: usize,
+    ) -> [Tensor<2, Int>; 2] {
+        passes::decide(scores, codes, positions, count)
     }
 
     fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {

@@ -5,8 +5,10 @@
 mod attend;
 mod columns;
 mod cube;
+mod decide;
 mod dense;
 mod dense_on_tape;
+mod draw;
 mod entropy;
 mod flash;
 mod gelu;

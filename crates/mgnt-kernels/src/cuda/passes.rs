@@ -1,13 +1,13 @@
 //! The kernels as operations of a backend, which Burn routes to the device of their tensors. Where it fuses, it has to know
 //! what comes out before they run.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{AdamW, Branch, Heads, Normed, Parameter, Scales};
 
-use crate::cuda::{attend, gelu, heads, norm, product, update};
+use crate::cuda::{attend, decide, draw, gelu, heads, norm, product, update};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait Passes: Backend {
@@ -59,6 +59,21 @@ pub(crate) trait Passes: Backend {
         is_post: bool,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(meta = shapes::draw)]
+    fn draw(
+        logits: FloatTensor<Self>,
+        uniform: FloatTensor<Self>,
+        temperature: f32,
+    ) -> (IntTensor<Self>, FloatTensor<Self>);
+
+    #[fusion(meta = shapes::decide)]
+    fn decide(
+        scores: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        positions: IntTensor<Self>,
+        count: usize,
+    ) -> (IntTensor<Self>, IntTensor<Self>);
 
     #[fusion(dtype = sums, shape = sums)]
     fn squares(numbers: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self>;
@@ -134,6 +149,23 @@ impl Passes for CubeBackend {
             is_post,
             to,
         )
+    }
+
+    fn draw(
+        logits: FloatTensor<Self>,
+        uniform: FloatTensor<Self>,
+        temperature: f32,
+    ) -> (IntTensor<Self>, FloatTensor<Self>) {
+        draw::draw(logits, uniform, temperature)
+    }
+
+    fn decide(
+        scores: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        positions: IntTensor<Self>,
+        count: usize,
+    ) -> (IntTensor<Self>, IntTensor<Self>) {
+        decide::decide(scores, codes, positions, count)
     }
 
     fn squares(numbers: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self> {
@@ -219,6 +251,23 @@ pub(crate) fn add_norm(
     Normed { stream, input }
 }
 
+pub(crate) fn draw(logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {
+    let (logits, uniform) = (logits.into_dispatch(), uniform.into_dispatch());
+    let (codes, logarithms) = Dispatch::draw(logits, uniform, temperature as f32);
+    (Tensor::from_dispatch(codes), Tensor::from_dispatch(logarithms))
+}
+
+pub(crate) fn decide(
+    scores: Tensor<2>,
+    codes: Tensor<2, Int>,
+    positions: Tensor<2, Int>,
+    count: usize,
+) -> [Tensor<2, Int>; 2] {
+    let (codes, positions) = (codes.into_dispatch(), positions.into_dispatch());
+    let (codes, positions) = Dispatch::decide(scores.into_dispatch(), codes, positions, count);
+    [codes, positions].map(Tensor::from_dispatch)
+}
+
 pub(crate) fn squares(numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::squares(numbers.into_dispatch(), sums.into_dispatch(), row))
 }
@@ -272,6 +321,21 @@ mod shapes {
 
     pub fn attend(queries: &Shape) -> Shape {
         [queries[0] * queries[2], queries[1] * queries[3]].into()
+    }
+
+    pub fn draw(logits: &TensorSpec, uniform: &TensorSpec, _temperature: &f32) -> (TensorSpec, TensorSpec) {
+        let rows = logits.shape[0];
+        let codes = TensorSpec::new([rows, 1].into(), crate::cuda::draw::CODES);
+        (codes, TensorSpec::new([rows, 1].into(), uniform.dtype))
+    }
+
+    pub fn decide(
+        _scores: &TensorSpec,
+        codes: &TensorSpec,
+        positions: &TensorSpec,
+        _count: &usize,
+    ) -> (TensorSpec, TensorSpec) {
+        (codes.clone(), positions.clone())
     }
 
     pub fn adamw(

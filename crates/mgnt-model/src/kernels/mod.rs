@@ -71,6 +71,20 @@ pub trait Kernels: Debug + Send + Sync {
     /// As [`dense`](Self::dense), of three weights: `[1, R, 3 outputs]`.
     fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3>;
 
+    /// A code for each row of `logits [R, V]`: the first up to which `softmax(logits / temperature)` sums to more than
+    /// `uniform [R, 1]`, and the logarithm of its probability without the temperature; both `[R, 1]`.
+    fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>);
+
+    /// `codes` and `positions`, both `[B, M]`, in the order in which places are decided: those of the `count` highest of
+    /// `scores [B, M]`, the highest first, then the others as they stood. Places of equal scores come as they stood.
+    fn decide(
+        &self,
+        scores: Tensor<2>,
+        codes: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+        count: usize,
+    ) -> [Tensor<2, Int>; 2];
+
     /// Heads of the `sums [1, R, 3 W]` of three products and the first W of each one's bias, and attention as
     /// [`attend`](Self::attend) has it, for samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
     /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.

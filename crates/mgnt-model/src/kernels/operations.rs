@@ -1,5 +1,5 @@
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{DType, Tensor, s};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
 use super::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, SQUARES, Samples, Scales};
 use crate::gelu::gelu;
@@ -63,6 +63,45 @@ impl Kernels for Operations {
         };
         let normed = normed(sum.clone(), norm);
         Normed { input: cast(normed.clone(), to), stream: if is_post { normed } else { sum } }
+    }
+
+    fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {
+        let [_, codes] = logits.dims();
+        let sums = softmax(logits.clone() / temperature, 1).cumsum(1);
+        let target = sums.clone().slice(s![.., codes - 1..]) * uniform;
+        let drawn = sums.lower_equal(target).int().sum_dim(1).clamp_max(codes as i64 - 1);
+        (drawn.clone(), log_softmax(logits, 1).gather(1, drawn))
+    }
+
+    fn decide(
+        &self,
+        scores: Tensor<2>,
+        codes: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+        count: usize,
+    ) -> [Tensor<2, Int>; 2] {
+        let [batch, masked] = scores.dims();
+        let (column, row) = (scores.clone().reshape([batch, masked, 1]), scores.reshape([batch, 1, masked]));
+        let numbers = Tensor::<1, Int>::arange(0..masked as i64, &codes.device());
+        let is_before = numbers.clone().reshape([1, 1, masked]).lower(numbers.reshape([1, masked, 1]));
+        // How many come before each place, by score and then as they stand.
+        let higher =
+            row.clone().greater(column.clone()).bool_or(row.equal(column).bool_and(is_before.clone()));
+        let rank = higher.int().sum_dim(2).reshape([batch, masked]);
+        let is_chosen = rank.clone().lower_elem(count as i64);
+        let chosen_before = is_chosen
+            .clone()
+            .int()
+            .reshape([batch, 1, masked])
+            .repeat_dim(1, masked)
+            .mask_fill(is_before.bool_not(), 0);
+        let behind = Tensor::<1, Int>::arange(0..masked as i64, &codes.device()).unsqueeze()
+            - chosen_before.sum_dim(2).reshape([batch, masked])
+            + count as i64;
+        let to = behind.mask_where(is_chosen, rank);
+        [codes, positions].map(|all| {
+            Tensor::zeros([batch, masked], &all.device()).scatter(1, to.clone(), all, IndexingUpdateOp::Add)
+        })
     }
 
     fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {

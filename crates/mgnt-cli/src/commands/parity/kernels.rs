@@ -1,7 +1,7 @@
 //! Each kernel of a device against what it is defined to compute, by operations of the CPU.
 
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Parameter, SQUARES, Samples, Scales};
 use mgnt_weights::TensorMap;
 
@@ -99,6 +99,36 @@ pub fn answers(
         insert(&mut norms, &format!("input of {parts}"), normed.input)?;
     }
     told("LayerNorm", norms);
+
+    // Numbers of codes that fill a warp's shares, and that do not.
+    let mut drawn = TensorMap::new();
+    for (name, codes, temperature) in
+        [("drawn", 320, 1.0), ("drawn at a temperature", 333, 0.7), ("of few", 5, 1.5)]
+    {
+        let logits = numbers.full([ROWS, codes], 48) * 2.0;
+        let uniform = (0..ROWS).map(|row| (row as f32 + 0.5) / ROWS as f32 * 0.999).collect::<Vec<_>>();
+        let uniform = Tensor::from_data(TensorData::new(uniform, [ROWS, 1]), device);
+        let (codes, logarithms) = kernels.draw(logits, uniform, temperature);
+        insert(&mut drawn, &format!("{name}: codes"), codes.float())?;
+        insert(&mut drawn, &format!("{name}: logarithms"), logarithms)?;
+    }
+    told("draw", drawn);
+
+    // Some scores are equal, and some samples have more places than a cube has units.
+    let mut decided = TensorMap::new();
+    for (masked, count) in [(40usize, 7usize), (300, 299), (9, 1)] {
+        let scores: Vec<f32> = (0..BATCH * masked).map(|i| (i * 37 % 23) as f32 - 11.0).collect();
+        let codes: Vec<i32> = (0..BATCH * masked).map(|i| (i * 13 % 101) as i32).collect();
+        let places: Vec<i32> = (0..BATCH * masked).map(|i| (i % masked) as i32).collect();
+        let whole = |data: Vec<i32>| {
+            Tensor::<2, Int>::from_data(TensorData::new(data, [BATCH, masked]), (device, DType::I32))
+        };
+        let scores = Tensor::from_data(TensorData::new(scores, [BATCH, masked]), device);
+        let [codes, places] = kernels.decide(scores, whole(codes), whole(places), count);
+        insert(&mut decided, &format!("codes of {masked}"), codes.float())?;
+        insert(&mut decided, &format!("places of {masked}"), places.float())?;
+    }
+    told("decide", decided);
 
     let mut moved = TensorMap::new();
     let all_of = |seed| numbers.full([ROWS * WIDTH], seed);
