@@ -46,7 +46,7 @@ impl Head {
         // A LayerNorm of the hidden numbers alone.
         let nothing = x.detach().zeros_like();
         let no_bias = self.dense.bias.val().detach().zeros_like();
-        let normed = kernels.normed(nothing, hidden.unsqueeze(), no_bias, (&self.norm).into());
+        let normed = kernels.normed(nothing, hidden.unsqueeze(), no_bias, None, (&self.norm).into());
         // In training the table stays in f32, and only products are taken in the type of the weights.
         let logits = kernels.dense(normed, precision::cast(table, compute).transpose(), rows);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();

@@ -3,10 +3,11 @@ use std::array::from_fn;
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::product::{view, view_from};
-use crate::cuda::rows::{by_piece, element, empty, vector};
+use crate::cuda::rows::{Dropped, by_piece, element, empty, kept, vector};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;
@@ -63,8 +64,8 @@ fn spread_out<N: Size>(
     out[piece as usize] = sum;
 }
 
-/// Sums over the rows of `x`, `x y` and `z`, all `[R, C]` of `f32` without gaps: `[C]` each.
-pub fn sums_of_norm(x: CubeTensor, y: CubeTensor, z: CubeTensor) -> [CubeTensor; 3] {
+/// Sums over the rows of `x`, `x y` and what is left of `z`, all `[R, C]` of `f32` without gaps: `[C]` each.
+pub fn sums_of_norm(x: CubeTensor, y: CubeTensor, z: CubeTensor, dropped: Dropped) -> [CubeTensor; 3] {
     let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1]);
     let chunks = rows.div_ceil(ROWS);
     let out = empty([chunks, 3 * columns], DType::F32, &x);
@@ -82,10 +83,14 @@ pub fn sums_of_norm(x: CubeTensor, y: CubeTensor, z: CubeTensor) -> [CubeTensor;
             x.into_tensor_arg(),
             y.into_tensor_arg(),
             z.into_tensor_arg(),
+            into_contiguous(dropped.drawn).into_tensor_arg(),
             out.clone().into_tensor_arg(),
             pieces as u32,
             rows as u32,
             (columns / size) as u32,
+            dropped.share,
+            dropped.share > 0.0,
+            size,
         );
     }
     sum_of_columns(out, columns)
@@ -152,10 +157,14 @@ fn add_rows_of_norm<N: Size>(
     x: &Tensor<Vector<f32, N>>,
     y: &Tensor<Vector<f32, N>>,
     z: &Tensor<Vector<f32, N>>,
+    drawn: &Tensor<Vector<f32, N>>,
     out: &mut Tensor<Vector<f32, N>>,
     pieces: u32,
     rows: u32,
     columns: u32,
+    share: f32,
+    #[comptime] drops: bool,
+    #[comptime] size: usize,
 ) {
     let piece = ABSOLUTE_POS as u32;
     if piece >= pieces {
@@ -171,7 +180,11 @@ fn add_rows_of_norm<N: Size>(
         let at = (row * columns + column) as usize;
         of_x += x[at];
         of_products += x[at] * y[at];
-        of_z += z[at];
+        let mut left = z[at];
+        if comptime!(drops) {
+            left *= kept::<N>(drawn[at], share, size);
+        }
+        of_z += left;
     }
     let to = (3 * chunk * columns + column) as usize;
     out[to] = of_x;

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
-use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales};
+use mgnt_model::kernels::{
+    AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales,
+};
 
 use crate::cuda::{dense_on_tape, learned, library, passes};
 use crate::parts::parts;
@@ -96,8 +98,15 @@ impl Kernels for Cube {
         learned::hidden(sums, bias)
     }
 
-    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
-        learned::normed(stream, sums, bias, norm)
+    fn normed(
+        &self,
+        stream: Tensor<2>,
+        sums: Tensor<3>,
+        bias: Tensor<1>,
+        dropped: Option<Dropped>,
+        norm: Scales,
+    ) -> Tensor<2> {
+        learned::normed(stream, sums, bias, dropped, norm)
     }
 
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {

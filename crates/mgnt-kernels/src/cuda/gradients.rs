@@ -7,7 +7,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
-use crate::cuda::{attend, columns, entropy, gelu, heads, norm, norm_on_tape};
+use crate::cuda::{attend, columns, entropy, gelu, heads, norm, norm_on_tape, rows};
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -47,6 +47,7 @@ pub(crate) trait GradientPasses: Backend {
     ) -> FloatTensor<Self>;
 
     /// `[R, D]`, the same before it is scaled, and one over the deviations `[R, 1]`.
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::norm)]
     fn norm(
         stream: FloatTensor<Self>,
@@ -54,6 +55,8 @@ pub(crate) trait GradientPasses: Backend {
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         epsilon: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
@@ -64,6 +67,8 @@ pub(crate) trait GradientPasses: Backend {
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
@@ -90,12 +95,14 @@ pub(crate) trait GradientPasses: Backend {
         whole: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Over the rows of `x`, `x y` and `z`, all `[R, C]` in `f32`: `[C]` each.
+    /// Over the rows of `x`, `x y` and what is left of `z`, all `[R, C]` in `f32`: `[C]` each.
     #[fusion(meta = shapes::sums_of_norm)]
     fn sums_of_norm(
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
         z: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
@@ -146,9 +153,12 @@ impl GradientPasses for CubeBackend {
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         epsilon: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        norm_on_tape::norm(stream, sums, bias, norm::Scales { gamma, beta, epsilon })
+        let dropped = rows::Dropped { drawn, share };
+        norm_on_tape::norm(stream, sums, bias, dropped, norm::Scales { gamma, beta, epsilon })
     }
 
     fn norm_back(
@@ -156,9 +166,11 @@ impl GradientPasses for CubeBackend {
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm_on_tape::norm_back(gradient, normal, inverse, gamma, to)
+        norm_on_tape::norm_back(gradient, normal, inverse, gamma, rows::Dropped { drawn, share }, to)
     }
 
     #[allow(clippy::type_complexity, reason = "the trait's")]
@@ -190,9 +202,11 @@ impl GradientPasses for CubeBackend {
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
         z: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [x, y, z] = [x, y, z].map(into_contiguous);
-        let [of_x, of_products, of_z] = columns::sums_of_norm(x, y, z);
+        let [of_x, of_products, of_z] = columns::sums_of_norm(x, y, z, rows::Dropped { drawn, share });
         (of_x, of_products, of_z)
     }
 }
@@ -212,6 +226,8 @@ mod shapes {
         x: &TensorSpec,
         _y: &TensorSpec,
         _z: &TensorSpec,
+        _drawn: &TensorSpec,
+        _share: &f32,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
         let one = TensorSpec::new([x.shape[1]].into(), x.dtype);
         (one.clone(), one.clone(), one)
@@ -269,12 +285,15 @@ mod shapes {
         [1, gradient[0], 3 * gradient[1]].into()
     }
 
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn norm(
         stream: &TensorSpec,
         _sums: &TensorSpec,
         _bias: &TensorSpec,
         _gamma: &TensorSpec,
         _beta: &TensorSpec,
+        _drawn: &TensorSpec,
+        _share: &f32,
         _epsilon: &f32,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
         let inverse = TensorSpec::new([stream.shape[0], 1].into(), stream.dtype);
@@ -286,6 +305,8 @@ mod shapes {
         _normal: &TensorSpec,
         _inverse: &TensorSpec,
         _gamma: &TensorSpec,
+        _drawn: &TensorSpec,
+        _share: &f32,
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {
         let of_sums = [1, gradient.shape[0], gradient.shape[1]];

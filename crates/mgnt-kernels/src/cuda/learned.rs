@@ -8,7 +8,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Aim, Entropy, Samples, Scales};
+use mgnt_model::kernels::{Aim, Dropped, Entropy, Samples, Scales};
 
 use crate::cuda::gelu;
 use crate::cuda::gradients::GradientPasses;
@@ -32,6 +32,7 @@ pub(crate) trait Learned: Backend {
     #[fusion(dtype = sums, shape = shapes::hidden(sums))]
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(dtype = stream, shape = stream)]
     fn normed(
         stream: FloatTensor<Self>,
@@ -39,6 +40,8 @@ pub(crate) trait Learned: Backend {
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         epsilon: f32,
     ) -> FloatTensor<Self>;
 
@@ -76,9 +79,11 @@ impl Learned for CubeBackend {
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         epsilon: f32,
     ) -> FloatTensor<Self> {
-        Self::norm(stream, sums, bias, gamma, beta, epsilon).0
+        Self::norm(stream, sums, bias, gamma, beta, drawn, share, epsilon).0
     }
 
     fn known(_: FloatTensor<Self>, _: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -157,6 +162,8 @@ struct Normal<B: Backend> {
     normal: FloatTensor<B>,
     inverse: FloatTensor<B>,
     gamma: FloatTensor<B>,
+    drawn: FloatTensor<B>,
+    share: f32,
     /// Type of the sums.
     to: DType,
 }
@@ -169,11 +176,12 @@ impl<B: GradientPasses> Backward<B, 5> for NormBack {
 
     fn backward(self, ops: Ops<Normal<B>, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let Normal { normal, inverse, gamma, to } = ops.state;
+        let Normal { normal, inverse, gamma, drawn, share, to } = ops.state;
         let [stream, sums, bias, of_gamma, of_beta] = ops.parents;
-        let (of_stream, of_sums) = B::norm_back(gradient.clone(), normal.clone(), inverse, gamma, to);
+        let (of_stream, of_sums) =
+            B::norm_back(gradient.clone(), normal.clone(), inverse, gamma, drawn.clone(), share, to);
         if [&bias, &of_gamma, &of_beta].iter().any(|parameter| parameter.is_some()) {
-            let (beta, gamma, branch) = B::sums_of_norm(gradient, normal, of_stream.clone());
+            let (beta, gamma, branch) = B::sums_of_norm(gradient, normal, of_stream.clone(), drawn, share);
             for (parameter, back) in [(of_beta, beta), (of_gamma, gamma), (bias, branch)] {
                 if let Some(parameter) = parameter {
                     gradients.register::<B>(parameter.id, back);
@@ -263,19 +271,23 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
+        drawn: FloatTensor<Self>,
+        share: f32,
         epsilon: f32,
     ) -> FloatTensor<Self> {
         let to = sums.dtype();
         let parents = [stream, sums, bias, gamma, beta];
         let [(stream, a), (sums, b), (bias, c), (gamma, d), (beta, e)] =
             parents.map(|parent| parent.into_parts());
+        let drawn = drawn.into_primitive();
         match NormBack.prepare::<C>([a, b, c, d, e]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
-                let (normed, normal, inverse) = B::norm(stream, sums, bias, gamma.clone(), beta, epsilon);
-                operation.finish(Normal { normal, inverse, gamma, to }, normed)
+                let (normed, normal, inverse) =
+                    B::norm(stream, sums, bias, gamma.clone(), beta, drawn.clone(), share, epsilon);
+                operation.finish(Normal { normal, inverse, gamma, drawn, share, to }, normed)
             }
             OpsKind::UnTracked(operation) => {
-                operation.finish(B::normed(stream, sums, bias, gamma, beta, epsilon))
+                operation.finish(B::normed(stream, sums, bias, gamma, beta, drawn, share, epsilon))
             }
         }
     }
@@ -323,13 +335,26 @@ pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::hidden(sums.into_dispatch(), bias.into_dispatch()))
 }
 
-pub(crate) fn normed(stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
+pub(crate) fn normed(
+    stream: Tensor<2>,
+    sums: Tensor<3>,
+    bias: Tensor<1>,
+    dropped: Option<Dropped>,
+    norm: Scales,
+) -> Tensor<2> {
+    // An operation has all of its tensors: another stands for what is not dropped, and is not read.
+    let (drawn, share) = match dropped {
+        Some(Dropped { drawn, share }) => (drawn, share as f32),
+        None => (stream.clone(), 0.0),
+    };
     Tensor::from_dispatch(Dispatch::normed(
         stream.into_dispatch(),
         sums.into_dispatch(),
         bias.into_dispatch(),
         norm.gamma.into_dispatch(),
         norm.beta.into_dispatch(),
+        drawn.detach().into_dispatch(),
+        share,
         norm.epsilon as f32,
     ))
 }

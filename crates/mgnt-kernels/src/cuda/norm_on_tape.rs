@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::norm::{Scales, centre};
-use crate::cuda::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{Dropped, by_row, element, empty, kept, vector};
 
 /// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, and
 /// one over the deviations `[R, 1]`.
@@ -13,6 +13,7 @@ pub fn norm(
     stream: CubeTensor,
     sums: CubeTensor,
     bias: CubeTensor,
+    dropped: Dropped,
     scales: Scales,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let [stream, sums, bias, gamma, beta] =
@@ -21,6 +22,7 @@ pub fn norm(
     let [normed, normal] = [(); 2].map(|()| empty([rows, width], DType::F32, &stream));
     let inverse = empty([rows, 1], DType::F32, &stream);
     let client = stream.client.clone();
+    let Dropped { drawn, share } = dropped;
     let size = vector(&client, stream.dtype.size(), &[width]);
     let (count, dim, plane) = by_row(&client, rows);
     let of_sums = element(sums.dtype);
@@ -34,6 +36,7 @@ pub fn norm(
             stream.into_tensor_arg(),
             sums.into_tensor_arg(),
             bias.into_tensor_arg(),
+            into_contiguous(drawn).into_tensor_arg(),
             gamma.into_tensor_arg(),
             beta.into_tensor_arg(),
             normed.clone().into_tensor_arg(),
@@ -41,6 +44,9 @@ pub fn norm(
             inverse.clone().into_tensor_arg(),
             rows as u32,
             scales.epsilon,
+            share,
+            share > 0.0,
+            size,
             width,
             width / size,
             plane,
@@ -56,6 +62,7 @@ fn norm_of_rows<S: Float, N: Size>(
     stream: &Tensor<Vector<f32, N>>,
     sums: &Tensor<Vector<S, N>>,
     bias: &Tensor<Vector<f32, N>>,
+    drawn: &Tensor<Vector<f32, N>>,
     gamma: &Tensor<Vector<f32, N>>,
     beta: &Tensor<Vector<f32, N>>,
     normed: &mut Tensor<Vector<f32, N>>,
@@ -63,6 +70,9 @@ fn norm_of_rows<S: Float, N: Size>(
     inverse: &mut Tensor<f32>,
     rows: u32,
     epsilon: f32,
+    share: f32,
+    #[comptime] drops: bool,
+    #[comptime] size: usize,
     #[comptime] width: usize,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
@@ -82,7 +92,11 @@ fn norm_of_rows<S: Float, N: Size>(
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
         if at < vectors {
-            vector = stream[first + at] + Vector::cast_from(sums[first + at]) + bias[at];
+            let mut branch = Vector::cast_from(sums[first + at]) + bias[at];
+            if comptime!(drops) {
+                branch *= kept::<N>(drawn[first + at], share, size);
+            }
+            vector = stream[first + at] + branch;
         }
         sum += vector.vector_sum();
         held[i] = vector;
@@ -108,6 +122,7 @@ pub fn norm_back(
     normal: CubeTensor,
     inverse: CubeTensor,
     gamma: CubeTensor,
+    dropped: Dropped,
     to: DType,
 ) -> (CubeTensor, CubeTensor) {
     let [gradient, gamma] = [gradient, gamma].map(into_contiguous);
@@ -115,6 +130,7 @@ pub fn norm_back(
     let (of_stream, of_sums) =
         (empty([rows, width], DType::F32, &normal), empty([1, rows, width], to, &normal));
     let client = normal.client.clone();
+    let Dropped { drawn, share } = dropped;
     let size = vector(&client, gradient.dtype.size(), &[width]);
     let (count, dim, plane) = by_row(&client, rows);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
@@ -128,9 +144,13 @@ pub fn norm_back(
             normal.into_tensor_arg(),
             inverse.into_tensor_arg(),
             gamma.into_tensor_arg(),
+            into_contiguous(drawn).into_tensor_arg(),
             of_stream.clone().into_tensor_arg(),
             of_sums.clone().into_tensor_arg(),
             rows as u32,
+            share,
+            share > 0.0,
+            size,
             width,
             width / size,
             plane,
@@ -147,9 +167,13 @@ fn norm_back_of_rows<S: Float, N: Size>(
     normal: &Tensor<Vector<f32, N>>,
     inverse: &Tensor<f32>,
     gamma: &Tensor<Vector<f32, N>>,
+    drawn: &Tensor<Vector<f32, N>>,
     of_stream: &mut Tensor<Vector<f32, N>>,
     of_sums: &mut Tensor<Vector<S, N>>,
     rows: u32,
+    share: f32,
+    #[comptime] drops: bool,
+    #[comptime] size: usize,
     #[comptime] width: usize,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
@@ -190,7 +214,11 @@ fn norm_back_of_rows<S: Float, N: Size>(
             let back = held[i] - Vector::new(mean) - normals[i] * Vector::new(mean_with_normal);
             let back = back * Vector::new(scale);
             of_stream[first + at] = back;
-            of_sums[first + at] = Vector::cast_from(back);
+            let mut of_branch = back;
+            if comptime!(drops) {
+                of_branch *= kept::<N>(drawn[first + at], share, size);
+            }
+            of_sums[first + at] = Vector::cast_from(of_branch);
         }
     }
 }

@@ -99,8 +99,16 @@ pub trait Kernels: Debug + Send + Sync {
     /// Tanh gelu of the `sums [1, R, F]` of a product and the first F of its bias, `[R, F]` in the type of the sums. It may be on a tape.
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2>;
 
-    /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, in `f32`. It may be on a tape.
-    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2>;
+    /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, of which some is dropped, in
+    /// `f32`. It may be on a tape.
+    fn normed(
+        &self,
+        stream: Tensor<2>,
+        sums: Tensor<3>,
+        bias: Tensor<1>,
+        dropped: Option<Dropped>,
+        norm: Scales,
+    ) -> Tensor<2>;
 
     /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy;
@@ -200,6 +208,15 @@ pub struct Heads {
     pub keys: Tensor<4>,
     /// `[B, heads, room, head width]`.
     pub values: Tensor<4>,
+}
+
+/// What of a branch is dropped; the rest is divided by its share.
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    /// Numbers from 0 to 1, `[R, D]`: what stands at one below `share` goes.
+    pub drawn: Tensor<2>,
+    /// Above 0, below 1.
+    pub share: f64,
 }
 
 /// A branch that is to be added to the residual stream.

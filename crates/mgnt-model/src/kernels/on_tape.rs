@@ -1,7 +1,7 @@
 use burn::nn::Dropout;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 
-use super::{Kernels, Samples};
+use super::{Dropped, Kernels, Samples};
 use crate::attention::{Attention, Dense};
 use crate::block::{Block, Mlp};
 use crate::compute::whole_rows;
@@ -25,11 +25,11 @@ impl OnTape<'_> {
         let mut stream = x.reshape([rows, width]);
         for block in blocks {
             let sums = self.attention(&block.attention, stream.clone());
-            let (sums, bias) = dropped(sums, block.attention.output.bias.val(), &block.dropout);
-            stream = self.kernels.normed(stream, sums, bias, (&block.attention_norm).into());
+            let (bias, drop) = (block.attention.output.bias.val(), dropped(&stream, &block.dropout));
+            stream = self.kernels.normed(stream, sums, bias, drop, (&block.attention_norm).into());
             let sums = self.mlp(&block.mlp, stream.clone());
-            let (sums, bias) = dropped(sums, block.mlp.down.bias.val(), &block.dropout);
-            stream = self.kernels.normed(stream, sums, bias, (&block.mlp_norm).into());
+            let (bias, drop) = (block.mlp.down.bias.val(), dropped(&stream, &block.dropout));
+            stream = self.kernels.normed(stream, sums, bias, drop, (&block.mlp_norm).into());
         }
         stream.reshape([1, rows, width])
     }
@@ -52,8 +52,9 @@ impl OnTape<'_> {
             return None;
         }
         let active = rows / self.samples;
-        let ones = Tensor::ones([self.samples, heads, active, whole_rows(active)], &device);
-        Some(precision::cast(dropout.forward(ones), self.compute))
+        let shape = [self.samples, heads, active, whole_rows(active)];
+        let kept = Tensor::random(shape, Distribution::Bernoulli(1.0 - dropout.prob), &device);
+        Some(precision::cast(kept / (1.0 - dropout.prob), self.compute))
     }
 
     fn mlp(&self, Mlp { up, down, .. }: &Mlp, x: Tensor<2>) -> Tensor<3> {
@@ -72,11 +73,11 @@ fn drops(dropout: &Dropout, device: &Device) -> bool {
     dropout.prob > 0.0 && device.is_autodiff()
 }
 
-/// A branch of which some is dropped, its bias among it: that is added before then.
-fn dropped(sums: Tensor<3>, bias: Tensor<1>, dropout: &Dropout) -> (Tensor<3>, Tensor<1>) {
-    if !drops(dropout, &sums.device()) {
-        return (sums, bias);
-    }
-    let nothing = bias.zeros_like().detach();
-    (dropout.forward(precision::full(sums) + bias.unsqueeze()), nothing)
+/// What of a branch to a stream `[R, D]` is dropped.
+fn dropped(stream: &Tensor<2>, dropout: &Dropout) -> Option<Dropped> {
+    let device = stream.device();
+    drops(dropout, &device).then(|| Dropped {
+        drawn: Tensor::random(stream.dims(), Distribution::Uniform(0.0, 1.0), &device),
+        share: dropout.prob,
+    })
 }

@@ -1,7 +1,9 @@
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
-use super::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Normed, Parameter, SQUARES, Samples, Scales};
+use super::{
+    AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Normed, Parameter, SQUARES, Samples, Scales,
+};
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
 
@@ -138,8 +140,20 @@ impl Kernels for Operations {
         cast(gelu(sums, false), to)
     }
 
-    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, bias: Tensor<1>, norm: Scales) -> Tensor<2> {
-        normed(stream + summed(full(sums), bias), norm)
+    fn normed(
+        &self,
+        stream: Tensor<2>,
+        sums: Tensor<3>,
+        bias: Tensor<1>,
+        dropped: Option<Dropped>,
+        norm: Scales,
+    ) -> Tensor<2> {
+        let branch = summed(full(sums), bias);
+        let branch = match dropped {
+            Some(Dropped { drawn, share }) => branch.mask_fill(drawn.lower_elem(share), 0.0) / (1.0 - share),
+            None => branch,
+        };
+        normed(stream + branch, norm)
     }
 
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {

@@ -327,7 +327,8 @@ mod tests {
                 "cross-entropy",
                 "cross-entropy with a teacher",
                 "gelu",
-                "LayerNorm"
+                "LayerNorm",
+                "LayerNorm with dropout"
             ]
         );
         for ((name, half), (_, full)) in half.iter().zip(&full) {

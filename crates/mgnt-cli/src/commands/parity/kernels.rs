@@ -2,7 +2,9 @@
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
-use mgnt_model::kernels::{AdamW, Aim, Branch, Entropy, Heads, Kernels, Parameter, SQUARES, Samples, Scales};
+use mgnt_model::kernels::{
+    AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Parameter, SQUARES, Samples, Scales,
+};
 use mgnt_weights::TensorMap;
 
 use crate::commands::probe::answers::insert;
@@ -206,11 +208,16 @@ pub fn gradients(
     let result = kernels.hidden(sums.clone(), bias.clone());
     told("gelu", answer("gelu", &numbers, result, &[&sums], &[&[bias]])?);
 
-    let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
-    let [bias, gamma, beta] = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
-    let norm = Scales { gamma: gamma.clone(), beta: beta.clone(), epsilon: 1e-12 };
-    let normed = kernels.normed(numbers.full([ROWS, WIDTH], 29), sums.clone(), bias.clone(), norm);
-    told("LayerNorm", answer("LayerNorm", &numbers, normed, &[&sums], &[&[bias], &[gamma], &[beta]])?);
+    for (name, share) in [("LayerNorm", 0.0), ("LayerNorm with dropout", 0.3)] {
+        let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
+        let [bias, gamma, beta] = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
+        let norm = Scales { gamma: gamma.clone(), beta: beta.clone(), epsilon: 1e-12 };
+        let drawn = numbers.full([ROWS, WIDTH], 49) * 0.25 + 0.5;
+        let dropped = (share > 0.0).then_some(Dropped { drawn, share });
+        let stream = numbers.full([ROWS, WIDTH], 29);
+        let normed = kernels.normed(stream, sums.clone(), bias.clone(), dropped, norm);
+        told(name, answer(name, &numbers, normed, &[&sums], &[&[bias], &[gamma], &[beta]])?);
+    }
     Ok(all)
 }
 
