@@ -147,19 +147,23 @@ impl<'a> Resident<'a> {
             }
             (_, top_k) => Drawn::new(logits, uniform, temperature, top_k),
         };
-        let scores = self.scores(&drawn, iteration, &places, [batch, masked]);
         let log_probabilities = drawn.log_probabilities.reshape([batch, masked]);
-        self.sureness = self.sureness.clone() + log_probabilities.sum_dim(1);
+        self.sureness = self.sureness.clone() + log_probabilities.clone().sum_dim(1);
         let codes = drawn.codes.reshape([batch, masked]);
 
-        // Newly decided places come first, in the order of their decision, then the rest as it stood.
-        let [codes, positions] = match self.inputs.kernels {
-            _ if count == masked => [codes, positions],
-            Some(kernels) => kernels.decide(scores, codes, positions, count),
-            None => {
-                let (_, chosen) = scores.topk_with_indices(count, 1);
-                let source = sources(chosen, masked, &self.inputs.range);
-                [codes, positions].map(|all| all.gather(1, source.clone()))
+        // Newly decided places come first, in the order of their decision, then the rest as it stood; where all are decided, there
+        // is nothing to choose.
+        let [codes, positions] = if count == masked {
+            [codes, positions]
+        } else {
+            let scores = self.scores(log_probabilities, iteration, &places);
+            match self.inputs.kernels {
+                Some(kernels) => kernels.decide(scores, codes, positions, count),
+                None => {
+                    let (_, chosen) = scores.topk_with_indices(count, 1);
+                    let source = sources(chosen, masked, &self.inputs.range);
+                    [codes, positions].map(|all| all.gather(1, source.clone()))
+                }
             }
         };
         let before = |whole: &Tensor<2, Int>| whole.clone().slice(s![.., ..first]);
@@ -184,24 +188,22 @@ impl<'a> Resident<'a> {
         now.gather(1, places.clone())
     }
 
-    /// How good a choice each drawn code is, `[B, M]`.
+    /// How good a choice each drawn code is, of its log-probability `[B, M]`.
     fn scores(
         &self,
-        drawn: &Drawn,
+        log_probabilities: Tensor<2>,
         iteration: &Iteration,
         places: &Tensor<2, Int>,
-        [batch, masked]: [usize; 2],
     ) -> Tensor<2> {
         let noise =
             self.inputs.choice_noise.as_ref().map(|noise| self.noise_at(noise, iteration.index, places));
         match (self.inputs.rule, noise, &self.inputs.ranks) {
-            (Rule::Confidence, Some(noise), _) => {
-                let log_probabilities = drawn.log_probabilities.clone().reshape([batch, masked]);
-                log_probabilities + noise * iteration.choice_temperature
-            }
+            (Rule::Confidence, Some(noise), _) => log_probabilities + noise * iteration.choice_temperature,
             (_, Some(noise), _) => noise,
-            (_, None, Some(ranks)) => ranks.clone().repeat_dim(0, batch).gather(1, places.clone()).neg(),
-            (_, None, None) => Tensor::zeros([batch, masked], &self.device),
+            (_, None, Some(ranks)) => {
+                ranks.clone().repeat_dim(0, self.batch()).gather(1, places.clone()).neg()
+            }
+            (_, None, None) => log_probabilities.zeros_like(),
         }
     }
 }

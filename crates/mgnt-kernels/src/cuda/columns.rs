@@ -6,8 +6,9 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::cuda::norm_on_tape::{Dropped, kept};
 use crate::cuda::product::{view, view_from};
-use crate::cuda::rows::{Dropped, by_piece, element, empty, kept, vector};
+use crate::cuda::rows::{by_piece, element, empty, vector};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;

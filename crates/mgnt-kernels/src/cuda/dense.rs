@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cuda::product::{multiply, multiply_and_add, turned, view, view_from};
+use crate::cuda::product::{cut, multiply, multiply_and_add, turned, view_from};
 use crate::cuda::rows::empty;
 
 /// [`Kernels::dense`](mgnt_model::kernels::Kernels::dense) of `x [R, n]` in the type of the weights: each product goes into
@@ -52,13 +52,6 @@ pub fn back_to_weights<const N: usize>(
         multiply(turned(x.clone()), part(&gradient, index, outputs), cut(&back, inputs, outputs));
         back
     })
-}
-
-/// The first rows and columns of a weight.
-fn cut(weight: &CubeTensor, rows: usize, columns: usize) -> CubeTensor {
-    let strides = weight.meta.strides();
-    let strides = [strides[0], strides[1]];
-    view(weight.clone(), [rows, columns], strides)
 }
 
 /// Columns of a gradient, of one weight.

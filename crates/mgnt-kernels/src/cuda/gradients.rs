@@ -7,7 +7,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
-use crate::cuda::{attend, columns, entropy, gelu, heads, norm, norm_on_tape, rows};
+use crate::cuda::{attend, columns, entropy, gelu, heads, norm, norm_on_tape};
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -157,7 +157,7 @@ impl GradientPasses for CubeBackend {
         share: f32,
         epsilon: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let dropped = rows::Dropped { drawn, share };
+        let dropped = norm_on_tape::Dropped { drawn, share };
         norm_on_tape::norm(stream, sums, bias, dropped, norm::Scales { gamma, beta, epsilon })
     }
 
@@ -170,7 +170,7 @@ impl GradientPasses for CubeBackend {
         share: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm_on_tape::norm_back(gradient, normal, inverse, gamma, rows::Dropped { drawn, share }, to)
+        norm_on_tape::norm_back(gradient, normal, inverse, gamma, norm_on_tape::Dropped { drawn, share }, to)
     }
 
     #[allow(clippy::type_complexity, reason = "the trait's")]
@@ -206,7 +206,8 @@ impl GradientPasses for CubeBackend {
         share: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [x, y, z] = [x, y, z].map(into_contiguous);
-        let [of_x, of_products, of_z] = columns::sums_of_norm(x, y, z, rows::Dropped { drawn, share });
+        let [of_x, of_products, of_z] =
+            columns::sums_of_norm(x, y, z, norm_on_tape::Dropped { drawn, share });
         (of_x, of_products, of_z)
     }
 }

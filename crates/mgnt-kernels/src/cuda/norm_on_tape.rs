@@ -5,7 +5,28 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::norm::{Scales, centre};
-use crate::cuda::rows::{Dropped, by_row, element, empty, kept, vector};
+use crate::cuda::rows::{by_row, element, empty, vector};
+
+/// What of a branch is dropped.
+pub struct Dropped {
+    /// Numbers from 0 to 1; what stands at one below the share goes. Not read where the share is zero.
+    pub drawn: CubeTensor,
+    /// From 0, below 1.
+    pub share: f32,
+}
+
+/// What each number is multiplied by: nothing, or what makes up for those that go.
+#[cube]
+pub fn kept<N: Size>(drawn: Vector<f32, N>, share: f32, #[comptime] size: usize) -> Vector<f32, N> {
+    let mut kept = Vector::<f32, N>::new(1.0 / (1.0 - share));
+    #[unroll]
+    for j in 0..size {
+        if drawn.extract(j) < share {
+            kept.insert(j, 0.0);
+        }
+    }
+    kept
+}
 
 /// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, and
 /// one over the deviations `[R, 1]`.

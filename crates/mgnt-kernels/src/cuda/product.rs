@@ -16,16 +16,15 @@ pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize) 
     let x = into_contiguous(x);
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
     let each = inputs / parts;
-    // Those of a transposed one, too.
-    let (of_row, of_column) = (weight.meta.strides()[0], weight.meta.strides()[1]);
     let out = empty([parts, rows, outputs], DType::F32, &x);
     if parts == 1 {
         // Without a batch, for which there are more kernels.
         let x = view(x, [rows, inputs], [inputs, 1]);
-        let weight = view(weight, [inputs, outputs], [of_row, of_column]);
-        let sums = multiply(x, weight, view(out, [rows, outputs], [outputs, 1]));
+        let sums = multiply(x, cut(&weight, inputs, outputs), view(out, [rows, outputs], [outputs, 1]));
         return view(sums, [1, rows, outputs], [rows * outputs, outputs, 1]);
     }
+    // Those of a transposed one, too.
+    let (of_row, of_column) = (weight.meta.strides()[0], weight.meta.strides()[1]);
     let x = view(x, [parts, rows, each], [each, inputs, 1]);
     let weight = view(weight, [parts, each, outputs], [each * of_row, of_row, of_column]);
     multiply(x, weight, out)
@@ -44,12 +43,10 @@ pub fn by_library(
     }
     let x = into_contiguous(x.clone());
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
-    let (of_row, of_column) = (weight.meta.strides()[0], weight.meta.strides()[1]);
-    let weight = view(weight.clone(), [inputs, outputs], [of_row, of_column]);
     // The library's bias is of the result's type.
     let then = then.map(|bias| into_contiguous(if bias.dtype == to { bias } else { cast(bias, to) }));
     let out = empty([rows, outputs], to, &x);
-    library::multiply(&x, &weight, &out, then).then_some(out)
+    library::multiply(&x, &cut(weight, inputs, outputs), &out, then).then_some(out)
 }
 
 /// The product of two views, into a third.
@@ -74,6 +71,13 @@ pub fn multiply_and_add(a: CubeTensor, b: CubeTensor, to: CubeTensor) -> CubeTen
     let (rows, columns) = (shape[0], shape[1]);
     let product = multiply(a, b, empty([rows, columns], to.dtype, &to));
     CubeBackend::float_add(to, product)
+}
+
+/// The first rows and columns of a matrix, which may be a transposed one.
+pub fn cut(matrix: &CubeTensor, rows: usize, columns: usize) -> CubeTensor {
+    let strides = matrix.meta.strides();
+    let strides = [strides[0], strides[1]];
+    view(matrix.clone(), [rows, columns], strides)
 }
 
 /// The last two dimensions in turn.

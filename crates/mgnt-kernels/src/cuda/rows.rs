@@ -4,7 +4,6 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::calculate_cube_count_elemwise;
 use burn_cubecl::cubecl::prelude::*;
-use burn_cubecl::cubecl::{self};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -46,25 +45,4 @@ pub fn by_row(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {
 /// A type as kernels name it.
 pub fn element(dtype: DType) -> ElemType {
     dtype_to_storage_type(dtype)
-}
-
-/// What of a branch is dropped.
-pub struct Dropped {
-    /// Numbers from 0 to 1; what stands at one below the share goes. Not read where the share is zero.
-    pub drawn: CubeTensor,
-    /// From 0, below 1.
-    pub share: f32,
-}
-
-/// What each number is multiplied by: nothing, or what makes up for those that go.
-#[cube]
-pub fn kept<N: Size>(drawn: Vector<f32, N>, share: f32, #[comptime] size: usize) -> Vector<f32, N> {
-    let mut kept = Vector::<f32, N>::new(1.0 / (1.0 - share));
-    #[unroll]
-    for j in 0..size {
-        if drawn.extract(j) < share {
-            kept.insert(j, 0.0);
-        }
-    }
-    kept
 }
