@@ -32,27 +32,6 @@ impl Head {
         (precision::product(x, table.transpose(), self.dense.exact) + bias).reshape([count, rows])
     }
 
-    /// The same on a tape, by kernels of the device.
-    pub fn learned_by(
-        &self,
-        kernels: &dyn Kernels,
-        x: Tensor<2>,
-        table: Tensor<2>,
-        rows: usize,
-    ) -> Tensor<2> {
-        let ([_, width], compute) = (x.dims(), self.dense.weight.val().dtype());
-        let sums = kernels.dense(x.clone(), self.dense.weight.val(), width);
-        let hidden = kernels.hidden(sums, self.dense.bias.val());
-        // A LayerNorm of the hidden numbers alone.
-        let nothing = x.detach().zeros_like();
-        let no_bias = self.dense.bias.val().detach().zeros_like();
-        let normed = kernels.normed(nothing, hidden.unsqueeze(), no_bias, None, (&self.norm).into());
-        // In training the table stays in f32, and only products are taken in the type of the weights.
-        let logits = kernels.dense(normed, precision::cast(table, compute).transpose(), rows);
-        let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
-        precision::full(logits).squeeze_dim(0) + bias
-    }
-
     /// The same by kernels of the device.
     pub fn forward_by(
         &self,

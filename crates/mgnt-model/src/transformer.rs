@@ -15,7 +15,7 @@ use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
-use crate::kernels::{Biases, ByKernels, Kernels, OnTape};
+use crate::kernels::{Biases, ByKernels, Kernels, Learned, LearnedBlock, LearnedHead, OnTape};
 use crate::{Error, KvCache, ModelConfig, Nesting, Norm, SubModel, host, precision};
 
 /// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
@@ -66,6 +66,9 @@ pub struct NestedTransformer {
     /// For kernels, where queries, keys and values are joined: one for each block.
     #[module(skip)]
     biases: Vec<Biases>,
+    /// For kernels, during a step of training.
+    #[module(skip)]
+    learned: Option<Arc<Learned>>,
 }
 
 impl NestedTransformer {
@@ -111,6 +114,7 @@ impl NestedTransformer {
             config: config.clone(),
             kernels: None,
             biases: Vec::new(),
+            learned: None,
         })
     }
 
@@ -165,7 +169,8 @@ impl NestedTransformer {
 
     /// The same model for a step of training whose products are taken in another type, such as `BF16`: the matrices
     /// of blocks and head are cast, and gradients go through the casts to this model's parameters, which stay in
-    /// `f32`. The embedding is not cast, since its gradient is a sum over many rows.
+    /// `f32`. The embedding is not cast, since its gradient is a sum over many rows. A model [learning
+    /// with](Self::learning_with) kernels shares its parameters among the sub-models of that step, in `f32` too.
     ///
     /// Fails where the device cannot compute in it.
     pub fn computing_in(&self, to: FloatDType) -> Result<Self, Error> {
@@ -173,6 +178,12 @@ impl NestedTransformer {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
         let all = self.clone();
+        if let Some(kernels) = all.kernels_for_blocks().filter(|_| all.is_learned_by_kernels()) {
+            let compute = to.into();
+            let blocks = all.blocks.iter().map(|block| LearnedBlock::new(block, kernels, compute)).collect();
+            let head = LearnedHead::new(&all.head, all.embedding.tokens.val(), kernels, compute);
+            return Ok(Self { learned: Some(Arc::new(Learned { blocks, head })), ..all });
+        }
         let head = Head { dense: precision::with_matrices(all.head.dense, to), ..all.head };
         Ok(Self { blocks: precision::with_matrices(all.blocks, to), head, ..all })
     }
@@ -356,8 +367,15 @@ impl NestedTransformer {
                 return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), x, cache, keep);
             }
             if self.is_learned_by_kernels() && cache.is_none() && !keep {
-                let on_tape = OnTape { kernels, config, sub_model, samples: batch, compute };
-                return (on_tape.through_blocks(&self.blocks, x), Vec::new());
+                let on_tape = OnTape { kernels, config, sub_model, samples: batch };
+                let x = match &self.learned {
+                    Some(learned) => on_tape.through_blocks(&learned.blocks, x),
+                    None => {
+                        let of = |block| LearnedBlock::new(block, kernels, compute);
+                        on_tape.through_blocks(&self.blocks.iter().map(of).collect::<Vec<_>>(), x)
+                    }
+                };
+                return (x, Vec::new());
             }
         }
         let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
@@ -411,7 +429,15 @@ impl NestedTransformer {
                 self.head.forward_by(kernels, rows, table, count)
             }
             Some(kernels) if self.is_learned_by_kernels() && rows.device().is_autodiff() => {
-                self.head.learned_by(kernels, rows, table, count)
+                match &self.learned {
+                    Some(learned) => learned.head.forward(kernels, rows, count, NORM_EPSILON),
+                    None => LearnedHead::new(&self.head, table, kernels, self.compute_type()).forward(
+                        kernels,
+                        rows,
+                        count,
+                        NORM_EPSILON,
+                    ),
+                }
             }
             _ => self.head.forward(rows, table, count),
         }

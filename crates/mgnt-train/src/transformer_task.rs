@@ -139,14 +139,10 @@ impl TransformerTask {
         batch: &MaskedBatch,
     ) -> Result<PartOutput<()>, Error> {
         let recipe = &self.recipe;
-        let half;
-        let model = match recipe.precision {
-            Precision::F32 => model,
-            Precision::Bf16 => {
-                half = model.computing_in(FloatDType::BF16)?;
-                &half
-            }
-        };
+        let model = &model.computing_in(match recipe.precision {
+            Precision::F32 => FloatDType::F32,
+            Precision::Bf16 => FloatDType::BF16,
+        })?;
         let objective = recipe.objective;
         let factors = objective.students.of_step(&recipe.sub_models, recipe.optimization.seed, step);
         let lambda = lambda(step, recipe.optimization.steps);

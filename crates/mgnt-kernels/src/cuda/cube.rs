@@ -7,7 +7,7 @@ use mgnt_model::kernels::{
     AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales,
 };
 
-use crate::cuda::{dense_on_tape, learned, library, passes};
+use crate::cuda::{dense_on_tape, learned, library, passes, shared};
 use crate::parts::parts;
 
 /// The kernels of a CUDA device; `None` for any other.
@@ -80,14 +80,32 @@ impl Kernels for Cube {
         dense_on_tape::dense(x, weight, outputs)
     }
 
-    fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3> {
-        dense_on_tape::dense_of_three(x, weights, outputs)
+    fn dense_of_three(&self, x: Tensor<2>, weights: Tensor<3>, outputs: usize) -> Tensor<3> {
+        dense_on_tape::dense(x, weights, outputs)
+    }
+
+    fn shared_matrix(&self, parameter: Tensor<2>, to: DType) -> Tensor<2> {
+        shared::shared(parameter, to)
+    }
+
+    fn shared_vector(&self, parameter: Tensor<1>) -> Tensor<1> {
+        let to = parameter.dtype();
+        shared::shared(parameter, to)
+    }
+
+    fn shared_matrices(&self, parameters: [Tensor<2>; 3], to: DType) -> Tensor<3> {
+        shared::shared_three(parameters, to)
+    }
+
+    fn shared_vectors(&self, parameters: [Tensor<1>; 3]) -> Tensor<2> {
+        let to = parameters[0].dtype();
+        shared::shared_three(parameters, to)
     }
 
     fn attention(
         &self,
         sums: Tensor<3>,
-        biases: [Tensor<1>; 3],
+        biases: Tensor<2>,
         mask: Option<Tensor<4>>,
         of: Samples,
     ) -> Tensor<2> {
@@ -102,11 +120,11 @@ impl Kernels for Cube {
         &self,
         stream: Tensor<2>,
         sums: Tensor<3>,
-        bias: Tensor<1>,
+        parameters: Tensor<2>,
         dropped: Option<Dropped>,
-        norm: Scales,
+        epsilon: f64,
     ) -> Tensor<2> {
-        learned::normed(stream, sums, bias, dropped, norm)
+        learned::normed(stream, sums, parameters, dropped, epsilon)
     }
 
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {

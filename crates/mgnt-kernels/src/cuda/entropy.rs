@@ -5,6 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::columns::sum_of_columns;
+use crate::cuda::product::view_from;
 use crate::cuda::rows::{by_row, element, empty, vector};
 
 /// Below every logit.
@@ -61,7 +62,8 @@ pub fn cross_entropy(logits: CubeTensor, aim: Aim) -> (CubeTensor, CubeTensor, C
             of_targets,
         );
     }
-    let [loss, truth] = sum_of_columns(of_rows, 1);
+    let sums = sum_of_columns(of_rows, 2, 1, None);
+    let [loss, truth] = [0, 1].map(|part| view_from(sums.clone(), part, [1], [1]));
     (loss, truth, gradient, probabilities)
 }
 

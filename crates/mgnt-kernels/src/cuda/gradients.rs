@@ -2,12 +2,13 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
-use crate::cuda::{attend, columns, entropy, gelu, heads, norm, norm_on_tape};
+use crate::cuda::product::view;
+use crate::cuda::{attend, columns, entropy, gelu, heads, norm_on_tape};
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -17,9 +18,7 @@ pub(crate) trait GradientPasses: Backend {
     #[fusion(meta = shapes::attended)]
     fn attended(
         sums: FloatTensor<Self>,
-        of_queries: FloatTensor<Self>,
-        of_keys: FloatTensor<Self>,
-        of_values: FloatTensor<Self>,
+        biases: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
@@ -52,9 +51,7 @@ pub(crate) trait GradientPasses: Backend {
     fn norm(
         stream: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         epsilon: f32,
@@ -66,7 +63,7 @@ pub(crate) trait GradientPasses: Backend {
         gradient: FloatTensor<Self>,
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         to: DType,
@@ -84,42 +81,42 @@ pub(crate) trait GradientPasses: Backend {
         share: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Over the rows of `x [.., C]`, `f32`, and zeros behind them: `[whole]`.
-    #[fusion(dtype = shapes::full(x), shape = shapes::whole(whole))]
-    fn sum_of_columns(x: FloatTensor<Self>, whole: usize) -> FloatTensor<Self>;
-
-    /// Over the rows of each third of the columns of `x`.
-    #[fusion(meta = shapes::three)]
-    fn sum_of_three(
+    /// Over the rows of `x [.., N C]`, `f32`, those of each C columns with zeros behind them: `[N whole]`, for `whole [N, _]` or `[_]`, added
+    /// to `before` where it is said to be there.
+    #[fusion(dtype = shapes::full(x), shape = shapes::whole(shape))]
+    fn sum_of_columns(
         x: FloatTensor<Self>,
-        whole: usize,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        before: FloatTensor<Self>,
+        has_before: bool,
+        shape: Shape,
+    ) -> FloatTensor<Self>;
 
-    /// Over the rows of `x`, `x y` and what is left of `z`, all `[R, C]` in `f32`: `[C]` each.
-    #[fusion(meta = shapes::sums_of_norm)]
+    /// Over the rows of what is left of `x`, of `y z`, and of `y`, all `[R, C]` in `f32`: `[3, C]`, added to `before` where it is said to be
+    /// there.
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
+    #[fusion(dtype = x, shape = shapes::sums_of_norm(x))]
     fn sums_of_norm(
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
         z: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        before: FloatTensor<Self>,
+        has_before: bool,
+    ) -> FloatTensor<Self>;
 }
 
 impl GradientPasses for CubeBackend {
     #[allow(clippy::type_complexity, reason = "the trait's")]
     fn attended(
         sums: FloatTensor<Self>,
-        of_queries: FloatTensor<Self>,
-        of_keys: FloatTensor<Self>,
-        of_values: FloatTensor<Self>,
+        biases: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
         has_mask: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let positions = sums.meta.shape()[1] / samples;
-        let biases = [of_queries, of_keys, of_values];
         let (queries, keys, values) = heads::new_heads(sums, biases, samples, heads, whole_rows(positions));
         let weights = attend::weigh(queries.clone(), keys.clone(), positions);
         let kept = attend::kept(weights.clone(), has_mask.then_some(mask));
@@ -150,27 +147,32 @@ impl GradientPasses for CubeBackend {
     fn norm(
         stream: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         epsilon: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let dropped = norm_on_tape::Dropped { drawn, share };
-        norm_on_tape::norm(stream, sums, bias, dropped, norm::Scales { gamma, beta, epsilon })
+        norm_on_tape::norm(stream, sums, parameters, dropped, epsilon)
     }
 
     fn norm_back(
         gradient: FloatTensor<Self>,
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm_on_tape::norm_back(gradient, normal, inverse, gamma, norm_on_tape::Dropped { drawn, share }, to)
+        norm_on_tape::norm_back(
+            gradient,
+            normal,
+            inverse,
+            parameters,
+            norm_on_tape::Dropped { drawn, share },
+            to,
+        )
     }
 
     #[allow(clippy::type_complexity, reason = "the trait's")]
@@ -185,17 +187,16 @@ impl GradientPasses for CubeBackend {
         entropy::cross_entropy(logits, entropy::Aim { targets, weights, smoothing, taught, share })
     }
 
-    fn sum_of_columns(x: FloatTensor<Self>, whole: usize) -> FloatTensor<Self> {
-        let [sums] = columns::sum_of_columns(into_contiguous(x), whole);
-        sums
-    }
-
-    fn sum_of_three(
+    fn sum_of_columns(
         x: FloatTensor<Self>,
-        whole: usize,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [first, second, third] = columns::sum_of_columns(into_contiguous(x), whole);
-        (first, second, third)
+        before: FloatTensor<Self>,
+        has_before: bool,
+        shape: Shape,
+    ) -> FloatTensor<Self> {
+        let (parts, whole) = if shape.num_dims() == 2 { (shape[0], shape[1]) } else { (1, shape[0]) };
+        let before = has_before.then_some(before);
+        let sums = columns::sum_of_columns(into_contiguous(x), parts, whole, before);
+        if shape.num_dims() == 2 { view(sums, [parts, whole], [whole, 1]) } else { view(sums, [whole], [1]) }
     }
 
     fn sums_of_norm(
@@ -204,11 +205,14 @@ impl GradientPasses for CubeBackend {
         z: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        before: FloatTensor<Self>,
+        has_before: bool,
+    ) -> FloatTensor<Self> {
         let [x, y, z] = [x, y, z].map(into_contiguous);
-        let [of_x, of_products, of_z] =
-            columns::sums_of_norm(x, y, z, norm_on_tape::Dropped { drawn, share });
-        (of_x, of_products, of_z)
+        let width = x.meta.shape()[1];
+        let dropped = norm_on_tape::Dropped { drawn, share };
+        let sums = columns::sums_of_norm(x, y, z, dropped, has_before.then_some(before));
+        view(sums, [3, width], [width, 1])
     }
 }
 
@@ -223,15 +227,8 @@ mod shapes {
         DType::F32
     }
 
-    pub fn sums_of_norm(
-        x: &TensorSpec,
-        _y: &TensorSpec,
-        _z: &TensorSpec,
-        _drawn: &TensorSpec,
-        _share: &f32,
-    ) -> (TensorSpec, TensorSpec, TensorSpec) {
-        let one = TensorSpec::new([x.shape[1]].into(), x.dtype);
-        (one.clone(), one.clone(), one)
+    pub fn sums_of_norm(x: &Shape) -> Shape {
+        [3, x[1]].into()
     }
 
     pub fn entropy(
@@ -246,13 +243,8 @@ mod shapes {
         (one.clone(), one, logits.clone(), logits.clone())
     }
 
-    pub fn whole(whole: &usize) -> Shape {
-        [*whole].into()
-    }
-
-    pub fn three(_x: &TensorSpec, whole: &usize) -> (TensorSpec, TensorSpec, TensorSpec) {
-        let one = TensorSpec::new([*whole].into(), DType::F32);
-        (one.clone(), one.clone(), one)
+    pub fn whole(shape: &Shape) -> Shape {
+        shape.clone()
     }
 
     type Attended = (TensorSpec, TensorSpec, TensorSpec, TensorSpec, TensorSpec);
@@ -260,9 +252,7 @@ mod shapes {
     #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn attended(
         sums: &TensorSpec,
-        _of_queries: &TensorSpec,
-        _of_keys: &TensorSpec,
-        _of_values: &TensorSpec,
+        _biases: &TensorSpec,
         _mask: &TensorSpec,
         samples: &usize,
         heads: &usize,
@@ -290,9 +280,7 @@ mod shapes {
     pub fn norm(
         stream: &TensorSpec,
         _sums: &TensorSpec,
-        _bias: &TensorSpec,
-        _gamma: &TensorSpec,
-        _beta: &TensorSpec,
+        _parameters: &TensorSpec,
         _drawn: &TensorSpec,
         _share: &f32,
         _epsilon: &f32,
@@ -305,7 +293,7 @@ mod shapes {
         gradient: &TensorSpec,
         _normal: &TensorSpec,
         _inverse: &TensorSpec,
-        _gamma: &TensorSpec,
+        _parameters: &TensorSpec,
         _drawn: &TensorSpec,
         _share: &f32,
         to: &DType,

@@ -33,10 +33,11 @@ pub fn heads(
     (queries, keys, values)
 }
 
-/// The same into new buffers of `room`, of which what nothing is written to is zero, in the type of the sums.
+/// The same into new buffers of `room`, of which what nothing is written to is zero, in the type of the sums, of the first of each of
+/// `biases [3, _]`.
 pub fn new_heads(
     sums: CubeTensor,
-    biases: [CubeTensor; 3],
+    biases: CubeTensor,
     samples: usize,
     heads: usize,
     room: usize,
@@ -44,6 +45,9 @@ pub fn new_heads(
     let width = sums.meta.shape()[2] / (3 * heads);
     let buffer = || empty([samples, heads, room, width], sums.dtype, &sums);
     let (keys, values) = (buffer(), buffer());
+    let (biases, each) = (into_contiguous(biases), heads * width);
+    let whole = biases.meta.shape()[1];
+    let biases = from_fn(|part| view_from(biases.clone(), part * whole, [each], [1]));
     let queries = write(sums, Some(biases), &keys, &values, 0, room);
     (queries, keys, values)
 }

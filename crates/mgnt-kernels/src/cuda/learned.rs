@@ -2,16 +2,17 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Aim, Dropped, Entropy, Samples, Scales};
+use mgnt_model::kernels::{Aim, Dropped, Entropy, Samples};
 
 use crate::cuda::gelu;
 use crate::cuda::gradients::GradientPasses;
+use crate::cuda::place::{Place, has_some, or_other};
 
 /// Operations with one result, which Burn's tape knows how to hold.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -20,9 +21,7 @@ pub(crate) trait Learned: Backend {
     #[fusion(dtype = sums, shape = shapes::attention(sums))]
     fn nested_attention(
         sums: FloatTensor<Self>,
-        of_queries: FloatTensor<Self>,
-        of_keys: FloatTensor<Self>,
-        of_values: FloatTensor<Self>,
+        biases: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
@@ -37,9 +36,7 @@ pub(crate) trait Learned: Backend {
     fn normed(
         stream: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         epsilon: f32,
@@ -57,15 +54,13 @@ pub(crate) trait Learned: Backend {
 impl Learned for CubeBackend {
     fn nested_attention(
         sums: FloatTensor<Self>,
-        of_queries: FloatTensor<Self>,
-        of_keys: FloatTensor<Self>,
-        of_values: FloatTensor<Self>,
+        biases: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
         has_mask: bool,
     ) -> FloatTensor<Self> {
-        Self::attended(sums, of_queries, of_keys, of_values, mask, samples, heads, has_mask).0
+        Self::attended(sums, biases, mask, samples, heads, has_mask).0
     }
 
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -76,14 +71,12 @@ impl Learned for CubeBackend {
     fn normed(
         stream: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         epsilon: f32,
     ) -> FloatTensor<Self> {
-        Self::norm(stream, sums, bias, gamma, beta, drawn, share, epsilon).0
+        Self::norm(stream, sums, parameters, drawn, share, epsilon).0
     }
 
     fn known(_: FloatTensor<Self>, _: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -100,28 +93,26 @@ struct Attended<B: Backend> {
     weights: FloatTensor<B>,
     mask: FloatTensor<B>,
     has_mask: bool,
-    /// How many numbers a bias has.
-    whole: usize,
+    /// Of the biases.
+    shape: Shape,
 }
 
 #[derive(Debug)]
 struct AttentionBack;
 
-impl<B: GradientPasses> Backward<B, 4> for AttentionBack {
+impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
     type State = Attended<B>;
 
-    fn backward(self, ops: Ops<Attended<B>, 4>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Attended<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let Attended { queries, keys, values, weights, mask, has_mask, whole } = ops.state;
+        let Attended { queries, keys, values, weights, mask, has_mask, shape } = ops.state;
         let of_sums = B::attended_back(gradient, queries, keys, values, weights, mask, has_mask);
-        let [sums, a, b, c] = ops.parents;
-        if [&a, &b, &c].iter().any(|bias| bias.is_some()) {
-            let (queries, keys, values) = B::sum_of_three(of_sums.clone(), whole);
-            for (bias, back) in [(a, queries), (b, keys), (c, values)] {
-                if let Some(bias) = bias {
-                    gradients.register::<B>(bias.id, back);
-                }
-            }
+        let [sums, biases] = ops.parents;
+        if let Some(biases) = biases {
+            let before = has_some(biases.id).then(|| gradients.consume::<B>(&biases));
+            let (before, has_before) = or_other(before, &of_sums);
+            let back = B::sum_of_columns(of_sums.clone(), before, has_before, shape);
+            gradients.register::<B>(biases.id, back);
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
@@ -144,11 +135,13 @@ impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
 
     fn backward(self, ops: Ops<Summed<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let whole = ops.state.bias.shape()[0];
+        let shape = ops.state.bias.shape();
         let of_sums = B::hidden_back(gradient, ops.state.sums, ops.state.bias);
         let [sums, bias] = ops.parents;
         if let Some(bias) = bias {
-            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone(), whole));
+            let before = has_some(bias.id).then(|| gradients.consume::<B>(&bias));
+            let (before, has_before) = or_other(before, &of_sums);
+            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone(), before, has_before, shape));
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
@@ -161,7 +154,7 @@ impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
 struct Normal<B: Backend> {
     normal: FloatTensor<B>,
     inverse: FloatTensor<B>,
-    gamma: FloatTensor<B>,
+    parameters: FloatTensor<B>,
     drawn: FloatTensor<B>,
     share: f32,
     /// Type of the sums.
@@ -171,28 +164,32 @@ struct Normal<B: Backend> {
 #[derive(Debug)]
 struct NormBack;
 
-impl<B: GradientPasses> Backward<B, 5> for NormBack {
-    type State = Normal<B>;
+impl<B: GradientPasses> Backward<B, 3> for NormBack {
+    /// With the place of what comes out: the next LayerNorm and the next product both have something for it.
+    type State = (Normal<B>, Place);
 
-    fn backward(self, ops: Ops<Normal<B>, 5>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let Normal { normal, inverse, gamma, drawn, share, to } = ops.state;
-        let [stream, sums, bias, of_gamma, of_beta] = ops.parents;
+        let (Normal { normal, inverse, parameters, drawn, share, to }, _) = ops.state;
+        let [stream, sums, of_parameters] = ops.parents;
         let (of_stream, of_sums) =
-            B::norm_back(gradient.clone(), normal.clone(), inverse, gamma, drawn.clone(), share, to);
-        if [&bias, &of_gamma, &of_beta].iter().any(|parameter| parameter.is_some()) {
-            let (beta, gamma, branch) = B::sums_of_norm(gradient, normal, of_stream.clone(), drawn, share);
-            for (parameter, back) in [(of_beta, beta), (of_gamma, gamma), (bias, branch)] {
-                if let Some(parameter) = parameter {
-                    gradients.register::<B>(parameter.id, back);
-                }
-            }
+            B::norm_back(gradient.clone(), normal.clone(), inverse, parameters, drawn.clone(), share, to);
+        if let Some(parent) = of_parameters {
+            let before = has_some(parent.id).then(|| gradients.consume::<B>(&parent));
+            let (before, has_before) = or_other(before, &gradient);
+            let back = B::sums_of_norm(of_stream.clone(), gradient, normal, drawn, share, before, has_before);
+            gradients.register::<B>(parent.id, back);
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
         }
         if let Some(stream) = stream {
-            gradients.register::<B>(stream.id, of_stream);
+            let before = has_some(stream.id).then(|| gradients.consume::<B>(&stream));
+            let all = match before {
+                Some(before) => B::float_add(of_stream, before),
+                None => of_stream,
+            };
+            gradients.register::<B>(stream.id, all);
         }
     }
 }
@@ -228,28 +225,23 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
 
     fn nested_attention(
         sums: FloatTensor<Self>,
-        of_queries: FloatTensor<Self>,
-        of_keys: FloatTensor<Self>,
-        of_values: FloatTensor<Self>,
+        biases: FloatTensor<Self>,
         mask: FloatTensor<Self>,
         samples: usize,
         heads: usize,
         has_mask: bool,
     ) -> FloatTensor<Self> {
-        let [(sums, of_sums), (of_queries, a), (of_keys, b), (of_values, c)] =
-            [sums, of_queries, of_keys, of_values].map(|parent| parent.into_parts());
+        let [(sums, of_sums), (biases, of_biases)] = [sums, biases].map(|parent| parent.into_parts());
         let mask = mask.into_primitive();
-        let whole = of_queries.shape()[0];
-        match AttentionBack.prepare::<C>([of_sums, a, b, c]).compute_bound().stateful() {
+        let shape = biases.shape();
+        match AttentionBack.prepare::<C>([of_sums, of_biases]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
                 let (mixed, queries, keys, values, weights) =
-                    B::attended(sums, of_queries, of_keys, of_values, mask.clone(), samples, heads, has_mask);
-                operation.finish(Attended { queries, keys, values, weights, mask, has_mask, whole }, mixed)
+                    B::attended(sums, biases, mask.clone(), samples, heads, has_mask);
+                operation.finish(Attended { queries, keys, values, weights, mask, has_mask, shape }, mixed)
             }
             OpsKind::UnTracked(operation) => {
-                let mixed =
-                    B::nested_attention(sums, of_queries, of_keys, of_values, mask, samples, heads, has_mask);
-                operation.finish(mixed)
+                operation.finish(B::nested_attention(sums, biases, mask, samples, heads, has_mask))
             }
         }
     }
@@ -268,26 +260,27 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
     fn normed(
         stream: FloatTensor<Self>,
         sums: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         drawn: FloatTensor<Self>,
         share: f32,
         epsilon: f32,
     ) -> FloatTensor<Self> {
         let to = sums.dtype();
-        let parents = [stream, sums, bias, gamma, beta];
-        let [(stream, a), (sums, b), (bias, c), (gamma, d), (beta, e)] =
-            parents.map(|parent| parent.into_parts());
+        let [(stream, a), (sums, b), (parameters, c)] =
+            [stream, sums, parameters].map(|parent| parent.into_parts());
         let drawn = drawn.into_primitive();
-        match NormBack.prepare::<C>([a, b, c, d, e]).compute_bound().stateful() {
+        match NormBack.prepare::<C>([a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
                 let (normed, normal, inverse) =
-                    B::norm(stream, sums, bias, gamma.clone(), beta, drawn.clone(), share, epsilon);
-                operation.finish(Normal { normal, inverse, gamma, drawn, share, to }, normed)
+                    B::norm(stream, sums, parameters.clone(), drawn.clone(), share, epsilon);
+                let place = Place::default();
+                let kept = Normal { normal, inverse, parameters, drawn, share, to };
+                let normed = operation.finish((kept, place.clone()), normed);
+                place.open(normed.id());
+                normed
             }
             OpsKind::UnTracked(operation) => {
-                operation.finish(B::normed(stream, sums, bias, gamma, beta, drawn, share, epsilon))
+                operation.finish(B::normed(stream, sums, parameters, drawn, share, epsilon))
             }
         }
     }
@@ -295,7 +288,7 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
 
 pub(crate) fn attention(
     sums: Tensor<3>,
-    biases: [Tensor<1>; 3],
+    biases: Tensor<2>,
     mask: Option<Tensor<4>>,
     of: Samples,
 ) -> Tensor<2> {
@@ -303,13 +296,10 @@ pub(crate) fn attention(
     // An operation has all of its tensors: another stands for a mask that is not there, and is not read.
     let mask = match mask {
         Some(mask) => mask.detach().into_dispatch(),
-        None => biases[0].clone().detach().into_dispatch(),
+        None => biases.clone().detach().into_dispatch(),
     };
-    let [queries, keys, values] = biases.map(Tensor::into_dispatch);
-    let sums = sums.into_dispatch();
-    Tensor::from_dispatch(Dispatch::nested_attention(
-        sums, queries, keys, values, mask, of.count, of.heads, has_mask,
-    ))
+    let (sums, biases) = (sums.into_dispatch(), biases.into_dispatch());
+    Tensor::from_dispatch(Dispatch::nested_attention(sums, biases, mask, of.count, of.heads, has_mask))
 }
 
 pub(crate) fn cross_entropy(logits: Tensor<2>, aim: Aim) -> Entropy {
@@ -338,9 +328,9 @@ pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
 pub(crate) fn normed(
     stream: Tensor<2>,
     sums: Tensor<3>,
-    bias: Tensor<1>,
+    parameters: Tensor<2>,
     dropped: Option<Dropped>,
-    norm: Scales,
+    epsilon: f64,
 ) -> Tensor<2> {
     // An operation has all of its tensors: another stands for what is not dropped, and is not read.
     let (drawn, share) = match dropped {
@@ -350,12 +340,10 @@ pub(crate) fn normed(
     Tensor::from_dispatch(Dispatch::normed(
         stream.into_dispatch(),
         sums.into_dispatch(),
-        bias.into_dispatch(),
-        norm.gamma.into_dispatch(),
-        norm.beta.into_dispatch(),
+        parameters.into_dispatch(),
         drawn.detach().into_dispatch(),
         share,
-        norm.epsilon as f32,
+        epsilon as f32,
     ))
 }
 

@@ -1,5 +1,5 @@
 //! The kernels. `passes` declares those of a decode, and what a training does between two steps, to Burn as operations of a
-//! backend, with and without fusion; `learned` and `dense_on_tape` those that a tape knows, `gradients` what goes back through
+//! backend, with and without fusion; `shared`, `learned` and `dense_on_tape` those that a tape knows, `gradients` what goes back through
 //! them; `library` asks cuBLASLt; the other modules hold the kernels, in CubeCL.
 
 mod attend;
@@ -19,8 +19,11 @@ mod library;
 mod norm;
 mod norm_on_tape;
 mod passes;
+mod place;
 mod product;
 mod rows;
+mod shared;
+mod stack;
 mod update;
 
 pub use cube::on;

@@ -4,7 +4,7 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cuda::norm::{Scales, centre};
+use crate::cuda::norm::centre;
 use crate::cuda::rows::{by_row, element, empty, vector};
 
 /// What of a branch is dropped.
@@ -33,12 +33,11 @@ pub fn kept<N: Size>(drawn: Vector<f32, N>, share: f32, #[comptime] size: usize)
 pub fn norm(
     stream: CubeTensor,
     sums: CubeTensor,
-    bias: CubeTensor,
+    parameters: CubeTensor,
     dropped: Dropped,
-    scales: Scales,
+    epsilon: f32,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let [stream, sums, bias, gamma, beta] =
-        [stream, sums, bias, scales.gamma, scales.beta].map(into_contiguous);
+    let [stream, sums, parameters] = [stream, sums, parameters].map(into_contiguous);
     let (rows, width) = (stream.meta.shape()[0], stream.meta.shape()[1]);
     let [normed, normal] = [(); 2].map(|()| empty([rows, width], DType::F32, &stream));
     let inverse = empty([rows, 1], DType::F32, &stream);
@@ -56,15 +55,13 @@ pub fn norm(
             size,
             stream.into_tensor_arg(),
             sums.into_tensor_arg(),
-            bias.into_tensor_arg(),
+            parameters.into_tensor_arg(),
             into_contiguous(drawn).into_tensor_arg(),
-            gamma.into_tensor_arg(),
-            beta.into_tensor_arg(),
             normed.clone().into_tensor_arg(),
             normal.clone().into_tensor_arg(),
             inverse.clone().into_tensor_arg(),
             rows as u32,
-            scales.epsilon,
+            epsilon,
             share,
             share > 0.0,
             size,
@@ -82,10 +79,8 @@ pub fn norm(
 fn norm_of_rows<S: Float, N: Size>(
     stream: &Tensor<Vector<f32, N>>,
     sums: &Tensor<Vector<S, N>>,
-    bias: &Tensor<Vector<f32, N>>,
+    parameters: &Tensor<Vector<f32, N>>,
     drawn: &Tensor<Vector<f32, N>>,
-    gamma: &Tensor<Vector<f32, N>>,
-    beta: &Tensor<Vector<f32, N>>,
     normed: &mut Tensor<Vector<f32, N>>,
     normal: &mut Tensor<Vector<f32, N>>,
     inverse: &mut Tensor<f32>,
@@ -113,7 +108,7 @@ fn norm_of_rows<S: Float, N: Size>(
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
         if at < vectors {
-            let mut branch = Vector::cast_from(sums[first + at]) + bias[at];
+            let mut branch = Vector::cast_from(sums[first + at]) + parameters[at];
             if comptime!(drops) {
                 branch *= kept::<N>(drawn[first + at], share, size);
             }
@@ -132,21 +127,21 @@ fn norm_of_rows<S: Float, N: Size>(
         if at < vectors {
             let vector = held[i] * Vector::new(scale);
             normal[first + at] = vector;
-            normed[first + at] = vector * gamma[at] + beta[at];
+            normed[first + at] = vector * parameters[vectors + at] + parameters[2 * vectors + at];
         }
     }
 }
 
-/// What goes back to the stream, `[R, D]` in `f32`, and the same to the sums, `[1, R, D]` in their type.
+/// Of `parameters [3, D]`: what goes back to the stream, `[R, D]` in `f32`, and the same to the sums, `[1, R, D]` in their type.
 pub fn norm_back(
     gradient: CubeTensor,
     normal: CubeTensor,
     inverse: CubeTensor,
-    gamma: CubeTensor,
+    parameters: CubeTensor,
     dropped: Dropped,
     to: DType,
 ) -> (CubeTensor, CubeTensor) {
-    let [gradient, gamma] = [gradient, gamma].map(into_contiguous);
+    let [gradient, parameters] = [gradient, parameters].map(into_contiguous);
     let (rows, width) = (normal.meta.shape()[0], normal.meta.shape()[1]);
     let (of_stream, of_sums) =
         (empty([rows, width], DType::F32, &normal), empty([1, rows, width], to, &normal));
@@ -164,7 +159,7 @@ pub fn norm_back(
             gradient.into_tensor_arg(),
             normal.into_tensor_arg(),
             inverse.into_tensor_arg(),
-            gamma.into_tensor_arg(),
+            parameters.into_tensor_arg(),
             into_contiguous(drawn).into_tensor_arg(),
             of_stream.clone().into_tensor_arg(),
             of_sums.clone().into_tensor_arg(),
@@ -187,7 +182,7 @@ fn norm_back_of_rows<S: Float, N: Size>(
     gradient: &Tensor<Vector<f32, N>>,
     normal: &Tensor<Vector<f32, N>>,
     inverse: &Tensor<f32>,
-    gamma: &Tensor<Vector<f32, N>>,
+    parameters: &Tensor<Vector<f32, N>>,
     drawn: &Tensor<Vector<f32, N>>,
     of_stream: &mut Tensor<Vector<f32, N>>,
     of_sums: &mut Tensor<Vector<S, N>>,
@@ -217,7 +212,7 @@ fn norm_back_of_rows<S: Float, N: Size>(
         let mut a = Vector::<f32, N>::new(0.0);
         let mut b = Vector::<f32, N>::new(0.0);
         if at < vectors {
-            a = gradient[first + at] * gamma[at];
+            a = gradient[first + at] * parameters[vectors + at];
             b = normal[first + at];
         }
         sum += a.vector_sum();

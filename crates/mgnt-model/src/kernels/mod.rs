@@ -6,6 +6,7 @@
 //! [`NestedTransformer::with_kernels`](crate::NestedTransformer::with_kernels).
 
 mod by_kernels;
+mod learned;
 mod on_tape;
 mod operations;
 
@@ -14,9 +15,11 @@ use std::fmt::Debug;
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Int, Tensor};
 
+use crate::precision::cast;
 use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
+pub(crate) use learned::{Learned, LearnedBlock, LearnedHead};
 pub(crate) use on_tape::OnTape;
 pub use operations::Operations;
 
@@ -68,8 +71,28 @@ pub trait Kernels: Debug + Send + Sync {
     /// side, `[1, R, outputs]` of each, in that type. It may be on a tape, with no copy of what a sub-model uses of a weight.
     fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
 
-    /// As [`dense`](Self::dense), of three weights: `[1, R, 3 outputs]`.
-    fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3>;
+    /// As [`dense`](Self::dense), of three `weights [3, _, _]`: `[1, R, 3 outputs]`.
+    fn dense_of_three(&self, x: Tensor<2>, weights: Tensor<3>, outputs: usize) -> Tensor<3>;
+
+    /// A parameter on a tape, in type `to`, for all sub-models of a step: what goes back from them may be added up in one place.
+    fn shared_matrix(&self, parameter: Tensor<2>, to: DType) -> Tensor<2> {
+        cast(parameter, to)
+    }
+
+    /// As [`shared_matrix`](Self::shared_matrix), in its own type.
+    fn shared_vector(&self, parameter: Tensor<1>) -> Tensor<1> {
+        parameter
+    }
+
+    /// Three of one shape, one behind the other.
+    fn shared_matrices(&self, parameters: [Tensor<2>; 3], to: DType) -> Tensor<3> {
+        cast(Tensor::stack(parameters.to_vec(), 0), to)
+    }
+
+    /// The same of vectors, in their own type.
+    fn shared_vectors(&self, parameters: [Tensor<1>; 3]) -> Tensor<2> {
+        Tensor::stack(parameters.to_vec(), 0)
+    }
 
     /// A code for each row of `logits [R, V]`: the first up to which `softmax(logits / temperature)` sums to more than
     /// `uniform [R, 1]`, and the logarithm of its probability without the temperature; both `[R, 1]`.
@@ -85,13 +108,13 @@ pub trait Kernels: Debug + Send + Sync {
         count: usize,
     ) -> [Tensor<2, Int>; 2];
 
-    /// Heads of the `sums [1, R, 3 W]` of three products and the first W of each one's bias, and attention as
+    /// Heads of the `sums [1, R, 3 W]` of three products and the first W of each one's bias, of `biases [3, _]`, and attention as
     /// [`attend`](Self::attend) has it, for samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
     /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.
     fn attention(
         &self,
         sums: Tensor<3>,
-        biases: [Tensor<1>; 3],
+        biases: Tensor<2>,
         mask: Option<Tensor<4>>,
         of: Samples,
     ) -> Tensor<2>;
@@ -99,15 +122,15 @@ pub trait Kernels: Debug + Send + Sync {
     /// Tanh gelu of the `sums [1, R, F]` of a product and the first F of its bias, `[R, F]` in the type of the sums. It may be on a tape.
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2>;
 
-    /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its `bias` added, of which some is dropped, in
-    /// `f32`. It may be on a tape.
+    /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its bias added, of which some is dropped, in `f32`.
+    /// It may be on a tape. Of `parameters [3, D]` the first is the bias, and then come the LayerNorm's gamma and beta.
     fn normed(
         &self,
         stream: Tensor<2>,
         sums: Tensor<3>,
-        bias: Tensor<1>,
+        parameters: Tensor<2>,
         dropped: Option<Dropped>,
-        norm: Scales,
+        epsilon: f64,
     ) -> Tensor<2>;
 
     /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.

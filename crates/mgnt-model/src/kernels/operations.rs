@@ -111,21 +111,22 @@ impl Kernels for Operations {
         cast(x, to).matmul(weight.slice(s![0..inputs, 0..outputs])).unsqueeze()
     }
 
-    fn dense_of_three(&self, x: Tensor<2>, weights: [Tensor<2>; 3], outputs: usize) -> Tensor<3> {
-        Tensor::cat(weights.map(|weight| self.dense(x.clone(), weight, outputs)).to_vec(), 2)
+    fn dense_of_three(&self, x: Tensor<2>, weights: Tensor<3>, outputs: usize) -> Tensor<3> {
+        let of = |part: usize| weights.clone().slice(s![part..part + 1, .., ..]).squeeze_dim(0);
+        Tensor::cat((0..3).map(|part| self.dense(x.clone(), of(part), outputs)).collect(), 2)
     }
 
     fn attention(
         &self,
         sums: Tensor<3>,
-        biases: [Tensor<1>; 3],
+        biases: Tensor<2>,
         mask: Option<Tensor<4>>,
         of: Samples,
     ) -> Tensor<2> {
         let Samples { count: samples, heads } = of;
         let ([_, rows, outputs], compute) = (sums.dims(), sums.dtype());
-        let bias = Tensor::cat(biases.map(|bias| bias.slice(s![0..outputs / 3])).to_vec(), 0);
-        let all = full(sums) + bias.unsqueeze();
+        let bias = biases.slice(s![.., 0..outputs / 3]).reshape([1, 1, outputs]);
+        let all = full(sums) + bias;
         let all = all.reshape([samples, rows / samples, 3 * heads, outputs / (3 * heads)]);
         let all = cast(all, compute).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
@@ -144,11 +145,13 @@ impl Kernels for Operations {
         &self,
         stream: Tensor<2>,
         sums: Tensor<3>,
-        bias: Tensor<1>,
+        parameters: Tensor<2>,
         dropped: Option<Dropped>,
-        norm: Scales,
+        epsilon: f64,
     ) -> Tensor<2> {
-        let branch = summed(full(sums), bias);
+        let part = |part: usize| parameters.clone().slice(s![part..part + 1, ..]).squeeze_dim(0);
+        let norm = Scales { gamma: part(1), beta: part(2), epsilon };
+        let branch = summed(full(sums), part(0));
         let branch = match dropped {
             Some(Dropped { drawn, share }) => branch.mask_fill(drawn.lower_elem(share), 0.0) / (1.0 - share),
             None => branch,

@@ -96,7 +96,21 @@ fn memory_limit() -> usize {
 
 static STARTED: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 static TRACE: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| setting("EMULATED_CUDA_TRACE", 0) == 1);
-static RUN: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| setting("EMULATED_CUDA_RUN", 1) == 1);
+static RUN: std::sync::LazyLock<Run> =
+    std::sync::LazyLock::new(|| match std::env::var("EMULATED_CUDA_RUN") {
+        Ok(value) if value == "0" => Run::OneBlock,
+        Ok(value) if value == "none" => Run::Nothing,
+        _ => Run::All,
+    });
+
+/// How much of what is launched is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    All,
+    OneBlock,
+    /// What is left is the time of the host that launches.
+    Nothing,
+}
 
 /// Compute capability, times ten.
 fn capability() -> usize {
@@ -171,9 +185,13 @@ impl State {
 
     fn perform(&mut self, work: &Work) -> Status {
         match work {
+            Work::Launch(launch) if *RUN == Run::Nothing => {
+                launch.kernel.launches.fetch_add(1, Ordering::Relaxed);
+                SUCCESS
+            }
             Work::Launch(launch) => {
                 let began = Instant::now();
-                let result = launch.run(&self.ranges, *RUN);
+                let result = launch.run(&self.ranges, *RUN == Run::All);
                 if *TRACE {
                     let (grid, block, name) = (launch.grid, launch.block, &launch.kernel.name);
                     eprintln!("{:9.3} ms {grid:?} {block:?} {name}", began.elapsed().as_secs_f64() * 1e3);
@@ -185,7 +203,7 @@ impl State {
                         SUCCESS
                     }
                     // A block alone finds what the others would have written to be anything.
-                    Err(_) if !*RUN => SUCCESS,
+                    Err(_) if *RUN != Run::All => SUCCESS,
                     Err((fault, why)) => {
                         eprintln!("emulated CUDA: {}: {why}", launch.kernel.name);
                         self.sticky = fault as Status;
@@ -196,7 +214,7 @@ impl State {
             Work::Product(product) => {
                 self.count("products of the library");
                 let began = Instant::now();
-                let result = if *RUN { product.run(&self.ranges) } else { Ok(()) };
+                let result = if *RUN == Run::All { product.run(&self.ranges) } else { Ok(()) };
                 if *TRACE {
                     eprintln!("{:9.3} ms {product}", began.elapsed().as_secs_f64() * 1e3);
                 }
@@ -233,6 +251,10 @@ impl State {
                 eprintln!("emulated CUDA: a copy of {bytes} bytes at {at:#x}, which no allocation has");
                 return INVALID_VALUE;
             }
+        }
+        if *RUN == Run::Nothing && !to.1 {
+            // What would be there was not computed, and who reads it may want a number.
+            return self.submit(stream, Work::Fill { to: to.0, value: 0, bytes });
         }
         self.submit(stream, Work::Copy { to: to.0, from: from.0, bytes })
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::{
-    CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, Capture, INVALID_VALUE, REPLAYED, RUN, STARTED, SUCCESS,
+    CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, Capture, INVALID_VALUE, REPLAYED, RUN, Run, STARTED, SUCCESS,
     Status, Work, set, state,
 };
 
@@ -155,7 +155,11 @@ unsafe extern "C" fn cuEventRecord(event: usize, stream: usize) -> Status {
         return SUCCESS;
     }
     let event = unsafe { &*(event as *const Event) };
-    let now = if *RUN { Instant::now() } else { *STARTED + std::time::Duration::from_nanos(state.clock) };
+    let now = if *RUN != Run::OneBlock {
+        Instant::now()
+    } else {
+        *STARTED + std::time::Duration::from_nanos(state.clock)
+    };
     *event.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     state.sticky
 }

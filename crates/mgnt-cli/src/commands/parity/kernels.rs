@@ -165,13 +165,20 @@ pub fn gradients(
     let mut told = |name, tensors| all.push((name, tensors));
 
     // Of sub-models: weights and biases have more than is used of them.
-    let of_one = numbers.halves([300, 400], 32).require_grad();
+    let of_one = numbers.full([300, 400], 32).require_grad();
     let x = (numbers.full([ROWS, WIDTH], 31) * (1.0 / (WIDTH as f64).sqrt())).detach().require_grad();
-    let result = kernels.dense(x.clone(), of_one.clone(), HIDDEN);
+    let weight = kernels.shared_matrix(of_one.clone(), numbers.compute);
+    // A smaller sub-model's is added, which uses less of the weight.
+    let less = kernels.dense(x.clone().narrow(1, 0, 128), weight.clone(), HIDDEN / 2);
+    let result = kernels.dense(x.clone(), weight, HIDDEN);
+    let result = Tensor::cat(vec![result, less], 2);
     told("dense", answer("dense", &numbers, result, &[&x, &of_one], &[])?);
     let x = (numbers.halves([ROWS, WIDTH], 33) * (1.0 / (WIDTH as f64).sqrt())).detach().require_grad();
-    let weights = [34, 35, 36].map(|seed| numbers.halves([300, 400], seed).require_grad());
-    let result = kernels.dense_of_three(x.clone(), weights.clone(), HIDDEN);
+    let weights = [34, 35, 36].map(|seed| numbers.full([300, 400], seed).require_grad());
+    let shared = kernels.shared_matrices(weights.clone(), numbers.compute);
+    let less = kernels.dense_of_three(x.clone().narrow(1, 0, 128), shared.clone(), HIDDEN / 2);
+    let result = kernels.dense_of_three(x.clone(), shared, HIDDEN);
+    let result = Tensor::cat(vec![less, result], 2);
     let [a, b, c] = &weights;
     told("dense of three", answer("dense of three", &numbers, result, &[&x, a, b, c], &[])?);
 
@@ -181,7 +188,11 @@ pub fn gradients(
         let biases = [22, 37, 38].map(|seed| numbers.full([outputs], seed).require_grad());
         let mask = has_mask.then(|| numbers.halves([BATCH, HEADS, ACTIVE, ROOM], 30).abs());
         let of = Samples { count: BATCH, heads: HEADS };
-        let result = kernels.attention(sums.clone(), biases.clone(), mask, of);
+        let shared = kernels.shared_vectors(biases.clone());
+        let less = sums.clone().narrow(2, 0, outputs / HEADS);
+        let less = kernels.attention(less, shared.clone(), None, Samples { count: BATCH, heads: 1 });
+        let result = kernels.attention(sums.clone(), shared, mask, of);
+        let result = Tensor::cat(vec![result, less], 1);
         told(name, answer(name, &numbers, result, &[&sums], &[&biases])?);
     }
 
@@ -205,17 +216,24 @@ pub fn gradients(
 
     let sums = numbers.halves([1, ROWS, HIDDEN], 23).require_grad();
     let bias = numbers.full([400], 24).require_grad();
-    let result = kernels.hidden(sums.clone(), bias.clone());
+    let shared = kernels.shared_vector(bias.clone());
+    let less = kernels.hidden(sums.clone().narrow(2, 0, HIDDEN / 2), shared.clone());
+    let result = Tensor::cat(vec![kernels.hidden(sums.clone(), shared), less], 1);
     told("gelu", answer("gelu", &numbers, result, &[&sums], &[&[bias]])?);
 
     for (name, share) in [("LayerNorm", 0.0), ("LayerNorm with dropout", 0.3)] {
         let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
-        let [bias, gamma, beta] = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
-        let norm = Scales { gamma: gamma.clone(), beta: beta.clone(), epsilon: 1e-12 };
+        let parameters = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
+        let shared = kernels.shared_vectors(parameters.clone());
         let drawn = numbers.full([ROWS, WIDTH], 49) * 0.25 + 0.5;
         let dropped = (share > 0.0).then_some(Dropped { drawn, share });
         let stream = numbers.full([ROWS, WIDTH], 29);
-        let normed = kernels.normed(stream, sums.clone(), bias.clone(), dropped, norm);
+        let normed = kernels.normed(stream, sums.clone(), shared.clone(), dropped, 1e-12);
+        // Both a product and the next LayerNorm have something for what came out.
+        let weight = numbers.halves([WIDTH, WIDTH], 55) * (1.0 / (WIDTH as f64).sqrt());
+        let branch = kernels.dense(normed.clone(), weight, WIDTH);
+        let normed = kernels.normed(normed, branch, shared, None, 1e-12);
+        let [bias, gamma, beta] = parameters;
         told(name, answer(name, &numbers, normed, &[&sums], &[&[bias], &[gamma], &[beta]])?);
     }
     Ok(all)

@@ -1,0 +1,69 @@
+//! Where what goes back to a tensor from several operations is added up: Burn makes a sum of its own of each that comes, in a pass of
+//! its own, though many an operation could have added to what is there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use burn_autodiff::NodeId;
+
+/// Whether something went back already, for each tensor that has a place.
+static PLACES: Mutex<BTreeMap<NodeId, bool>> = Mutex::new(BTreeMap::new());
+
+/// The place of a tensor, for as long as the operation that made it is on the tape and has not gone back.
+#[derive(Debug, Clone, Default)]
+pub struct Place(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known(OnceLock<NodeId>);
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        if let Some(id) = self.0.get() {
+            PLACES.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        }
+    }
+}
+
+impl Place {
+    /// For the tensor of that name, which no other operation makes.
+    pub fn open(&self, id: NodeId) {
+        if self.0.0.set(id).is_ok() {
+            PLACES.lock().unwrap_or_else(PoisonError::into_inner).insert(id, false);
+        }
+    }
+}
+
+/// Whether what goes back to a tensor is to be added to what did already, which the container of gradients then gives out; else it is
+/// the first, or the tensor has no place.
+pub fn has_some(id: NodeId) -> bool {
+    let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    places.get_mut(&id).is_some_and(|has_some| std::mem::replace(has_some, true))
+}
+
+/// An operation has all of its tensors: another stands for what did not go back yet, and is not read.
+pub fn or_other<T: Clone>(before: Option<T>, other: &T) -> (T, bool) {
+    let is_there = before.is_some();
+    (before.unwrap_or_else(|| other.clone()), is_there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_some_from_the_first_time_on_and_is_gone_with_its_operation() {
+        let (id, other) = (NodeId { value: u64::MAX }, NodeId { value: u64::MAX - 1 });
+        assert!(!has_some(id), "it is not open");
+        let place = Place::default();
+        place.open(id);
+        let held = place.clone();
+        assert_eq!(
+            [has_some(id), has_some(id), has_some(other), has_some(other)],
+            [false, true, false, false]
+        );
+        drop(place);
+        assert!(has_some(id), "the tape has it still");
+        drop(held);
+        assert!(!has_some(id) && !has_some(id));
+    }
+}
