@@ -153,7 +153,13 @@ impl NestedTransformer {
         if !self.device().supports_dtype(to) {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
-        Ok(precision::with_matrices(self, to).with_biases())
+        Ok(self.kept(|model| precision::with_matrices(model, to).with_biases()))
+    }
+
+    /// The same model after `change`, whose tensors stay for as long as it does: a device that looks through its memory for room
+    /// then does not look through them.
+    fn kept(self, change: impl Fn(Self) -> Self + Send) -> Self {
+        self.device().memory_persistent_allocations(self, change)
     }
 
     /// Biases as the kernels take them, where there are some.
@@ -208,11 +214,13 @@ impl NestedTransformer {
     /// are made for. On a processor it is right as well.
     ///
     /// The copies do not follow later changes of the weights.
-    pub fn on_accelerator(mut self) -> Self {
-        for block in &mut self.blocks {
-            block.attention.join(&self.config);
-        }
-        self.with_biases()
+    pub fn on_accelerator(self) -> Self {
+        self.kept(|mut model| {
+            for block in &mut model.blocks {
+                block.attention.join(&model.config);
+            }
+            model.with_biases()
+        })
     }
 
     /// The same model [`on_accelerator`](Self::on_accelerator) whose blocks are computed by kernels of its device, in fewer

@@ -1,6 +1,7 @@
 //! AdamW as the published recipes use it: decay on matrices only, warm-up and cosine, one global norm.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::optim::{
@@ -26,22 +27,38 @@ pub fn learning_rate(recipe: &Optimization, step: usize) -> f64 {
     recipe.peak_learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
 }
 
+/// A device's kernels for what happens to each parameter between two steps.
+#[derive(Debug, Clone)]
+pub(crate) struct Updates {
+    kernels: Arc<dyn Kernels>,
+    /// What gradients are multiplied by on their way into AdamW, as bits of `f32`: [`clip_global_norm`] says it for the step of the
+    /// optimizer that follows, so that clipping takes no pass of its own.
+    clip: Arc<AtomicU32>,
+}
+
+impl Updates {
+    pub fn new(kernels: Arc<dyn Kernels>) -> Self {
+        Self { kernels, clip: Arc::new(AtomicU32::new(1.0f32.to_bits())) }
+    }
+
+    fn clip(&self) -> f32 {
+        f32::from_bits(self.clip.load(Ordering::Relaxed))
+    }
+}
+
 /// AdamW with weight decay on matrices and kernels, not on biases, norms, embeddings or the codebook.
 ///
 /// With kernels each parameter takes one pass; its records are the same.
-pub(crate) fn adamw(
-    recipe: &Optimization,
-    kernels: Option<Arc<dyn Kernels>>,
-) -> Result<ModuleOptimizer, Error> {
+pub(crate) fn adamw(recipe: &Optimization, updates: Option<Updates>) -> Result<ModuleOptimizer, Error> {
     let patterns = vec![r"(^|\.)bias$", r"(^|\.)gamma$", r"(^|\.)beta$", r"^embedding\.", r"codebook$"];
     let undecayed = ParamGroup::from_any_regexes(patterns).map_err(|e| Error::Recipe {
         field: "weight_decay".into(),
         expected: "a group of parameters".into(),
         got: format!("{e:?}"),
     })?;
-    Ok(match kernels {
-        Some(kernels) => {
-            let of = |decay| InOnePass { kernels: kernels.clone(), recipe: recipe.clone(), decay };
+    Ok(match updates {
+        Some(updates) => {
+            let of = |decay| InOnePass { updates: updates.clone(), recipe: recipe.clone(), decay };
             ModuleOptimizer::from(of(recipe.weight_decay)).with_group(undecayed, of(0.0), None)
         }
         None => {
@@ -60,7 +77,7 @@ pub(crate) fn adamw(
 /// AdamW by kernels of the device.
 #[derive(Clone)]
 struct InOnePass {
-    kernels: Arc<dyn Kernels>,
+    updates: Updates,
     recipe: Optimization,
     decay: f32,
 }
@@ -88,9 +105,10 @@ impl Optimizer for InOnePass {
         };
         let step = done + 1;
         let Optimization { beta1, beta2, .. } = self.recipe;
-        let how = AdamW { rate, decay: self.decay, beta1, beta2, epsilon: EPSILON, step };
+        let clip = self.updates.clip();
+        let how = AdamW { rate, decay: self.decay, beta1, beta2, epsilon: EPSILON, step, clip };
         let parameter = Parameter { value: flat(tensor), first, second };
-        let Parameter { value, first, second } = self.kernels.adamw(parameter, flat(gradient), how);
+        let Parameter { value, first, second } = self.updates.kernels.adamw(parameter, flat(gradient), how);
         let momentum = AdaptiveMomentumState::new(step, first.reshape(shape), second.reshape(shape));
         (value.reshape(shape), Some(AdamWState::new(momentum)))
     }
@@ -100,15 +118,15 @@ impl Optimizer for InOnePass {
     }
 }
 
-/// Scales all gradients so that their global norm is at most `limit`; returns the norm before.
+/// Scales all gradients so that their global norm is at most `limit`, or says so to `updates`; returns the norm before.
 pub(crate) fn clip_global_norm<M: Module>(
     model: &M,
     grads: &mut GradientsParams,
     limit: f64,
-    kernels: Option<&dyn Kernels>,
+    updates: Option<&Updates>,
 ) -> f64 {
-    let sum = match kernels {
-        Some(kernels) => squares_by(kernels, model, grads),
+    let sum = match updates {
+        Some(updates) => squares_by(updates.kernels.as_ref(), model, grads),
         None => {
             let mut squares = Squares { grads, sum: None };
             model.visit(&mut squares);
@@ -116,8 +134,11 @@ pub(crate) fn clip_global_norm<M: Module>(
         }
     };
     let norm = sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>())).sqrt();
-    if norm.is_finite() && norm > limit {
-        model.visit(&mut Scale { grads, factor: limit / norm });
+    let factor = if norm.is_finite() && norm > limit { limit / norm } else { 1.0 };
+    match updates {
+        Some(updates) => updates.clip.store((factor as f32).to_bits(), Ordering::Relaxed),
+        None if factor < 1.0 => model.visit(&mut Scale { grads, factor }),
+        None => {}
     }
     norm
 }
@@ -235,8 +256,12 @@ pub(crate) mod tests {
             f64::from(squares.sum.unwrap().into_scalar::<f32>()).sqrt()
         };
         let before = all(&grads);
-        let by_kernels = clip_global_norm(&layers, &mut grads, 2.0 * before, Some(&Operations));
-        assert!((by_kernels - before).abs() < 1e-6, "{by_kernels} {before}");
+        let updates = Updates::new(Arc::new(Operations));
+        for (limit, clip) in [(2.0 * before, 1.0), (before / 2.0, 0.5)] {
+            let by_kernels = clip_global_norm(&layers, &mut grads, limit, Some(&updates));
+            assert!((by_kernels - before).abs() < 1e-6, "{by_kernels} {before}");
+            assert!((updates.clip() - clip).abs() < 1e-6 && (all(&grads) - before).abs() < 1e-6);
+        }
         assert!((clip_global_norm(&layers, &mut grads, before / 2.0, None) - before).abs() < 1e-6);
         assert!((all(&grads) - before / 2.0).abs() < 1e-5);
         clip_global_norm(&layers, &mut grads, before, None);
@@ -273,28 +298,32 @@ pub(crate) mod tests {
         let recipe = optimization();
         let start: Linear = LinearConfig::new(5, 3).init(&device);
         let x = Tensor::<2>::random([4, 5], Distribution::Normal(0.0, 1.0), &device);
-        let run = |kernels: Option<Arc<dyn Kernels>>| {
-            let (mut layer, mut optimizer) = (start.clone(), adamw(&recipe, kernels.clone()).unwrap());
+        let run = |updates: Option<Updates>| {
+            let (mut layer, mut optimizer) = (start.clone(), adamw(&recipe, updates.clone()).unwrap());
             for step in 0..6 {
                 // In the middle another optimiser takes the record over.
                 if step == 3 {
                     let record = optimizer.to_record();
-                    optimizer = adamw(&recipe, kernels.clone()).unwrap().load_record(record);
+                    optimizer = adamw(&recipe, updates.clone()).unwrap().load_record(record);
                 }
                 let loss = layer.forward(x.clone()).square().sum();
-                let grads = GradientsParams::from_grads(loss.backward(), &layer);
+                let mut grads = GradientsParams::from_grads(loss.backward(), &layer);
+                // Of each other step the gradients are too large.
+                let limit = if step % 2 == 0 { 0.1 } else { 1e3 };
+                let norm = clip_global_norm(&layer, &mut grads, limit, updates.as_ref());
+                assert!((0.1..1e3).contains(&norm), "{norm}");
                 layer = optimizer.step(0.05, layer, grads);
             }
             (layer, optimizer)
         };
         let (by_burn, optimizer) = run(None);
-        let (by_kernels, _) = run(Some(Arc::new(Operations)));
+        let (by_kernels, _) = run(Some(Updates::new(Arc::new(Operations))));
         let off = (by_burn.weight.val() - by_kernels.weight.val()).abs().max().into_scalar::<f32>();
         let moved = (by_burn.weight.val() - start.weight.val()).abs().max().into_scalar::<f32>();
         assert!(off < 1e-6 && moved > 0.1, "{off} of {moved}");
         // A run that was begun by one goes on by the other.
-        let kernels: Arc<dyn Kernels> = Arc::new(Operations);
-        let mut other = adamw(&recipe, Some(kernels)).unwrap().load_record(optimizer.to_record());
+        let updates = Updates::new(Arc::new(Operations));
+        let mut other = adamw(&recipe, Some(updates)).unwrap().load_record(optimizer.to_record());
         let mut same = adamw(&recipe, None).unwrap().load_record(optimizer.to_record());
         let grads = || {
             let loss = by_burn.forward(x.clone()).square().sum();

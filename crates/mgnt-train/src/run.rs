@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoints, HandedOver, Progress, Start, WhenAsked};
 use crate::event::{Event, Watcher};
 use crate::identity::Identity;
 use crate::learner::{Elsewhere, Figure, Renderer, Schedule, Stage, StepCounted, Steps, Trainee};
-use crate::optimizer::adamw;
+use crate::optimizer::{Updates, adamw};
 use crate::part::Workers;
 use crate::task::{Description, Task};
 use crate::teller::Teller;
@@ -75,10 +75,10 @@ pub fn run<T: Task>(
     let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
     let model = task.initial(&part::taped(device, optimization))?;
-    let kernels = task.kernels();
+    let updates = task.kernels().map(Updates::new);
     let mut start = Start {
-        trainee: Trainee::new(model, optimization.ema_decay, kernels.clone()),
-        optimizer: adamw(optimization, kernels)?,
+        trainee: Trainee::new(model, optimization.ema_decay, task.kernels()),
+        optimizer: adamw(optimization, updates.clone())?,
         schedule: None,
         progress: Progress::default(),
     };
@@ -104,7 +104,7 @@ pub fn run<T: Task>(
     });
     let teller = Teller::new(out, start.progress.step, optimization, tokens_a_step, watcher)?;
     let workers = Workers::new(device, others, side_by_side, optimization.parts)?;
-    let stage = Stage::new(task, optimization, workers);
+    let stage = Stage::new(task, optimization, workers, updates);
     let checkpoints = saves.then_some(checkpoints);
     learn(stage, start, optimization, checkpoints, teller, out, stop)
 }

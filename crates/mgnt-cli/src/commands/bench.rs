@@ -85,7 +85,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if matches!(arguments.what, What::Train) && arguments.compute.dtype != Dtype::F32 {
         return Err(bad_use("--dtype: of a training the recipe's `precision` says it"));
     }
-    let device = arguments.compute.open()?;
+    let device = match arguments.what {
+        What::Train => arguments.compute.device.open_to_train()?,
+        _ => arguments.compute.open()?,
+    };
     let dtype = arguments.compute.dtype;
     let product = LargeProduct::for_device(arguments.compute.device);
     let matrix_peak_gflops = product.peak(dtype, arguments.compute.kernels(&device).as_deref(), &device);

@@ -54,7 +54,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let store = Arc::new(TokenStore::open(training.data()?)?);
     let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?.map(Arc::new);
-    let device = training.home()?.open()?;
+    let device = training.home()?.open_to_train()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
     if training.devices.len() < 2 {
         task = training.home()?.trained(task, &device);

@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let store = Arc::new(PictureStore::open(training.data()?)?);
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?.map(Arc::new);
     let word = training.home()?;
-    let device = word.open()?;
+    let device = word.open_to_train()?;
     let networks = arguments.networks.open(&recipe, word, &device)?;
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));

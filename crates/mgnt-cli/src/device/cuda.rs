@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 
 use anyhow::{anyhow, bail};
+use cubecl_runtime::config::memory::PersistentMemory;
 use cubecl_runtime::config::{CubeClRuntimeConfig, RuntimeConfig};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -51,13 +52,20 @@ pub fn check(number: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps compiled kernels from run to run where what tuning finds is kept already (`target/environment` of a checkout, else the
-/// user's cache folder): the first decode of scale L compiles hundreds, which takes minutes. A `cubecl.toml` says the
-/// folder and all else.
-pub fn keep_kernels() {
+/// Settings of CubeCL that Burn leaves as they are; a `cubecl.toml` says all else, the folder too.
+///
+/// Compiled kernels are kept from run to run where what tuning finds is kept already (`target/environment` of a checkout, else the
+/// user's cache folder): the first decode of scale L compiles hundreds, which takes minutes.
+///
+/// A training also gives what is of a parameter's size (gradients, averages) memory of its own, which is found by its size: else the
+/// host looks through all that lives for each tensor, a quarter of its time in a step of scale L (docs/performance.md).
+pub fn configure(trains: bool) {
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     config.compilation.cache = true;
-    // Once a device is open it is too late, and needless.
+    if trains && matches!(config.memory.persistent_memory, PersistentMemory::Enabled) {
+        config.memory.persistent_memory = PersistentMemory::SizeMatch;
+    }
+    // The first to say it has said it: once a device is open it is too late, and needless.
     CubeClRuntimeConfig::try_set(config);
 }
 

@@ -73,7 +73,7 @@ impl DeviceWord {
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
                 cuda::check(number)?;
-                cuda::keep_kernels();
+                cuda::configure(false);
                 Ok(Device::cuda(number))
             }
             #[allow(unreachable_patterns, reason = "with every backend built in, nothing is left")]
@@ -84,6 +84,15 @@ impl DeviceWord {
                 feature = other.feature(),
             ))),
         }
+    }
+
+    /// The same for a process that trains.
+    pub fn open_to_train(self) -> anyhow::Result<Device> {
+        #[cfg(feature = "cuda")]
+        if matches!(self, Self::Cuda(_)) {
+            cuda::configure(true);
+        }
+        self.open()
     }
 
     /// Bytes of its memory, where the system tells.

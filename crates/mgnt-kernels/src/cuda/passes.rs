@@ -274,8 +274,8 @@ pub(crate) fn squares(numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor
 
 pub(crate) fn adamw(parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
     let [kept, rate, of_second] = how.factors();
-    let factors =
-        update::Factors { kept, beta1: how.beta1, beta2: how.beta2, rate, of_second, epsilon: how.epsilon };
+    let AdamW { beta1, beta2, epsilon, clip, .. } = how;
+    let factors = update::Factors { kept, beta1, beta2, rate, of_second, epsilon, clip };
     let (value, first, second) = Dispatch::adamw(
         parameter.value.into_dispatch(),
         parameter.first.into_dispatch(),

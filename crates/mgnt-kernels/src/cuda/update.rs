@@ -24,6 +24,8 @@ pub struct Factors {
     pub of_second: f32,
     /// Beside the root.
     pub epsilon: f32,
+    /// What gradients are multiplied by.
+    pub clip: f32,
 }
 
 /// [`Kernels::adamw`](mgnt_model::kernels::Kernels::adamw): the parameter and both averages, written over where nobody else
@@ -40,7 +42,7 @@ pub fn adamw(
     let (client, count) = (gradient.client.clone(), gradient.meta.num_elements());
     let size = vector(&client, gradient.dtype.size(), &[count]);
     let (cubes, dim) = by_piece(&client, count / size);
-    let Factors { kept, beta1, beta2, rate, of_second, epsilon } = factors;
+    let Factors { kept, beta1, beta2, rate, of_second, epsilon, clip } = factors;
     let [value, first, second] = before;
     let [to_value, to_first, to_second] = after.clone().map(CubeTensor::into_tensor_arg);
     // SAFETY: units beyond the last piece end at once, and the others stay within their tensors, which have no gaps. A unit reads what
@@ -65,6 +67,7 @@ pub fn adamw(
             rate,
             of_second,
             epsilon,
+            clip,
         );
     }
     after
@@ -144,12 +147,13 @@ fn move_parameter<N: Size>(
     rate: f32,
     of_second: f32,
     epsilon: f32,
+    clip: f32,
 ) {
     let piece = ABSOLUTE_POS;
     if piece >= pieces as usize {
         terminate!();
     }
-    let slope = gradient[piece];
+    let slope = gradient[piece] * Vector::new(clip);
     let first = first[piece] * Vector::new(beta1) + slope * Vector::new(1.0 - beta1);
     let second = second[piece] * Vector::new(beta2) + slope * slope * Vector::new(1.0 - beta2);
     let root = (second * Vector::new(of_second)).sqrt() + Vector::new(epsilon);

@@ -200,6 +200,8 @@ pub struct AdamW {
     pub epsilon: f32,
     /// 1 at first.
     pub step: usize,
+    /// What gradients are multiplied by.
+    pub clip: f32,
 }
 
 impl AdamW {

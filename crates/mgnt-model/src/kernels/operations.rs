@@ -187,6 +187,7 @@ impl Kernels for Operations {
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
         let [kept, rate, of_second] = how.factors();
+        let gradient = gradient * how.clip;
         let first = parameter.first * how.beta1 + gradient.clone() * (1.0 - how.beta1);
         let second = parameter.second * how.beta2 + gradient.square() * (1.0 - how.beta2);
         let change = first.clone() * rate / ((second.clone() * of_second).sqrt() + how.epsilon);

@@ -6,7 +6,7 @@ use burn::optim::GradientsParams;
 
 use super::Told;
 use super::steps::Compute;
-use crate::optimizer::clip_global_norm;
+use crate::optimizer::{Updates, clip_global_norm};
 use crate::part::{self, Computed, Workers};
 use crate::task::{Figures, Task};
 use crate::{Error, Optimization};
@@ -16,16 +16,19 @@ pub(crate) struct Stage<T: Task> {
     task: RwLock<T>,
     optimization: Optimization,
     workers: Workers,
+    /// Those of the optimizer.
+    updates: Option<Updates>,
     /// What the parts of the last step left.
     extras: Mutex<Vec<T::Extra>>,
 }
 
 impl<T: Task> Stage<T> {
-    pub fn new(task: T, optimization: &Optimization, workers: Workers) -> Self {
+    pub fn new(task: T, optimization: &Optimization, workers: Workers, updates: Option<Updates>) -> Self {
         Self {
             task: RwLock::new(task),
             optimization: optimization.clone(),
             workers,
+            updates,
             extras: Mutex::new(Vec::new()),
         }
     }
@@ -52,9 +55,8 @@ impl<T: Task> Compute<T::Model> for Stage<T> {
     fn train(&self, model: &T::Model, step: usize) -> Result<(GradientsParams, Told), Error> {
         let computed = part::compute(&*self.task(), model, &self.optimization, step, &self.workers)?;
         let Computed { loss, mut gradients, figures, extras } = computed;
-        let kernels = self.task().kernels();
         let limit = self.optimization.clip_norm;
-        let gradient_norm = clip_global_norm(model, &mut gradients, limit, kernels.as_deref());
+        let gradient_norm = clip_global_norm(model, &mut gradients, limit, self.updates.as_ref());
         *self.extras() = extras;
         Ok((gradients, Told { loss, gradient_norm, figures: Arc::new(figures) }))
     }

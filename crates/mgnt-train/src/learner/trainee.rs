@@ -72,7 +72,7 @@ impl<M: Module + ModuleDisplay + 'static> TrainStep for Trainee<M> {
     type Input = Step<M>;
     type Output = Output;
 
-    /// Gradients are of the model alone, and clipped.
+    /// Gradients are of the model alone, and clipped, or to be clipped within the optimizer's pass.
     fn step(&self, step: Step<M>) -> TrainOutput<Output> {
         match step.of.train(&self.model, step.number) {
             Ok((grads, told)) => TrainOutput { grads, item: Output(Ok(told)) },

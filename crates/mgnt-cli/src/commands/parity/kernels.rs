@@ -134,7 +134,7 @@ pub fn answers(
 
     let mut moved = TensorMap::new();
     let all_of = |seed| numbers.full([ROWS * WIDTH], seed);
-    let how = AdamW { rate: 1e-2, decay: 0.05, beta1: 0.9, beta2: 0.96, epsilon: 1e-8, step: 3 };
+    let how = AdamW { rate: 1e-2, decay: 0.05, beta1: 0.9, beta2: 0.96, epsilon: 1e-8, step: 3, clip: 0.7 };
     let (value, first, second) = (all_of(40), all_of(41), all_of(42).abs());
     let held = value.clone();
     let after = kernels.adamw(Parameter { value, first, second }, all_of(43), how);
