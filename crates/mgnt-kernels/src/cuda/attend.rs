@@ -1,10 +1,9 @@
-use burn::backend::ops::FloatTensorOps;
-use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::cuda::dense::own;
 use crate::cuda::flash;
 use crate::cuda::heads::{Turned, from_heads, turn_heads};
 use crate::cuda::library;
@@ -20,27 +19,25 @@ pub fn attend(queries: CubeTensor, keys: CubeTensor, values: CubeTensor, positio
     if let Some(mixed) = flash::attend(&queries, &keys, &values, positions) {
         return mixed;
     }
-    let weights = weigh(queries, keys, positions);
+    let [_, weights] = weigh(queries, keys, positions, None);
     mix(weights, into_contiguous(values))
 }
 
-/// Weights `[B, heads, A, room]` of the first `positions`; those of the others are zero.
-pub fn weigh(queries: CubeTensor, keys: CubeTensor, positions: usize) -> CubeTensor {
+/// Weights `[B, heads, A, room]` of the first `positions`, and the same times a mask, where there is one; those of the others are
+/// zero.
+pub fn weigh(
+    queries: CubeTensor,
+    keys: CubeTensor,
+    positions: usize,
+    mask: Option<CubeTensor>,
+) -> [CubeTensor; 2] {
     let [queries, keys] = [queries, keys].map(into_contiguous);
     let (of_queries, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
     let (batch, heads, active, width) = (of_queries[0], of_queries[1], of_queries[2], of_queries[3]);
     let scores = empty([batch, heads, active, room], queries.dtype, &queries);
     let scores = multiply(queries, turned(keys), scores);
-    softmax(&scores, positions, (width as f32).powf(-0.5));
-    scores
-}
-
-/// Weights, of those that a mask leaves.
-pub fn kept(weights: CubeTensor, mask: Option<CubeTensor>) -> CubeTensor {
-    match mask {
-        Some(mask) => CubeBackend::float_mul(weights, mask),
-        None => weights,
-    }
+    let kept = softmax(&scores, positions, (width as f32).powf(-0.5), mask);
+    [scores, kept]
 }
 
 /// `[R, heads * head width]` of weights and values.
@@ -64,14 +61,22 @@ pub fn by_head(rows: CubeTensor, batch: usize, heads: usize) -> CubeTensor {
     view(rows, [batch, heads, active, width], [active * all, width, all, 1])
 }
 
-/// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero.
-fn softmax(scores: &CubeTensor, positions: usize, scale: f32) {
+/// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero. Gives what a mask
+/// leaves of it.
+fn softmax(scores: &CubeTensor, positions: usize, scale: f32, mask: Option<CubeTensor>) -> CubeTensor {
     let shape = scores.meta.shape();
     let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
     let client = &scores.client;
     let (count, dim, plane) = by_row(client, rows);
     let size = vector_of_row(client, scores.dtype.size(), room, plane);
     let vectors = room / size;
+    let has_mask = mask.is_some();
+    let kept = match mask {
+        Some(_) => empty([shape[0], shape[1], shape[2], room], scores.dtype, scores),
+        None => scores.clone(),
+    };
+    // Another tensor stands for a mask that is not there, and is not read.
+    let mask = mask.map_or_else(|| scores.clone(), into_contiguous);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         softmax_of_rows::launch_unchecked(
@@ -80,24 +85,31 @@ fn softmax(scores: &CubeTensor, positions: usize, scale: f32) {
             dim,
             size,
             scores.clone().into_tensor_arg(),
+            mask.into_tensor_arg(),
+            kept.clone().into_tensor_arg(),
             rows as u32,
             positions as u32,
             scale,
+            has_mask,
             size,
             vectors,
             plane,
             element(scores.dtype),
         );
     }
+    kept
 }
 
 /// A plane has a row, and its units every so many-th vector of it, in registers from the first reading to the last writing.
 #[cube(launch_unchecked)]
 fn softmax_of_rows<E: Float, N: Size>(
     scores: &mut Tensor<Vector<E, N>>,
+    mask: &Tensor<Vector<E, N>>,
+    kept: &mut Tensor<Vector<E, N>>,
     rows: u32,
     positions: u32,
     scale: f32,
+    #[comptime] has_mask: bool,
     #[comptime] size: usize,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
@@ -149,7 +161,11 @@ fn softmax_of_rows<E: Float, N: Size>(
     for i in 0..each {
         let at = unit + i * plane;
         if at < vectors {
-            scores[first + at] = Vector::cast_from(held[i] * Vector::new(share));
+            let weight = Vector::<E, N>::cast_from(held[i] * Vector::new(share));
+            scores[first + at] = weight;
+            if comptime!(has_mask) {
+                kept[first + at] = times::<E, N>(weight, mask[first + at]);
+            }
         }
     }
 }
@@ -170,27 +186,32 @@ pub fn attend_back(
         false => by_head(into_contiguous(gradient), batch, heads),
     };
     let of_context = || empty([batch, heads, room, width], dtype, &queries);
-    let kept = kept(weights.clone(), mask.clone());
-    let of_values = multiply(turned(kept), gradient.clone(), of_context());
     let of_weights = empty([batch, heads, active, room], dtype, &queries);
-    let scores = multiply(gradient, turned(values), of_weights);
-    softmax_back(&scores, weights, mask, (width as f32).powf(-0.5));
+    let scores = multiply(gradient.clone(), turned(values), of_weights);
+    let kept = softmax_back(&scores, weights, mask, (width as f32).powf(-0.5));
+    let of_values = multiply(turned(kept), gradient, of_context());
     let of_queries = empty([batch, heads, active, width], dtype, &queries);
     let of_queries = multiply(scores.clone(), keys, of_queries);
     let of_keys = multiply(turned(scores), queries.clone(), of_context());
     from_heads(of_queries, of_keys, of_values)
 }
 
-/// What goes back to scores, in the place of what goes back to their weights.
-fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, mask: Option<CubeTensor>, scale: f32) {
+/// What goes back to scores, in the place of what goes back to their weights. Gives what a mask leaves of these, in their place too.
+fn softmax_back(
+    gradient: &CubeTensor,
+    weights: CubeTensor,
+    mask: Option<CubeTensor>,
+    scale: f32,
+) -> CubeTensor {
     let shape = gradient.meta.shape();
     let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
     let client = &gradient.client;
     let (count, dim, plane) = by_row(client, rows);
     let size = vector_of_row(client, gradient.dtype.size(), room, plane);
     let has_mask = mask.is_some();
+    let weights = if has_mask { own(weights) } else { weights };
     // Another tensor stands for a mask that is not there, and is not read.
-    let mask = mask.unwrap_or_else(|| weights.clone());
+    let mask = mask.unwrap_or_else(|| gradient.clone());
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         softmax_back_of_rows::launch_unchecked(
@@ -199,7 +220,7 @@ fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, mask: Option<CubeTen
             dim,
             size,
             gradient.clone().into_tensor_arg(),
-            weights.into_tensor_arg(),
+            weights.clone().into_tensor_arg(),
             into_contiguous(mask).into_tensor_arg(),
             rows as u32,
             scale,
@@ -209,13 +230,20 @@ fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, mask: Option<CubeTen
             element(gradient.dtype),
         );
     }
+    weights
+}
+
+/// Rounded once.
+#[cube]
+fn times<E: Float, N: Size>(a: Vector<E, N>, b: Vector<E, N>) -> Vector<E, N> {
+    Vector::cast_from(Vector::<f32, N>::cast_from(a) * Vector::cast_from(b))
 }
 
 /// `weights (gradient - sum(weights gradient)) scale`, of a gradient times a mask where there is one.
 #[cube(launch_unchecked)]
 fn softmax_back_of_rows<E: Float, N: Size>(
     gradient: &mut Tensor<Vector<E, N>>,
-    weights: &Tensor<Vector<E, N>>,
+    weights: &mut Tensor<Vector<E, N>>,
     mask: &Tensor<Vector<E, N>>,
     rows: u32,
     scale: f32,
@@ -257,6 +285,9 @@ fn softmax_back_of_rows<E: Float, N: Size>(
         if at < vectors {
             let back = weight[i] * (of_weights[i] - Vector::new(sum)) * Vector::new(scale);
             gradient[first + at] = Vector::cast_from(back);
+            if comptime!(has_mask) {
+                weights[first + at] = times::<E, N>(weights[first + at], mask[first + at]);
+            }
         }
     }
 }

@@ -118,8 +118,8 @@ impl GradientPasses for CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let positions = sums.meta.shape()[1] / samples;
         let (queries, keys, values) = heads::new_heads(sums, biases, samples, heads, whole_rows(positions));
-        let weights = attend::weigh(queries.clone(), keys.clone(), positions);
-        let kept = attend::kept(weights.clone(), has_mask.then_some(mask));
+        let mask = has_mask.then_some(mask);
+        let [weights, kept] = attend::weigh(queries.clone(), keys.clone(), positions, mask);
         let mixed = attend::mix(kept, values.clone());
         (mixed, queries, keys, values, weights)
     }

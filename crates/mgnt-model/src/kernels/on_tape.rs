@@ -61,7 +61,10 @@ impl OnTape<'_> {
         let shape = [self.samples, heads, active, whole_rows(active)];
         (share > 0.0).then(|| {
             let to: (_, DType) = (&sums.device(), sums.dtype());
-            Tensor::random(shape, Distribution::Bernoulli(1.0 - share), to) / (1.0 - share)
+            // In a row: Burn leaves gaps between the rows of a tensor that has some, where a device likes them.
+            let count = shape.iter().product::<usize>();
+            let mask = Tensor::<1>::random([count], Distribution::Bernoulli(1.0 - share), to) / (1.0 - share);
+            mask.reshape(shape)
         })
     }
 
