@@ -23,6 +23,8 @@ mod cuda;
 mod layout;
 #[cfg(any(feature = "cuda", test))]
 mod parts;
+#[cfg(any(feature = "cuda", test))]
+mod place;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{library, on};

@@ -11,7 +11,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 
 use crate::cuda::dense;
-use crate::cuda::place::{has_some, or_other};
+use crate::place::{has_some, or_other};
 
 /// With one weight, or with three `[3, _, _]`.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -100,13 +100,13 @@ impl<B: ProductsBack> Backward<B, 2> for DenseBack {
         let ([of_x, of_weights], Multiplied { x, weights, to }) = (ops.parents, ops.state);
         let (inputs, shape) = (x.shape()[1], weights.shape());
         if let Some(parent) = of_x {
-            let before = has_some(parent.id).then(|| gradients.consume::<B>(&parent));
+            let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
             let (before, has_before) = or_other(before, &gradient);
             let back = B::dense_to_input(gradient.clone(), weights, before, has_before, inputs, to);
             gradients.register::<B>(parent.id, back);
         }
         if let Some(parent) = of_weights {
-            let before = has_some(parent.id).then(|| gradients.consume::<B>(&parent));
+            let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
             let (before, has_before) = or_other(before, &gradient);
             gradients.register::<B>(parent.id, B::dense_to_weights(x, gradient, before, has_before, shape));
         }

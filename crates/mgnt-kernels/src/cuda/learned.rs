@@ -12,7 +12,7 @@ use mgnt_model::kernels::{Aim, Dropped, Entropy, Samples};
 
 use crate::cuda::gelu;
 use crate::cuda::gradients::GradientPasses;
-use crate::cuda::place::{Place, has_some, or_other};
+use crate::place::{Place, has_some, or_other};
 
 /// Operations with one result, which Burn's tape knows how to hold.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -109,7 +109,7 @@ impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
         let of_sums = B::attended_back(gradient, queries, keys, values, weights, mask, has_mask);
         let [sums, biases] = ops.parents;
         if let Some(biases) = biases {
-            let before = has_some(biases.id).then(|| gradients.consume::<B>(&biases));
+            let before = has_some(biases.id.value).then(|| gradients.consume::<B>(&biases));
             let (before, has_before) = or_other(before, &of_sums);
             let back = B::sum_of_columns(of_sums.clone(), before, has_before, shape);
             gradients.register::<B>(biases.id, back);
@@ -139,7 +139,7 @@ impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
         let of_sums = B::hidden_back(gradient, ops.state.sums, ops.state.bias);
         let [sums, bias] = ops.parents;
         if let Some(bias) = bias {
-            let before = has_some(bias.id).then(|| gradients.consume::<B>(&bias));
+            let before = has_some(bias.id.value).then(|| gradients.consume::<B>(&bias));
             let (before, has_before) = or_other(before, &of_sums);
             gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone(), before, has_before, shape));
         }
@@ -175,7 +175,7 @@ impl<B: GradientPasses> Backward<B, 3> for NormBack {
         let (of_stream, of_sums) =
             B::norm_back(gradient.clone(), normal.clone(), inverse, parameters, drawn.clone(), share, to);
         if let Some(parent) = of_parameters {
-            let before = has_some(parent.id).then(|| gradients.consume::<B>(&parent));
+            let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
             let (before, has_before) = or_other(before, &gradient);
             let back = B::sums_of_norm(of_stream.clone(), gradient, normal, drawn, share, before, has_before);
             gradients.register::<B>(parent.id, back);
@@ -184,7 +184,7 @@ impl<B: GradientPasses> Backward<B, 3> for NormBack {
             gradients.register::<B>(sums.id, of_sums);
         }
         if let Some(stream) = stream {
-            let before = has_some(stream.id).then(|| gradients.consume::<B>(&stream));
+            let before = has_some(stream.id.value).then(|| gradients.consume::<B>(&stream));
             let all = match before {
                 Some(before) => B::float_add(of_stream, before),
                 None => of_stream,
@@ -276,7 +276,7 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
                 let place = Place::default();
                 let kept = Normal { normal, inverse, parameters, drawn, share, to };
                 let normed = operation.finish((kept, place.clone()), normed);
-                place.open(normed.id());
+                place.open(normed.id().value);
                 normed
             }
             OpsKind::UnTracked(operation) => {

@@ -19,7 +19,6 @@ mod library;
 mod norm;
 mod norm_on_tape;
 mod passes;
-mod place;
 mod product;
 mod rows;
 mod shared;

@@ -11,8 +11,8 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
 
-use crate::cuda::place::Place;
 use crate::cuda::stack;
+use crate::place::Place;
 
 /// On a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -107,7 +107,7 @@ impl<B: Shared + SharedBack, C: CheckpointStrategy> Shared for Autodiff<B, C> {
             OpsKind::Tracked(operation) => {
                 let place = Place::default();
                 let shared = operation.finish((place.clone(), of), shared);
-                place.open(shared.id());
+                place.open(shared.id().value);
                 shared
             }
             OpsKind::UnTracked(operation) => operation.finish(shared),
@@ -128,7 +128,7 @@ impl<B: Shared + SharedBack, C: CheckpointStrategy> Shared for Autodiff<B, C> {
             OpsKind::Tracked(operation) => {
                 let place = Place::default();
                 let shared = operation.finish((place.clone(), of), shared);
-                place.open(shared.id());
+                place.open(shared.id().value);
                 shared
             }
             OpsKind::UnTracked(operation) => operation.finish(shared),

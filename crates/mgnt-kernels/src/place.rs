@@ -4,17 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use burn_autodiff::NodeId;
-
 /// Whether something went back already, for each tensor that has a place.
-static PLACES: Mutex<BTreeMap<NodeId, bool>> = Mutex::new(BTreeMap::new());
+static PLACES: Mutex<BTreeMap<u64, bool>> = Mutex::new(BTreeMap::new());
 
 /// The place of a tensor, for as long as the operation that made it is on the tape and has not gone back.
 #[derive(Debug, Clone, Default)]
 pub struct Place(Arc<Known>);
 
 #[derive(Debug, Default)]
-struct Known(OnceLock<NodeId>);
+struct Known(OnceLock<u64>);
 
 impl Drop for Known {
     fn drop(&mut self) {
@@ -25,8 +23,8 @@ impl Drop for Known {
 }
 
 impl Place {
-    /// For the tensor of that name, which no other operation makes.
-    pub fn open(&self, id: NodeId) {
+    /// For the tensor of that number on the tape, which no other operation makes.
+    pub fn open(&self, id: u64) {
         if self.0.0.set(id).is_ok() {
             PLACES.lock().unwrap_or_else(PoisonError::into_inner).insert(id, false);
         }
@@ -35,7 +33,7 @@ impl Place {
 
 /// Whether what goes back to a tensor is to be added to what did already, which the container of gradients then gives out; else it is
 /// the first, or the tensor has no place.
-pub fn has_some(id: NodeId) -> bool {
+pub fn has_some(id: u64) -> bool {
     let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
     places.get_mut(&id).is_some_and(|has_some| std::mem::replace(has_some, true))
 }
@@ -52,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_place_has_some_from_the_first_time_on_and_is_gone_with_its_operation() {
-        let (id, other) = (NodeId { value: u64::MAX }, NodeId { value: u64::MAX - 1 });
+        let (id, other) = (u64::MAX, u64::MAX - 1);
         assert!(!has_some(id), "it is not open");
         let place = Place::default();
         place.open(id);
