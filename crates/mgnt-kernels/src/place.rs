@@ -38,12 +38,6 @@ pub fn has_some(id: u64) -> bool {
     places.get_mut(&id).is_some_and(|has_some| std::mem::replace(has_some, true))
 }
 
-/// An operation has all of its tensors: another stands for what did not go back yet, and is not read.
-pub fn or_other<T: Clone>(before: Option<T>, other: &T) -> (T, bool) {
-    let is_there = before.is_some();
-    (before.unwrap_or_else(|| other.clone()), is_there)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,8 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 
 use crate::cuda::dense;
-use crate::place::{has_some, or_other};
+use crate::cuda::gradients::or_other;
+use crate::place::has_some;
 
 /// With one weight, or with three `[3, _, _]`.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]

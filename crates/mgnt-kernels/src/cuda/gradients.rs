@@ -216,6 +216,12 @@ impl GradientPasses for CubeBackend {
     }
 }
 
+/// An operation has all of its tensors: another stands for what did not go back yet, and is not read.
+pub fn or_other<T: Clone>(before: Option<T>, other: &T) -> (T, bool) {
+    let is_there = before.is_some();
+    (before.unwrap_or_else(|| other.clone()), is_there)
+}
+
 /// What comes out, by what goes in.
 #[cfg(feature = "fusion")]
 mod shapes {

@@ -11,8 +11,8 @@ use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{Aim, Dropped, Entropy, Samples};
 
 use crate::cuda::gelu;
-use crate::cuda::gradients::GradientPasses;
-use crate::place::{Place, has_some, or_other};
+use crate::cuda::gradients::{GradientPasses, or_other};
+use crate::place::{Place, has_some};
 
 /// Operations with one result, which Burn's tape knows how to hold.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
