@@ -437,15 +437,9 @@ impl NestedTransformer {
                 self.head.forward_by(kernels, rows, table, count)
             }
             Some(kernels) if self.is_learned_by_kernels() && rows.device().is_autodiff() => {
-                match &self.learned {
-                    Some(learned) => learned.head.forward(kernels, rows, count, NORM_EPSILON),
-                    None => LearnedHead::new(&self.head, table, kernels, self.compute_type()).forward(
-                        kernels,
-                        rows,
-                        count,
-                        NORM_EPSILON,
-                    ),
-                }
+                let new = || LearnedHead::new(&self.head, table, kernels, self.compute_type());
+                let head = self.learned.as_ref().map_or_else(new, |learned| learned.head.clone());
+                head.forward(kernels, rows, count)
             }
             _ => self.head.forward(rows, table, count),
         }

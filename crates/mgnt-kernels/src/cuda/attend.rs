@@ -3,12 +3,11 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cuda::dense::own;
 use crate::cuda::flash;
 use crate::cuda::heads::{Turned, from_heads, turn_heads};
 use crate::cuda::library;
 use crate::cuda::product::{multiply, turned, view};
-use crate::cuda::rows::{by_row, element, empty, vector_of_row};
+use crate::cuda::rows::{by_row, element, empty, own, vector_of_row};
 
 /// What takes a score's place beyond the positions: no exponential leaves anything of it.
 pub const HIDDEN: f32 = -1e30;

@@ -4,10 +4,9 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cuda::dense::own;
 use crate::cuda::norm_on_tape::{Dropped, kept};
 use crate::cuda::product::view;
-use crate::cuda::rows::{by_piece, element, empty, vector};
+use crate::cuda::rows::{by_piece, element, empty, own, vector};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::library::{self, Then};
 use crate::cuda::product::{cut, multiply, multiply_and_add, turned, view, view_from};
-use crate::cuda::rows::empty;
+use crate::cuda::rows::{empty, own};
 
 /// [`Kernels::dense`](mgnt_model::kernels::Kernels::dense) of `x [R, n]` in the type of `weights`, one or `[3, _, _]`: each product goes
 /// into columns of its own.
@@ -40,16 +40,17 @@ pub fn back_to_input(
     let gradient = into_contiguous(gradient);
     let count = count(weights);
     let (rows, outputs) = (gradient.meta.shape()[1], gradient.meta.shape()[2] / count);
-    let mut back = before.map(own);
+    let adds = before.is_some();
+    let mut back = before.map_or_else(|| empty([rows, inputs], to, &gradient), own);
     for index in 0..count {
         let part = beside(&gradient, index, count);
         let weight = turned(cut_one(weights, index, inputs, outputs));
-        back = Some(match back {
-            Some(back) => multiply_and_add(part, weight, back),
-            None => multiply(part, weight, empty([rows, inputs], to, &gradient)),
-        });
+        back = match adds || index > 0 {
+            true => multiply_and_add(part, weight, back),
+            false => multiply(part, weight, back),
+        };
     }
-    back.unwrap_or_else(|| empty([rows, inputs], to, &gradient))
+    back
 }
 
 /// What goes back to one weight or three of `shape` from `x [R, n]` and the gradient, and `before`: whole ones in `f32`, of which
@@ -90,11 +91,6 @@ fn unwritten(shape: &[usize], like: &CubeTensor) -> CubeTensor {
         [count, rows, columns] => empty([count, rows, columns], DType::F32, like),
         _ => empty([shape[0], shape[1]], DType::F32, like),
     }
-}
-
-/// A tensor without gaps that may be written to.
-pub fn own(tensor: CubeTensor) -> CubeTensor {
-    into_contiguous(if tensor.can_mut() { tensor } else { tensor.copy() })
 }
 
 /// How many weights there are.

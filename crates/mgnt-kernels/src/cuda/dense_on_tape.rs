@@ -76,8 +76,8 @@ impl ProductsBack for CubeBackend {
     }
 }
 
-/// In the type of products.
-fn rounded<B: Backend>(x: FloatTensor<B>, to: DType) -> FloatTensor<B> {
+/// In a type; itself where it has that.
+pub(crate) fn rounded<B: Backend>(x: FloatTensor<B>, to: DType) -> FloatTensor<B> {
     if x.dtype() == to { x } else { B::float_cast(x, to.into()) }
 }
 

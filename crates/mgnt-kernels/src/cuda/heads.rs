@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::library::Then;
 use crate::cuda::product::{by_library, product, view, view_from};
-use crate::cuda::rows::{by_piece, element, empty, vector};
+use crate::cuda::rows::{by_piece, element, empty, own, vector};
 
 /// [`Kernels::heads`](mgnt_model::kernels::Kernels::heads). Buffers that nobody else holds are written in place.
 pub fn heads(
@@ -50,11 +50,6 @@ pub fn new_heads(
     let biases = from_fn(|part| view_from(biases.clone(), part * whole, [each], [1]));
     let queries = write(sums, Some(biases), &keys, &values, 0, room);
     (queries, keys, values)
-}
-
-/// A buffer without gaps that may be written to. Burn gives a copy gaps where it likes rows aligned.
-fn own(buffer: CubeTensor) -> CubeTensor {
-    into_contiguous(if buffer.can_mut() { buffer } else { buffer.copy() })
 }
 
 /// Queries; and keys and values of `span` positions from `from` on, of which those that no sums are for are zero.

@@ -4,6 +4,7 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::calculate_cube_count_elemwise;
 use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -13,6 +14,11 @@ const PLANES: u32 = 4;
 /// A tensor without gaps, not written yet, beside another.
 pub fn empty<const D: usize>(shape: [usize; D], dtype: DType, like: &CubeTensor) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// A tensor without gaps that may be written to. Burn gives a copy gaps where it likes rows aligned.
+pub fn own(tensor: CubeTensor) -> CubeTensor {
+    into_contiguous(if tensor.can_mut() { tensor } else { tensor.copy() })
 }
 
 /// The largest vector of elements of `bytes` that divides all of these lengths.

@@ -11,6 +11,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
 
+use crate::cuda::dense_on_tape::rounded;
 use crate::cuda::stack;
 use crate::place::Place;
 
@@ -70,7 +71,7 @@ impl<B: Backend> Backward<B, 1> for SharedByAll {
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
         if let [Some(parameter)] = ops.parents {
-            gradients.register::<B>(parameter.id, typed::<B>(gradient, ops.state.1));
+            gradients.register::<B>(parameter.id, rounded::<B>(gradient, ops.state.1));
         }
     }
 }
@@ -83,7 +84,7 @@ impl<B: SharedBack> Backward<B, 3> for ThreeSharedByAll {
     type State = (Place, DType);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = typed::<B>(gradients.consume::<B>(&ops.node), ops.state.1);
+        let gradient = rounded::<B>(gradients.consume::<B>(&ops.node), ops.state.1);
         let (first, second, third) = B::parts(gradient);
         for (parameter, back) in ops.parents.into_iter().zip([first, second, third]) {
             if let Some(parameter) = parameter {
@@ -91,11 +92,6 @@ impl<B: SharedBack> Backward<B, 3> for ThreeSharedByAll {
             }
         }
     }
-}
-
-/// Itself where it has that type.
-fn typed<B: Backend>(x: FloatTensor<B>, to: DType) -> FloatTensor<B> {
-    if x.dtype() == to { x } else { B::float_cast(x, to.into()) }
 }
 
 impl<B: Shared + SharedBack, C: CheckpointStrategy> Shared for Autodiff<B, C> {

@@ -6,6 +6,8 @@ use super::{Kernels, Scales};
 use crate::attention::Dense;
 use crate::block::Block;
 use crate::head::Head;
+use crate::precision::full;
+use crate::transformer::NORM_EPSILON;
 
 /// Those of a model.
 #[derive(Debug, Clone)]
@@ -81,14 +83,14 @@ impl LearnedHead {
     }
 
     /// `x [R, D]` to the logits of the first `rows` vocabulary entries, `[R, rows]`.
-    pub fn forward(&self, kernels: &dyn Kernels, x: Tensor<2>, rows: usize, epsilon: f64) -> Tensor<2> {
+    pub fn forward(&self, kernels: &dyn Kernels, x: Tensor<2>, rows: usize) -> Tensor<2> {
         let [_, width] = x.dims();
         // A LayerNorm of the hidden numbers alone.
         let nothing = x.clone().detach().zeros_like();
         let hidden = kernels.hidden(kernels.dense(x, self.weight.clone(), width), self.weight_bias.clone());
-        let normed = kernels.normed(nothing, hidden.unsqueeze(), self.norm.clone(), None, epsilon);
+        let normed = kernels.normed(nothing, hidden.unsqueeze(), self.norm.clone(), None, NORM_EPSILON);
         let logits = kernels.dense(normed, self.table.clone(), rows);
         let bias = self.bias.clone().narrow(0, 0, rows).unsqueeze();
-        crate::precision::full(logits).squeeze_dim(0) + bias
+        full(logits).squeeze_dim(0) + bias
     }
 }
