@@ -3,8 +3,13 @@
 //! A warp's 32 lanes go through its instructions together. Where they part, those with the smallest program counter go
 //! first, so that they meet again where their ways do. Warps take turns at barriers.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::checks::{Access, Checks};
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
@@ -22,6 +27,8 @@ pub enum Action {
     Table(u32, Vec<usize>),
     /// Waits for the block's other warps.
     Barrier,
+    /// Waits for the warp's other lanes.
+    WarpBarrier,
     /// Ends the lanes.
     Exit,
 }
@@ -123,6 +130,9 @@ pub struct Warp {
     /// Why it cannot go on.
     pub fault: Option<(Fault, String)>,
     executed: u64,
+    number: usize,
+    turn: u32,
+    checks: Option<Rc<RefCell<Checks>>>,
 }
 
 /// Kinds of faults, as CUDA numbers them.
@@ -221,6 +231,34 @@ impl Warp {
         Some(self.block.shared.wrapping_add(at))
     }
 
+    /// Tells the checks that a lane touches memory, which was reached before.
+    #[inline(always)]
+    pub fn touch(&self, lane: usize, at: *const u8, bytes: usize, access: Access) {
+        if let Some(checks) = &self.checks {
+            self.note(checks, lane, at as usize, bytes, access);
+        }
+    }
+
+    #[cold]
+    fn note(&self, checks: &RefCell<Checks>, lane: usize, at: usize, bytes: usize, access: Access) {
+        let inside = |start: usize, bytes: usize| (start..start + bytes).contains(&at);
+        if inside(self.local.as_ptr() as usize, self.local.len() * 8) {
+            return;
+        }
+        let start = self.block.shared as usize;
+        let shared = inside(start, self.block.shared_bytes);
+        let at = if shared { at - start } else { at };
+        checks.borrow_mut().touch(shared, at, bytes, (self.number, lane, self.turn), self.pc, access);
+    }
+
+    /// Tells the checks which lanes an instruction takes for present, of those that have not ended.
+    #[inline(always)]
+    pub fn together(&self, expected: u32, here: u32) {
+        if let Some(checks) = &self.checks {
+            checks.borrow_mut().absent(expected & self.live, here, self.pc);
+        }
+    }
+
     fn switch(&mut self, pc: usize) {
         // Whoever stands at the smallest program counter goes on; all that stand there go together.
         if self.mask != 0 {
@@ -281,8 +319,14 @@ impl Warp {
                     self.switch(self.pc + 1);
                 }
                 Action::Barrier => {
+                    self.together(u32::MAX, mask);
                     self.pc += 1;
                     return Stop::Barrier;
+                }
+                Action::WarpBarrier => {
+                    self.together(u32::MAX, mask);
+                    self.turn += 1;
+                    self.pc += 1;
                 }
                 Action::Exit => {
                     self.live &= !mask;
@@ -327,6 +371,27 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Runs all blocks one after the other, and looks for what the order hides: what was found, with its instructions.
+    pub fn check(&self, ranges: &Ranges) -> Result<(u64, BTreeSet<String>), (Fault, String)> {
+        let blocks = self.grid.iter().map(|&n| u64::from(n)).product();
+        let checks = Rc::new(RefCell::new(Checks::default()));
+        let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let executed = self.worker(ranges, blocks, &next, &failed, Some(checks.clone()))?;
+        self.count(executed);
+        let code = &self.kernel.code;
+        let found = checks.take().found().into_iter().map(|finding| {
+            let (at, before) = finding.at;
+            let after = before.map_or(String::new(), |pc| format!(" (before it: `{}`)", code[pc].text));
+            format!("`{}` {}{after}", code[at].text, finding.what)
+        });
+        Ok((executed, found.collect()))
+    }
+
+    fn count(&self, executed: u64) {
+        self.kernel.launches.fetch_add(1, Ordering::Relaxed);
+        self.kernel.executed.fetch_add(executed, Ordering::Relaxed);
+    }
+
     /// Runs all blocks, on all processors; or the first of them, whose instructions then count for all. Gives the
     /// instructions of warps.
     pub fn run(&self, ranges: &Ranges, all: bool) -> Result<u64, (Fault, String)> {
@@ -335,7 +400,7 @@ impl Launch {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(blocks as usize);
         let next = AtomicU64::new(0);
         let failed = AtomicBool::new(false);
-        let work = || self.worker(ranges, blocks, &next, &failed);
+        let work = || self.worker(ranges, blocks, &next, &failed, None);
         // A second thread costs more than a small launch does.
         let warps = u64::from(self.block.iter().product::<u32>()).div_ceil(LANES as u64);
         let small = blocks * warps * (self.kernel.code.len() as u64) < 200_000;
@@ -352,9 +417,8 @@ impl Launch {
                 all
             })
         };
-        self.kernel.launches.fetch_add(1, Ordering::Relaxed);
         let executed = results.into_iter().sum::<Result<u64, _>>()? * if all { 1 } else { in_grid };
-        self.kernel.executed.fetch_add(executed, Ordering::Relaxed);
+        self.count(executed);
         Ok(executed)
     }
 
@@ -364,6 +428,7 @@ impl Launch {
         blocks: u64,
         next: &AtomicU64,
         failed: &AtomicBool,
+        checks: Option<Rc<RefCell<Checks>>>,
     ) -> Result<u64, (Fault, String)> {
         let kernel = &*self.kernel;
         let threads = self.block.iter().map(|&n| n as usize).product::<usize>();
@@ -371,7 +436,7 @@ impl Launch {
         let shared_bytes = kernel.shared_bytes.next_multiple_of(128) + self.dynamic_shared;
         let mut shared = vec![[0u64; 16]; shared_bytes.div_ceil(128) + 1];
         let mut warps: Vec<Warp> = (0..count)
-            .map(|_| Warp {
+            .map(|number| Warp {
                 registers: vec![[0; 8]; kernel.register_bytes.div_ceil(64) + 2],
                 block: Block {
                     shared: shared.as_mut_ptr().cast(),
@@ -389,6 +454,9 @@ impl Launch {
                 nearest: usize::MAX,
                 fault: None,
                 executed: 0,
+                number,
+                turn: 0,
+                checks: checks.clone(),
             })
             .collect();
         for (number, warp) in warps.iter_mut().enumerate() {
@@ -401,6 +469,11 @@ impl Launch {
             }
             let (x, y) = (u64::from(self.grid[0]), u64::from(self.grid[1]));
             let position = [number % x, number / x % y, number / x / y].map(|n| n as u32);
+            if let Some(checks) = &checks {
+                checks.borrow_mut().block(shared_bytes);
+                // Shared memory holds anything at first: all bits set are no numbers.
+                shared.fill([u64::MAX; 16]);
+            }
             if let Err(error) = self.one_block(&mut warps, threads, position) {
                 failed.store(true, Ordering::Relaxed);
                 break Err((
@@ -479,7 +552,11 @@ impl Launch {
         }
         let mut done = vec![false; warps.len()];
         let mut idle_turns = 0u32;
+        let checks = warps.first().and_then(|warp| warp.checks.clone());
         while !done.iter().all(|&d| d) {
+            if let Some(checks) = &checks {
+                checks.borrow_mut().barrier();
+            }
             // Each warp runs to its next barrier; those that only wait for memory to change are asked again.
             let mut at_barrier = done.clone();
             while !at_barrier.iter().all(|&b| b) {

@@ -5,6 +5,7 @@
 
 use half::{bf16, f16};
 
+use crate::checks::Access;
 use crate::lower::{Place, read, tf32, write};
 use crate::machine::{LANES, Step, Warp};
 
@@ -170,7 +171,9 @@ pub fn wmma(
     let places = vectors.into_iter().next().ok_or("no registers")?;
     let (base, offset) = address.ok_or("no address")?;
     let bytes = element.bytes();
-    Ok(Box::new(move |warp, _| {
+    let access = if loads { Access::Read } else { Access::Write };
+    Ok(Box::new(move |warp, mask| {
+        warp.together(u32::MAX, mask);
         let start = read(warp, base, 0).wrapping_add(offset);
         let stride = match stride {
             Some(place) => read(warp, place, 0) as usize,
@@ -196,6 +199,8 @@ pub fn wmma(
             if (if shared { warp.reach_shared(last, bytes) } else { warp.reach(last, bytes) }).is_none() {
                 return;
             }
+            // Which lane takes what is not said: the first, for all.
+            warp.touch(0, at, length * bytes, access);
             for i in 0..length {
                 // SAFETY: both ends of the line were checked just above.
                 unsafe {
@@ -242,7 +247,8 @@ pub fn mma(parts: &[&str], vectors: Vec<Vec<Place>>) -> Result<Step, String> {
         return Err(format!("k = {k}"));
     }
     let [d, a, b, c] = <[Vec<Place>; 4]>::try_from(vectors).map_err(|_| "four matrices are needed")?;
-    Ok(Box::new(move |warp, _| {
+    Ok(Box::new(move |warp, mask| {
+        warp.together(u32::MAX, mask);
         let (mut x, mut y, mut z) = ([0f32; 16 * 16], [0f32; 16 * 8], [0f32; 16 * 8]);
         for lane in 0..LANES {
             let (group, rest) = (lane >> 2, lane & 3);
@@ -284,7 +290,9 @@ pub fn matrix(parts: &[&str], places: Vec<Place>, (base, offset): (Place, u64)) 
     let loads = parts[0] == "ldmatrix";
     // Without a space the address is generic.
     let shared = parts.contains(&"shared");
-    Ok(Box::new(move |warp, _| {
+    let access = if loads { Access::Read } else { Access::Write };
+    Ok(Box::new(move |warp, mask| {
+        warp.together(u32::MAX, mask);
         for (number, place) in places.iter().enumerate() {
             let mut rows = [std::ptr::null_mut::<u16>(); 8];
             for (row, pointer) in rows.iter_mut().enumerate() {
@@ -292,6 +300,7 @@ pub fn matrix(parts: &[&str], places: Vec<Place>, (base, offset): (Place, u64)) 
                 let Some(at) = (if shared { warp.reach_shared(at, 16) } else { warp.reach(at, 16) }) else {
                     return;
                 };
+                warp.touch(number * 8 + row, at, 16, access);
                 *pointer = at.cast();
             }
             for lane in 0..LANES {

@@ -9,14 +9,14 @@ mod modules;
 mod streams;
 
 use std::alloc::Layout;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{c_int, c_uint};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::machine::{Kernel, Launch, Ranges};
+use crate::machine::{Fault, Kernel, Launch, Ranges};
 
 type Status = c_int;
 const SUCCESS: Status = 0;
@@ -60,6 +60,7 @@ struct State {
     next_stream: usize,
     counts: BTreeMap<&'static str, u64>,
     sticky: Status,
+    told: HashSet<String>,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
@@ -96,6 +97,7 @@ fn memory_limit() -> usize {
 
 static STARTED: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 static TRACE: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| setting("EMULATED_CUDA_TRACE", 0) == 1);
+static CHECK: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| setting("EMULATED_CUDA_CHECK", 0) == 1);
 static RUN: std::sync::LazyLock<Run> =
     std::sync::LazyLock::new(|| match std::env::var("EMULATED_CUDA_RUN") {
         Ok(value) if value == "0" => Run::OneBlock,
@@ -191,7 +193,8 @@ impl State {
             }
             Work::Launch(launch) => {
                 let began = Instant::now();
-                let result = launch.run(&self.ranges, *RUN == Run::All);
+                let result =
+                    if *CHECK { self.check(launch) } else { launch.run(&self.ranges, *RUN == Run::All) };
                 if *TRACE {
                     let (grid, block, name) = (launch.grid, launch.block, &launch.kernel.name);
                     eprintln!("{:9.3} ms {grid:?} {block:?} {name}", began.elapsed().as_secs_f64() * 1e3);
@@ -243,6 +246,20 @@ impl State {
             }
             Work::Memory => SUCCESS,
         }
+    }
+
+    /// Runs a launch under checks, and tells what they find, once of each kernel.
+    fn check(&mut self, launch: &Launch) -> Result<u64, (Fault, String)> {
+        let (executed, found) = launch.check(&self.ranges)?;
+        for finding in found {
+            let line = format!("{}: {finding}", launch.kernel.name);
+            if !self.told.contains(&line) {
+                eprintln!("emulated CUDA: {line}");
+                self.count("findings of checks");
+                self.told.insert(line);
+            }
+        }
+        Ok(executed)
     }
 
     fn copy(&mut self, stream: usize, to: (usize, bool), from: (usize, bool), bytes: usize) -> Status {

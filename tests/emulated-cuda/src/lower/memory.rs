@@ -2,6 +2,7 @@
 
 use super::lanes::{lanes, read, write};
 use super::{Lowered, Lowering, Place, Step, bytes_of, f16_op};
+use crate::checks::Access;
 use crate::machine::{ATOMICS, Action, Fault};
 use crate::ptx::{self, Operand, Statement};
 
@@ -37,6 +38,7 @@ impl Lowering<'_> {
         }
         let (base, offset) = self.address(&s.operands[1], s.scope)?;
         let shared = parts.contains(&"shared");
+        let access = ordered(parts, Access::Read);
         // The common case: one value of four bytes.
         if let ([Some(place)], 4, false) = (to.as_slice(), width, signed)
             && place.width == 4
@@ -49,6 +51,7 @@ impl Lowering<'_> {
                     else {
                         return;
                     };
+                    warp.touch(lane, from, 4, access);
                     // SAFETY: checked above.
                     unsafe { (*warp.lanes::<u32>(place.at))[lane] = from.cast::<u32>().read() };
                 }
@@ -62,6 +65,7 @@ impl Lowering<'_> {
                 else {
                     return;
                 };
+                warp.touch(lane, from, all, access);
                 for (i, place) in to.iter().enumerate() {
                     let Some(place) = *place else { continue };
                     // SAFETY: checked above.
@@ -79,6 +83,7 @@ impl Lowering<'_> {
         let count = from.len();
         let (base, offset) = self.address(&s.operands[0], s.scope)?;
         let shared = parts.contains(&"shared");
+        let access = ordered(parts, Access::Write);
         Ok(Box::new(move |warp, mask| {
             for lane in lanes(mask) {
                 let at = read(warp, base, lane).wrapping_add(offset);
@@ -86,6 +91,7 @@ impl Lowering<'_> {
                 let Some(to) = (if shared { warp.reach_shared(at, all) } else { warp.reach(at, all) }) else {
                     return;
                 };
+                warp.touch(lane, to, all, access);
                 for (i, place) in from.iter().enumerate() {
                     let value = read(warp, *place, lane);
                     // SAFETY: checked above.
@@ -121,6 +127,7 @@ impl Lowering<'_> {
                 else {
                     return;
                 };
+                warp.touch(lane, at, width, Access::Atomic);
                 // SAFETY: checked above.
                 let old = unsafe { raw(at, width, false) };
                 let new = f(old, read(warp, a, lane), b.map_or(0, |b| read(warp, b, lane)));
@@ -156,18 +163,26 @@ impl Lowering<'_> {
                 let taken = source.map_or(size, |place| read(warp, place, lane) as usize).min(size);
                 let to = read(warp, to, lane).wrapping_add(to_offset);
                 let Some(to) = warp.reach_shared(to, size) else { return };
+                warp.touch(lane, to, size, Access::Write);
                 // SAFETY: both ends were checked.
                 unsafe {
                     std::ptr::write_bytes(to, 0, size);
                     if taken > 0 {
                         let from = read(warp, from, lane).wrapping_add(from_offset);
                         let Some(from) = warp.reach(from, taken) else { return };
+                        warp.touch(lane, from, taken, Access::Read);
                         std::ptr::copy_nonoverlapping(from, to, taken);
                     }
                 }
             }
         })))
     }
+}
+
+/// The access, or an atomic one where the instruction asks for an order of its own.
+fn ordered(parts: &[&str], access: Access) -> Access {
+    let own = ["volatile", "relaxed", "acquire", "release"].iter().any(|word| parts.contains(word));
+    if own { Access::Atomic } else { access }
 }
 
 /// Bits at an address, widened with zeros or signs.

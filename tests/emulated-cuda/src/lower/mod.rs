@@ -159,7 +159,7 @@ impl Lowering<'_> {
                     table.iter().map(|l| self.label(&Operand::Name(l.clone()))).collect::<Lowered<_>>()?;
                 Action::Table(index.at, targets)
             }
-            "bar" | "barrier" if parts.contains(&"warp") => nothing(),
+            "bar" | "barrier" if parts.contains(&"warp") => Action::WarpBarrier,
             "bar" | "barrier" if parts.contains(&"cluster") => {
                 if parts.contains(&"wait") {
                     Action::Barrier

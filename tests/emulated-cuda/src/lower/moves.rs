@@ -90,8 +90,12 @@ impl Lowering<'_> {
         };
         let a = self.value(&o[1], 4, s.scope)?;
         let (b, c) = (self.value(&o[2], 4, s.scope)?, self.value(&o[3], 4, s.scope)?);
+        let members = o.get(4).map(|members| self.value(members, 4, s.scope)).transpose()?;
         let mode = parts[2].to_owned();
         Ok(Box::new(move |warp, mask| {
+            if let Some(members) = members {
+                warp.together(read(warp, members, mask.trailing_zeros() as usize) as u32, mask);
+            }
             let mut values = [0u64; LANES];
             let mut inside = 0u32;
             for lane in lanes(mask) {
