@@ -177,6 +177,19 @@ fn a_graph_is_what_was_launched_and_a_wait_spoils_it() {
 }
 
 #[test]
+fn two_halves_are_compared_each_by_itself() {
+    let _alone = alone();
+    let body = own_values(2)
+        + "ld.global.u32 %r5, [%a0]; mov.u32 %r6, 0x38003800; set.gt.f16x2.f16x2 %r7, %r5, %r6;
+        st.global.u32 [%a1], %r7; ret;";
+    // 1 and 0.25, 0.25 and 1, both 1, both no number; beside a half each.
+    let (from, to) =
+        (Buffer::new(&[0x3400_3c00u32, 0x3c00_3400, 0x3c00_3c00, 0x7e00_7e00]), Buffer::new(&[9u32; 4]));
+    check(launch(kernel(2, &body), 1, 4, &[&from, &to]));
+    assert_eq!(to.read::<u32>(), [0x0000_3c00, 0x3c00_0000, 0x3c00_3c00, 0]);
+}
+
+#[test]
 fn what_is_not_known_is_refused() {
     let _alone = alone();
     let text = CString::new(".version 8.0\n.visible .entry f()\n{\nfrobnicate.u32 %r1, %r2;\n}\n").unwrap();

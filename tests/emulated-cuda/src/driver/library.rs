@@ -342,6 +342,8 @@ unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     let preference = unsafe { &mut *preference };
     let is_set = match what {
         1 => unsafe { value::<u64>(from, bytes) }.map(|most| preference.workspace = most),
+        // Parts of a split sum are added in f32 here in any case.
+        3 => unsafe { value::<u32>(from, bytes) }.filter(|schemes| *schemes <= 7).map(drop),
         5..=8 => unsafe { value::<u32>(from, bytes) }
             .filter(|aligned| aligned.is_power_of_two())
             .map(|aligned| preference.aligned[what as usize - 5] = aligned),

@@ -2,6 +2,9 @@
 
 use std::cmp::Ordering;
 
+use half::{bf16, f16};
+
+use super::lanes::{lanes, read, write};
 use super::{Lowered, Lowering, Place, Step, bytes_of, f16_op};
 use crate::machine::{LANES, Warp};
 use crate::ptx::{Operand, Statement};
@@ -48,6 +51,46 @@ impl Lowering<'_> {
             }
         }))
     }
+
+    pub(super) fn set(&mut self, s: &Statement, parts: &[&str], ty: &str) -> Lowered<Step> {
+        let result = parts[parts.len() - 2];
+        let [d, a, b] = s.operands.as_slice() else {
+            return Err("set with a third operand".into());
+        };
+        let d = self.value(d, bytes_of(result)?, s.scope)?;
+        let width = bytes_of(ty)?;
+        let (a, b) = (self.value(a, width, s.scope)?, self.value(b, width, s.scope)?);
+        if let ("f16x2" | "bf16x2", Some((_, narrow))) = (result, f16_op(result)) {
+            // Of each half one, or zero.
+            let (Some((wide, _)), true) = (f16_op(ty), ty.ends_with("x2")) else {
+                return Err(format!("set of {result} by {ty}"));
+            };
+            let (holds, one) = (of_floats(parts[1])?, u64::from(narrow(1.0)));
+            return Ok(Box::new(move |warp, mask| {
+                for lane in lanes(mask) {
+                    let [a, b] = [a, b].map(|place| read(warp, place, lane));
+                    let half = |at: u32| {
+                        let [a, b] = [a, b].map(|bits| wide((bits >> at) as u16));
+                        if holds(a.partial_cmp(&b)) { one << at } else { 0 }
+                    };
+                    write(warp, d, lane, half(0) | half(16));
+                }
+            }));
+        }
+        let yes = match result {
+            "f32" => u64::from(1f32.to_bits()),
+            "f16" => u64::from(f16::ONE.to_bits()),
+            "bf16" => u64::from(bf16::ONE.to_bits()),
+            _ => u64::MAX,
+        };
+        let compare = comparison(parts[1], ty)?;
+        Ok(Box::new(move |warp, mask| {
+            let bits = compare(warp, a, b);
+            for lane in lanes(mask) {
+                write(warp, d, lane, if bits >> lane & 1 == 1 { yes } else { 0 });
+            }
+        }))
+    }
 }
 
 pub(super) type Compare = Box<dyn Fn(&Warp, Place, Place) -> u32 + Send + Sync>;
@@ -67,6 +110,9 @@ pub(super) fn comparison(op: &str, ty: &str) -> Lowered<Compare> {
     if ty == "f64" {
         let holds = of_floats(op)?;
         return Ok(all::<f64>(move |a, b| holds(a.partial_cmp(&b))));
+    }
+    if ty.ends_with("x2") {
+        return Err(format!("a comparison of {ty}"));
     }
     if let Some((wide, _)) = f16_op(ty) {
         let holds = of_floats(op)?;

@@ -42,7 +42,6 @@ mod memory;
 mod moves;
 mod places;
 
-use compare::comparison;
 pub use convert::tf32;
 use lanes::lanes;
 pub use lanes::{read, write};
@@ -229,28 +228,7 @@ impl Lowering<'_> {
             }
             "cvt" => self.convert(s, parts)?,
             "setp" => self.setp(s, parts)?,
-            "set" => {
-                let result = parts[parts.len() - 2];
-                if s.operands.len() != 3 {
-                    return Err("set with a third operand".into());
-                }
-                let d = self.value(&o[0], bytes_of(result)?, scope)?;
-                let width = bytes_of(ty)?;
-                let (a, b) = (self.value(&o[1], width, scope)?, self.value(&o[2], width, scope)?);
-                let yes = match result {
-                    "f32" => u64::from(1f32.to_bits()),
-                    "f16" => u64::from(f16::ONE.to_bits()),
-                    "bf16" => u64::from(bf16::ONE.to_bits()),
-                    _ => u64::MAX,
-                };
-                let compare = comparison(parts[1], ty)?;
-                Box::new(move |warp, mask| {
-                    let bits = compare(warp, a, b);
-                    for lane in lanes(mask) {
-                        write(warp, d, lane, if bits >> lane & 1 == 1 { yes } else { 0 });
-                    }
-                })
-            }
+            "set" => self.set(s, parts, ty)?,
             "selp" => {
                 let width = bytes_of(ty)?;
                 let d = self.value(&o[0], width, scope)?;
