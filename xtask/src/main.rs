@@ -15,7 +15,7 @@ usage: cargo xtask COMMAND [OPTIONS]
   anything else   build mgnt for the --device that is named and run `mgnt COMMAND`
                   (cpu, ndarray, wgpu, cuda[:n]; `cargo xtask help` lists the commands)
 
-  MGNT_FEATURES=cuda,fusion in the environment builds these features instead";
+  MGNT_FEATURES=cuda-nvrtc,fusion in the environment builds these features instead";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -127,9 +127,10 @@ fn feature(device: &str, fuses: &dyn Fn() -> bool) -> Result<&'static [&'static 
         "cpu" => Ok(&[]),
         "ndarray" => Ok(&["ndarray"]),
         "wgpu" => Ok(&["wgpu"]),
-        // Burn tunes products with it, and joins what is not a block's.
-        "cuda" if fuses() => Ok(&["cuda", "fusion"]),
-        "cuda" => Ok(&["cuda"]),
+        // Kernels by NVIDIA's compiler, which all that was measured was compiled by, not by CubeCL's own of LLVM. Burn tunes
+        // products with fusion, and joins what is not a block's.
+        "cuda" if fuses() => Ok(&["cuda-nvrtc", "fusion"]),
+        "cuda" => Ok(&["cuda-nvrtc"]),
         "ws" => Ok(&["remote"]),
         _ => Err(format!("--device {device}: expected cpu, ndarray, wgpu or cuda[:n]")),
     }
@@ -199,16 +200,16 @@ mod tests {
     #[test]
     fn the_devices_choose_what_is_built() {
         assert_eq!(of("generate --count 3"), Ok(vec![]));
-        assert_eq!(of("generate --device cuda:1 --count 3"), Ok(vec!["cuda", "fusion"]));
+        assert_eq!(of("generate --device cuda:1 --count 3"), Ok(vec!["cuda-nvrtc", "fusion"]));
         assert_eq!(of("generate --device=wgpu"), Ok(vec!["wgpu"]));
         assert_eq!(
             of("train-imagenet --devices cuda:0,cuda:1,ws://host:3000"),
-            Ok(vec!["cuda", "fusion", "remote"])
+            Ok(vec!["cuda-nvrtc", "fusion", "remote"])
         );
         assert_eq!(of("serve-device"), Ok(vec!["remote"]));
         assert_eq!(listed("fusion, cuda,,cuda"), ["cuda", "fusion"]);
         let on_hopper = features(&["bench".into(), "--device".into(), "cuda".into()], &|| false);
-        assert_eq!(on_hopper, Ok(vec!["cuda"]));
+        assert_eq!(on_hopper, Ok(vec!["cuda-nvrtc"]));
         assert!(of("generate --device tpu").is_err());
         assert_eq!(target_folder(&[]), Path::new("target"));
         assert_eq!(target_folder(&["cuda", "remote"]), Path::new("target-cuda-remote"));

@@ -129,15 +129,20 @@ impl DeviceWord {
 
     /// The word without a number.
     pub fn kind(self) -> &'static str {
-        if self == Self::Cpu { "cpu" } else { self.feature() }
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) => "cuda",
+            other => other.feature(),
+        }
     }
 
+    /// The feature that builds it in as `cargo xtask` does.
     fn feature(self) -> &'static str {
         match self {
             Self::Cpu => "flex",
             Self::Ndarray => "ndarray",
             Self::Wgpu => "wgpu",
-            Self::Cuda(_) => "cuda",
+            Self::Cuda(_) => "cuda-nvrtc",
         }
     }
 }
@@ -294,12 +299,16 @@ impl Compute {
 
     /// The model in the type that was asked for, as it is fast on the device.
     pub fn cast(&self, model: NestedTransformer) -> anyhow::Result<NestedTransformer> {
-        let model = match self.kernels(&model.device()) {
+        let device = model.device();
+        // In the type first, so that what is joined is joined in it.
+        let model = model.with_type(self.dtype.into())?;
+        let model = match self.kernels(&device) {
             Some(kernels) => model.with_kernels(kernels),
             None if self.device.is_cpu() => model.on_processor(),
             None => model.on_accelerator(),
         };
-        let model = model.with_type(self.dtype.into())?;
+        // The weights before the change are nobody's now, and what is kept for a model's size is else found by no other.
+        device.memory_cleanup();
         Ok(if self.is_exact() { model.with_exact_products()? } else { model })
     }
 
@@ -360,6 +369,6 @@ mod tests {
     #[test]
     fn a_backend_that_was_not_built_in_names_the_command_that_does() {
         let error = DeviceWord::Cuda(0).open().unwrap_err().to_string();
-        assert!(error.contains("--features cuda"), "{error}");
+        assert!(error.contains("--features cuda-nvrtc"), "{error}");
     }
 }

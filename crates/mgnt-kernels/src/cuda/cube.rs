@@ -10,8 +10,9 @@ use mgnt_model::kernels::{
 use crate::cuda::{dense_on_tape, learned, library, passes, shared};
 use crate::parts::parts;
 
-/// The kernels of a CUDA device; `None` for any other.
+/// The kernels of a CUDA device, with a tape or without; `None` for any other.
 pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
+    let device = device.clone().without_autodiff();
     let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
     (device.runtime() == RuntimeId::Cuda).then(|| Arc::new(Cube) as Arc<dyn Kernels>)
 }

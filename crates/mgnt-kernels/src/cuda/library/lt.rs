@@ -281,6 +281,9 @@ impl Preference {
         use sys::cublasLtMatmulPreferenceAttributes_t as Preferred;
         let preference = Self(result::create_matmul_pref()?);
         preference.set(Preferred::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE)?;
+        // A long sum may be split, but its parts are added in `f32`: by default the library may add them in halves.
+        let parts = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        preference.set(Preferred::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &parts)?;
         for (what, aligned) in [
             (Preferred::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, first),
             (Preferred::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, second),
@@ -312,6 +315,12 @@ const NOT_SUPPORTED: CublasError = CublasError(sys::cublasStatus_t::CUBLAS_STATU
 pub fn has_no_kernel(error: CublasError) -> bool {
     use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
     matches!(error.0, CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE)
+}
+
+/// Whether this is what the library says where it does not work with the driver or the card.
+pub fn does_not_work(error: CublasError) -> bool {
+    use sys::cublasStatus_t::{CUBLAS_STATUS_ARCH_MISMATCH, CUBLAS_STATUS_NOT_INITIALIZED};
+    matches!(error.0, CUBLAS_STATUS_NOT_INITIALIZED | CUBLAS_STATUS_ARCH_MISMATCH)
 }
 
 fn data_type(dtype: DType) -> Result<sys::cudaDataType_t, CublasError> {

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, Once, PoisonError};
 
 use burn_cubecl::cubecl::device::DeviceId;
@@ -37,13 +38,16 @@ type Cuda = <CudaRuntime as Runtime>::Server;
 /// The most that the library asks for; CubeCL's allocations have twice as much.
 const ALIGNMENT: u64 = 256;
 
+/// Set where the library is there, but does not work with the driver or the card: asked again, it would say so again.
+static DOES_NOT_WORK: AtomicBool = AtomicBool::new(false);
+
 /// Whether products go to it.
 pub fn is_there() -> bool {
     static IS_THERE: LazyLock<bool> = LazyLock::new(|| {
         // SAFETY: a library of NVIDIA's is loaded, which does nothing until it is called.
         std::env::var_os("MGNT_CUBLAS").is_none_or(|value| value != "0") && unsafe { sys::is_culib_present() }
     });
-    *IS_THERE
+    *IS_THERE && !DOES_NOT_WORK.load(Ordering::Relaxed)
 }
 
 /// The library by name and version, where products go to it.
@@ -122,13 +126,18 @@ fn chosen(device: DeviceId, product: Product) -> Option<usize> {
         LIBRARY.with_borrow_mut(|library| match library.choose(&product) {
             Ok((_, chosen)) => Ok(Some(chosen.workspace())),
             Err(error) if lt::has_no_kernel(error) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                if lt::does_not_work(error) {
+                    DOES_NOT_WORK.store(true, Ordering::Relaxed);
+                }
+                Err(error.to_string())
+            }
         })
     });
     let workspace = match asked.unwrap_or_else(|error| Err(format!("{error:?}"))) {
         Ok(workspace) => workspace,
         Err(error) => {
-            // It may pass, so that the next product asks again; once is enough to say so.
+            // What may pass is asked again by the next product; once is enough to say so.
             static SAID: Once = Once::new();
             SAID.call_once(|| tracing::warn!("cuBLASLt: {error}; Burn computes {}", name(&product)));
             return None;
