@@ -45,7 +45,7 @@ struct Header {
     identity: String,
 }
 
-const FOLDER: &str = "checkpoints";
+pub(crate) const FOLDER: &str = "checkpoints";
 /// The model and its average.
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";

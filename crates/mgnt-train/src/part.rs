@@ -30,6 +30,11 @@ impl Optimization {
         let (batch, parts) = (self.batch, self.parts);
         (0..parts).map(|i| i * batch / parts..(i + 1) * batch / parts).collect()
     }
+
+    /// Samples of a validation that are computed at once: no more than of a step, so that what fits stays what fits.
+    pub(crate) fn samples_at_once(&self) -> usize {
+        self.batch.div_ceil(self.parts)
+    }
 }
 
 /// The device with a tape.
@@ -276,5 +281,7 @@ mod tests {
         let places = |batch, parts| Optimization { batch, parts, ..optimization() }.places();
         assert_eq!(places(7, 3), [0..2, 2..4, 4..7]);
         assert_eq!(places(4, 2), [0..2, 2..4]);
+        let at_once = |batch, parts| Optimization { batch, parts, ..optimization() }.samples_at_once();
+        assert_eq!([at_once(7, 3), at_once(4, 2), at_once(4, 4)], [3, 2, 1]);
     }
 }

@@ -16,9 +16,10 @@ use crate::identity::Identity;
 use crate::learner::{Elsewhere, Figure, Renderer, Schedule, Stage, StepCounted, Steps, Trainee};
 use crate::optimizer::{Updates, adamw};
 use crate::part::Workers;
+use crate::recipe::within;
 use crate::task::{Description, Task};
 use crate::teller::Teller;
-use crate::{Error, Optimization, part};
+use crate::{Error, Optimization, checkpoint, part};
 
 /// Where and how a task is run.
 #[derive(Clone, Copy)]
@@ -51,8 +52,8 @@ pub enum Outcome {
 /// Trains a task in its folder: `run.json`, `metrics.jsonl`, `skipped.jsonl`, `checkpoints/`, `best/` with the averaged
 /// model of the best validation, and at the end `model/` with the averaged weights.
 ///
-/// Fails before anything is written where [`Optimization::validate`] does. Only one process at a time can train there. A run is resumed with the recipe and the data that it began with, which each
-/// checkpoint names.
+/// Fails before anything is written where [`Optimization::validate`] does. Only one process at a time can train there. A run is
+/// resumed with the recipe and the data that it began with, which each checkpoint names.
 pub fn run<T: Task>(
     mut task: T,
     optimization: &Optimization,
@@ -61,13 +62,16 @@ pub fn run<T: Task>(
     watcher: impl Watcher<T::Model> + 'static,
 ) -> Result<Outcome, Error> {
     let RunOptions { device, others, out, resume, saves, side_by_side, stop } = options;
-    optimization.validate()?;
+    optimization.validate().map_err(within("optimization"))?;
     if optimization.parts <= others.len() {
         return Err(Error::Recipe {
             field: "optimization.parts".into(),
             expected: format!("{} at least, one a device", others.len() + 1),
             got: optimization.parts.to_string(),
         });
+    }
+    if resume && !out.join(checkpoint::FOLDER).is_dir() {
+        return Err(Error::run(out, "there is no checkpoint to resume"));
     }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
@@ -90,6 +94,12 @@ pub fn run<T: Task>(
     } else {
         if checkpoints.newest()?.is_some() {
             return Err(Error::run(out, "holds a run already; --resume continues it"));
+        }
+        refuse_others(out)?;
+        // Of a run without checkpoints, whose models and pictures would pass for this one's.
+        if let Some(other) = ["model", "best", "samples"].iter().find(|name| out.join(name).exists()) {
+            let reason = format!("holds {other}/ of another run; take another folder, or remove it");
+            return Err(Error::run(out, reason));
         }
         write_description(out, &description, recipe)?;
     }
@@ -183,6 +193,34 @@ fn lock(out: &Path) -> Result<File, Error> {
     }
 }
 
+/// Fails where the folder has what a run would write over, and it is no run's.
+fn refuse_others(out: &Path) -> Result<(), Error> {
+    #[derive(serde::Deserialize)]
+    struct Ours {
+        #[serde(rename = "task")]
+        _task: String,
+        #[serde(rename = "tokens_a_sample")]
+        _tokens_a_sample: usize,
+    }
+    let description = out.join(DESCRIPTION);
+    let ours = match fs::read(&description) {
+        Ok(text) => serde_json::from_slice::<Ours>(&text).is_ok(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(mgnt_weights::Error::io(&description)(error).into()),
+    };
+    // The manifest is a store's, which would be none with a run in it.
+    let others = [DESCRIPTION, "metrics.jsonl", "manifest.json"];
+    match others.iter().find(|name| out.join(name).exists()).filter(|_| !ours) {
+        Some(name) => {
+            Err(Error::run(out, format!("holds {name}, which is no training's; take another folder")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What a run is, and what it began with.
+const DESCRIPTION: &str = "run.json";
+
 /// Writes `run.json`.
 fn write_description(out: &Path, description: &Description, recipe: &impl Serialize) -> Result<(), Error> {
     #[derive(Serialize)]
@@ -191,7 +229,7 @@ fn write_description(out: &Path, description: &Description, recipe: &impl Serial
         description: &'a Description,
         recipe: &'a R,
     }
-    let path = out.join("run.json");
+    let path = out.join(DESCRIPTION);
     let text = serde_json::to_string_pretty(&Whole { description, recipe });
     let text = text.map_err(|e| Error::run(&path, e))?;
     Ok(atomic::write_bytes(&path, text.as_bytes())?)

@@ -257,6 +257,9 @@ impl Task for TransformerTask {
     }
 
     fn validation_figures(&self) -> Vec<String> {
+        if self.held_out.is_none() {
+            return Vec::new();
+        }
         self.config.sub_models.iter().map(|p| format!("loss_p{p}")).collect()
     }
 
@@ -277,10 +280,10 @@ impl Task for TransformerTask {
         let count = store.len().min(VALIDATED);
         let items: Vec<usize> = (0..count).map(|i| i * store.len() / count).collect();
         let mut sums = vec![0.0; self.config.sub_models.len()];
-        let chunks = items.chunks(self.recipe.optimization.batch);
-        let shares: Vec<f64> = chunks.clone().map(|chunk| chunk.len() as f64 / count as f64).collect();
-        for (step, (chunk, share)) in chunks.zip(shares).enumerate() {
-            let b = self.batch(store, chunk, 0, chunk.len(), VALIDATION_SEED, step, 0.0, &self.device)?;
+        let at_once = self.recipe.optimization.samples_at_once();
+        for (first, chunk) in (0..).step_by(at_once).zip(items.chunks(at_once)) {
+            // A sample's mask is of its place among all, and its weight its share of them.
+            let b = self.batch(store, chunk, first, count, VALIDATION_SEED, 0, 0.0, &self.device)?;
             let loss = nested_loss(
                 average,
                 &b,
@@ -291,7 +294,7 @@ impl Task for TransformerTask {
                 self.kernels.as_deref(),
             )?;
             for (sum, (_, value)) in sums.iter_mut().zip(loss.truth) {
-                *sum += share * number(value)?;
+                *sum += number(value)?;
             }
         }
         Ok(self.config.sub_models.iter().map(|p| format!("loss_p{p}")).zip(sums).collect())

@@ -96,7 +96,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
         rows.extend(match arguments.what {
-            What::Forward => forwards(&arguments, batch.into(), &device)?,
+            What::Forward => {
+                let whole = Strategy::baseline(1).plan(&config()?)?;
+                arguments.compute.check_memory(&whole, "--batch", batch.into())?;
+                forwards(&arguments, batch.into(), &device)?
+            }
             What::Decode => {
                 let config = config()?;
                 let strategy = arguments.strategy.strategy(&config)?;

@@ -3,6 +3,7 @@
 mod charts;
 mod samples;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -49,10 +50,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let run = &arguments.run;
     let description: Description = read_json(&run.join("run.json"))?;
     let history = History::read(run)?;
-    let name = name_of(run)?;
+    let mut runs = vec![run];
+    runs.extend(&arguments.beside);
+    let mut names = names_of(&runs)?.into_iter();
+    let name = names.next().unwrap_or_default();
     let mut others = Vec::new();
-    for other in &arguments.beside {
-        others.push((name_of(other)?, History::read(other)?));
+    for (other, name) in arguments.beside.iter().zip(names) {
+        others.push((name, History::read(other)?));
     }
 
     let mut page = Page::new(&format!("{name}: {} training", description.task));
@@ -77,9 +81,20 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn name_of(run: &Path) -> anyhow::Result<String> {
-    let whole = fs::canonicalize(run).with_context(|| run.display().to_string())?;
-    Ok(whole.file_name().unwrap_or_default().to_string_lossy().into_owned())
+/// The ends of the runs' paths, of as many folders as tell them apart.
+fn names_of(runs: &[&PathBuf]) -> anyhow::Result<Vec<String>> {
+    let whole = |run: &&PathBuf| fs::canonicalize(run).with_context(|| run.display().to_string());
+    let paths = runs.iter().map(whole).collect::<anyhow::Result<Vec<PathBuf>>>()?;
+    let deepest = paths.iter().map(|path| path.components().count()).max().unwrap_or_default();
+    let ends = |folders: usize| -> Vec<String> {
+        let end = |path: &PathBuf| {
+            let count = path.components().count();
+            path.components().skip(count.saturating_sub(folders)).collect::<PathBuf>().display().to_string()
+        };
+        paths.iter().map(end).collect()
+    };
+    let apart = |names: &Vec<String>| names.iter().collect::<HashSet<_>>().len() == names.len();
+    Ok((1..=deepest).map(ends).find(apart).unwrap_or_else(|| ends(1)))
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
@@ -156,5 +171,17 @@ mod tests {
     fn the_time_of_all_steps() {
         assert_eq!(time_of_steps(&[(10, 2.0), (30, 1.0)]), 40.0);
         assert_eq!(time_of_steps(&[]), 0.0);
+    }
+
+    #[test]
+    fn runs_of_one_name_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a/run", "b/run", "c"].map(|name| folder.path().join(name));
+        paths.iter().for_each(|path| fs::create_dir_all(path).unwrap());
+        let names = |runs: &[usize]| names_of(&runs.iter().map(|&i| &paths[i]).collect::<Vec<_>>()).unwrap();
+        assert_eq!(names(&[0, 2]), ["run", "c"]);
+        assert_eq!(names(&[0, 1]), ["a/run", "b/run"]);
+        assert_eq!(names(&[0, 0]), ["run", "run"]);
+        assert!(names_of(&[&folder.path().join("d")]).is_err());
     }
 }

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use clap::Args;
 use mgnt_data::TokenStore;
+use mgnt_data::manifest::sha256_of_file;
 use mgnt_model::ModelConfig;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{Forecast, Recipe, TransformerTask};
+use mgnt_weights::directory::WEIGHTS;
 
 use super::samples::Sampler;
 use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
 use super::watcher::Draw;
+use crate::device::DeviceWord;
 
 /// Pictures of ImageNet's training set, for a forecast without data.
 const IMAGENET_PICTURES: usize = 1_281_167;
@@ -40,6 +43,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: Recipe = training.recipe()?;
+    training.checked(recipe.validate())?;
     if arguments.dry_run {
         let (config, samples) = match &training.data {
             Some(data) => {
@@ -54,10 +58,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let store = Arc::new(TokenStore::open(training.data()?)?);
     let held_out = training.validation.as_ref().map(TokenStore::open).transpose()?.map(Arc::new);
+    training.checked(recipe.model(store.info()).validate())?;
     let device = training.home()?.open_to_train()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
     if training.devices.len() < 2 {
         task = training.home()?.trained(task, &device);
+    } else if matches!(training.home()?, DeviceWord::Cuda(_)) {
+        eprintln!(
+            "several devices: blocks are computed by operations, not by the kernels that one device has"
+        );
     }
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;
@@ -72,6 +81,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let sampler = match &arguments.tokenizer {
         Some(folder) => {
             let tokenizer = ImageTokenizer::load(folder, &device)?;
+            let (expected, got) = (&store.info().tokenizer, sha256_of_file(&folder.join(WEIGHTS))?);
+            if *expected != got {
+                anyhow::bail!(
+                    "{}: not the tokenizer of the tokens, whose weights have the sha256 {expected}, these {got}",
+                    folder.display()
+                );
+            }
+            if recipe.optimization.draw_every == 0 {
+                eprintln!("no samples are drawn: the recipe's optimization.draw_every is 0");
+            }
             let strategy = StrategyArguments { schedule: Some(arguments.schedule), ..Default::default() };
             let plan = strategy.plan(task.config())?;
             Some(Sampler::new(tokenizer, plan, task.config(), &store.info().classes, &device)?)

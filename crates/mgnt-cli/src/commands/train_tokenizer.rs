@@ -37,10 +37,10 @@ struct NetworkArguments {
     #[arg(long, value_name = "FILE")]
     inception: Option<PathBuf>,
     /// Dimensions of the features for rFID: 64, 192, 768 or 2048
-    #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims)]
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims, requires = "inception")]
     dims: Dims,
     /// Validation pictures for rFID, at most; 0 takes none
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "inception")]
     rfid_pictures: usize,
 }
 
@@ -48,15 +48,18 @@ struct NetworkArguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: TokenizerRecipe = training.recipe()?;
+    training.checked(recipe.validate())?;
     let store = Arc::new(PictureStore::open(training.data()?)?);
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?.map(Arc::new);
     let word = training.home()?;
     let device = word.open_to_train()?;
     let networks = arguments.networks.open(&recipe, word, &device)?;
+    if networks.rfid.is_some() && held_out.is_none() {
+        eprintln!("no rFID is taken: --validation is not given");
+    }
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
-    recipe.validate()?;
     let at_once = training.at_once()?;
     training.check_memory(&recipe.optimization, &|parts| {
         let mut recipe = recipe.clone();
@@ -83,6 +86,11 @@ impl NetworkArguments {
             )));
         }
         let inception = inception.map(Arc::new);
+        if recipe.perceptual_weight == 0.0 && !self.perceptual.is_empty() {
+            return Err(bad_use(
+                "--perceptual: the recipe's perceptual_weight is 0, so that nothing would use it",
+            ));
+        }
         let perceptual = if recipe.perceptual_weight == 0.0 {
             None
         } else if !self.perceptual.is_empty() {

@@ -52,6 +52,17 @@ impl TrainingArguments {
         })
     }
 
+    /// What a check of the recipe says: with single values set, the command line is at fault.
+    pub fn checked<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        check: Result<(), E>,
+    ) -> anyhow::Result<()> {
+        check.map_err(|error| match self.overrides.is_empty() {
+            true => error.into(),
+            false => bad_use(error.to_string()),
+        })
+    }
+
     /// The store to train on, which all but a forecast needs.
     pub fn data(&self) -> anyhow::Result<&Path> {
         self.data.as_deref().ok_or_else(|| bad_use("--data DIR: the store to train on is missing"))
@@ -102,6 +113,12 @@ impl TrainingArguments {
         draw: Option<Draw<T::Model>>,
     ) -> anyhow::Result<()> {
         let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
+        let Optimization { steps, warm_up_steps, .. } = *optimization;
+        if warm_up_steps >= steps {
+            eprintln!(
+                "the learning rate only rises: optimization.warm_up_steps={warm_up_steps} of {steps} steps"
+            );
+        }
         let stop = stop_on_interrupt()?;
         let others = self.others()?;
         let options = RunOptions {
@@ -138,12 +155,16 @@ fn enough(
         gib(needed),
         gib(has)
     );
-    for parts in optimization.parts + 1..=optimization.batch {
-        if needs(parts)? <= has {
-            anyhow::bail!("{step}; optimization.parts={parts} fits");
-        }
+    // More parts never need more.
+    let (mut too_few, mut parts) = (optimization.parts, optimization.batch);
+    if needs(parts)? > has {
+        anyhow::bail!("{step}; no number of parts fits");
     }
-    anyhow::bail!("{step}; no number of parts fits")
+    while parts - too_few > 1 {
+        let middle = too_few + (parts - too_few) / 2;
+        if needs(middle)? <= has { parts = middle } else { too_few = middle }
+    }
+    anyhow::bail!("{step}; optimization.parts={parts} should fit")
 }
 
 #[cfg(test)]
@@ -165,9 +186,12 @@ mod tests {
         let enough = |has| enough(&recipe.optimization, has, &|parts| Ok(memory(parts)));
         assert!(enough(memory(1)).is_ok());
         let error = enough(memory(1) - 1).unwrap_err().to_string();
-        assert!(error.contains("in 1 parts") && error.ends_with("optimization.parts=2 fits"), "{error}");
+        assert!(
+            error.contains("in 1 parts") && error.ends_with("optimization.parts=2 should fit"),
+            "{error}"
+        );
         let error = enough(memory(8)).unwrap_err().to_string();
-        assert!(error.ends_with("optimization.parts=8 fits"), "{error}");
+        assert!(error.ends_with("optimization.parts=8 should fit"), "{error}");
         let error = enough(1).unwrap_err().to_string();
         assert!(error.ends_with("no number of parts fits"), "{error}");
     }

@@ -235,6 +235,43 @@ fn a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken() {
 }
 
 #[test]
+fn models_of_a_run_without_checkpoints_are_not_taken_for_this_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let whole = train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
+    assert_eq!(whole, Outcome::Finished);
+    fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    for name in ["model", "best"] {
+        let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}/ of another run")), "{error}");
+        fs::remove_dir_all(out.join(name)).unwrap();
+    }
+    train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
+}
+
+#[test]
+fn a_folder_of_something_else_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in
+        [("run.json", "{\"version\": 1}"), ("metrics.jsonl", "{\"task\": 1}"), ("manifest.json", "{}")]
+    {
+        let out = folder.path().join(name.replace('.', "-"));
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join(name), text).unwrap();
+        let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+        assert!(error.contains(&format!("holds {name}, which is no training's")), "{error}");
+        assert_eq!(fs::read_to_string(out.join(name)).unwrap(), text);
+    }
+    // Of a run that ended before its first checkpoint.
+    let out = folder.path().join("again");
+    train(slope(&[]), &recipe(), &out, false, Some(1)).0.unwrap();
+    for name in ["checkpoints", "best", "model"] {
+        let _ = fs::remove_dir_all(out.join(name));
+    }
+    train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
+}
+
+#[test]
 fn what_a_killed_process_left_is_removed_and_the_newest_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");

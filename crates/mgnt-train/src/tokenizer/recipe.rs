@@ -2,7 +2,7 @@ use mgnt_tokenizer::ImageTokenizerConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{AdversarialLoss, DiscriminatorConfig};
-use crate::recipe::in_ranges;
+use crate::recipe::{in_ranges, within};
 use crate::{Error, Optimization};
 
 /// A run of the image tokenizer.
@@ -83,6 +83,6 @@ impl TokenizerRecipe {
                 ("adversary.lecam_weight", adversary.lecam_weight, 0.0, 1e6),
             ])?;
         }
-        self.optimization.validate()
+        self.optimization.validate().map_err(within("optimization"))
     }
 }

@@ -168,7 +168,7 @@ impl TokenizerTask {
         let features = |pictures: Vec<Vec<u8>>| -> Result<Vec<f32>, Error> {
             Ok(rfid.network.activations(&whole(pictures, size)?, rfid.dims)?.features)
         };
-        for chunk in items.chunks(self.recipe.optimization.batch) {
+        for chunk in items.chunks(self.recipe.optimization.samples_at_once()) {
             let pictures: Vec<&[u8]> = chunk.iter().map(|&i| store.picture(i)).collect();
             let made = tokenizer.pictures(&tokenizer.tokens(&pictures, &self.device)?, &self.device)?;
             rebuilt.add(&features(made)?);
@@ -322,7 +322,7 @@ impl Task for TokenizerTask {
         let items = spread(store.len(), VALIDATED);
         let mut usage = CodeUsage::new(self.recipe.tokenizer.codes);
         let (mut l1, mut decibels, mut alike) = (0.0, 0.0, Vec::new());
-        for chunk in items.chunks(self.recipe.optimization.batch) {
+        for chunk in items.chunks(self.recipe.optimization.samples_at_once()) {
             let pictures: Vec<&[u8]> = chunk.iter().map(|&i| store.picture(i)).collect();
             let tokens = tokenizer.tokens(&pictures, &self.device)?;
             usage.add(tokens.iter().flatten().map(|&t| usize::from(t)));

@@ -272,9 +272,32 @@ fn a_run_is_not_overwritten_nor_resumed_with_another_recipe() {
     let store = store(&folder.path().join("tokens"));
     let out = folder.path().join("run");
     assert!(train(&store, &recipe(5), &out, true, None).0.is_err());
+    assert!(!out.exists(), "nothing to resume, nothing left");
     train(&store, &recipe(5), &out, false, None).0.unwrap();
     let again = train(&store, &recipe(5), &out, false, None).0.unwrap_err().to_string();
     assert!(again.contains("--resume"), "{again}");
     let other = train(&store, &recipe(6), &out, true, None).0.unwrap_err().to_string();
     assert!(other.contains("`recipe.optimization.steps` was 5, and is 6 now"), "{other}");
+}
+
+/// Two recipes are compared by their held-out losses.
+#[test]
+fn a_validation_is_the_same_in_any_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("tokens"));
+    let losses = |batch, parts| {
+        let mut recipe = recipe(5);
+        (recipe.optimization.batch, recipe.optimization.parts) = (batch, parts);
+        let task = TransformerTask::new(&recipe, &store, Some(&store), &Device::flex()).unwrap();
+        assert_eq!(task.validation_figures(), ["loss_p1", "loss_p2", "loss_p4"]);
+        task.validate(&task.initial(&Device::flex()).unwrap()).unwrap()
+    };
+    let whole = losses(24, 1);
+    for (batch, parts) in [(24, 5), (7, 1), (7, 7)] {
+        for ((name, one), (_, other)) in whole.iter().zip(losses(batch, parts)) {
+            assert!((one - other).abs() < 1e-5 * one, "{name}: {one} {other} in batches of {batch}");
+        }
+    }
+    let task = TransformerTask::new(&recipe(5), &store, None, &Device::flex()).unwrap();
+    assert!(task.validation_figures().is_empty(), "nothing is held out");
 }

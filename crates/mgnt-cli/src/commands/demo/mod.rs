@@ -29,6 +29,7 @@ use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
 use super::watcher::RunWatcher;
 use crate::device::{Compute, DeviceWord, Dtype};
+use crate::failure::bad_use;
 use crate::output::grid::{Cell, labelled_grid};
 
 /// Arguments of `mgnt demo`.
@@ -88,6 +89,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = compute.open()?;
     let stop = stop_on_interrupt()?;
     let out = &arguments.out;
+    let pages = ["index.html", "grid.png", "decoding.gif"];
+    if let Some(other) =
+        pages.iter().find(|name| out.join(name).exists() && !out.join("transformer").exists())
+    {
+        let out = out.display();
+        return Err(bad_use(format!("--out {out}: holds {other} of something else; take another folder")));
+    }
 
     let mut tokenizer_recipe: TokenizerRecipe = embedded(TOKENIZER)?;
     let mut recipe: Recipe = embedded(TRANSFORMER)?;
