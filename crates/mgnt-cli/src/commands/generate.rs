@@ -43,7 +43,7 @@ pub struct Arguments {
     /// Folder for the pictures; one that an earlier `generate` made is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// Also write the tokens, i32 [count, N], and the classes
+    /// Also write the tokens, i32 [count, N], and the classes; not into the folder, which is replaced as a whole
     #[arg(long, value_name = "FILE")]
     save_tokens: Option<PathBuf>,
     /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked
@@ -77,6 +77,9 @@ struct Report<'a> {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
     output_folder::check(out, MANIFEST, "")?;
+    if let Some(path) = &arguments.save_tokens {
+        output_folder::check_outside(out, "--save-tokens", path)?;
+    }
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
