@@ -8,7 +8,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::generation::{Generator, add_up, classes};
+use super::generation::{Generator, MadeWith, add_up, classes};
 use super::strategy::StrategyArguments;
 use super::watch::bar;
 use super::{output_folder, print_json};
@@ -68,6 +68,8 @@ struct Report<'a> {
     count: usize,
     seed: u64,
     dtype: Dtype,
+    #[serde(flatten)]
+    made_with: &'a MadeWith<'a>,
     classes: &'a [usize],
     strategy: &'a Strategy,
     ledger: &'a Ledger,
@@ -89,6 +91,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let count = arguments.count as usize;
     let classes = classes(model.config().classes, arguments.class, count)?;
+    let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
 
     let progress = bar(count, "pictures");
     let (mut all_tokens, mut ledger) = (Vec::new(), None);
@@ -119,7 +122,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             .into_picture()?
             .save_png(&folder.join("grid/grid.png"))?;
         let Some(ledger) = &ledger else { return Ok(()) };
-        let report = report(&arguments, &classes, &strategy, ledger);
+        let report = report(&arguments, &made_with, &classes, &strategy, ledger);
         Ok::<_, anyhow::Error>(atomic::write_bytes(&folder.join(MANIFEST), &serde_json::to_vec(&report)?)?)
     })?;
     progress.finish_and_clear();
@@ -129,7 +132,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if let Some(ledger) = &ledger {
         if arguments.json {
-            return print_json(&report(&arguments, &classes, &strategy, ledger));
+            return print_json(&report(&arguments, &made_with, &classes, &strategy, ledger));
         }
         println!("{count} pictures in {}; times are of all of them", out.display());
         print!("{ledger}");
@@ -139,12 +142,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn report<'a>(
     arguments: &'a Arguments,
+    made_with: &'a MadeWith<'a>,
     classes: &'a [usize],
     strategy: &'a Strategy,
     ledger: &'a Ledger,
 ) -> Report<'a> {
     let (count, seed, dtype) = (classes.len(), arguments.seed, arguments.compute.dtype);
-    Report { out: &arguments.out, count, seed, dtype, classes, strategy, ledger }
+    Report { out: &arguments.out, count, seed, dtype, made_with, classes, strategy, ledger }
 }
 
 fn save_tokens(path: &Path, tokens: &[Vec<u16>], classes: &[usize]) -> anyhow::Result<()> {
