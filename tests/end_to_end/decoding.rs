@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{Filter, Picture};
 use mgnt_weights::safetensors;
 
@@ -60,6 +61,20 @@ fn generate_leaves_pictures_a_grid_and_the_iterations() {
     // Again with fewer: nothing of the first run stays.
     succeed(&format!("generate {} --class 2 --count 1 --out g", model()), world);
     assert!(!world.join("g/0002-00002.png").exists() && world.join("g/0002-00000.png").exists());
+    let record: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(world.join("g/generated.json")).unwrap()).unwrap();
+    for (field, path) in [("model", "run/model"), ("tokenizer", "tokenizer/model")] {
+        assert_eq!(record[field]["path"], path);
+        let sum = sha256_of_file(&world.join(path).join("model.safetensors")).unwrap();
+        assert_eq!(record[field]["weights_sha256"], sum);
+    }
+    // Tokens in the folder would be lost with it.
+    let line = format!("generate {} --count 1 --out g --save-tokens ./g/t.safetensors", model());
+    fail(&line, world, 2, &["--save-tokens", "outside of --out g"]);
+    // A person's own pictures may have such names.
+    fs::remove_file(world.join("g/generated.json")).unwrap();
+    fail(&format!("generate {} --count 1 --out g", model()), world, 2, &["--out g", "no generated.json"]);
+    assert!(world.join("g/0002-00000.png").exists());
 }
 
 #[test]
@@ -92,12 +107,16 @@ fn edit_keeps_what_the_mask_keeps() {
     let record: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(world.join("e/edited.json")).unwrap()).unwrap();
     assert_eq!((&record["seed"], &record["class"]), (&7.into(), &serde_json::Value::Null));
+    let painted = serde_json::json!({"box": {"left": 12, "top": 0, "width": 12, "height": 24}});
+    assert_eq!((&record["region"], &record["feather"]), (&painted, &1.into()));
+    assert_eq!(record["tokenizer"]["path"], "tokenizer/model");
     fail(&edit("--box 12,0,12,24 --out pictures"), world, 2, &["holds something else"]);
     fail(&edit("--box 12,0,12,24 --guidance 1 --out x"), world, 2, &["--class"]);
     // Fewer tokens than the iterations that are usual.
     let small =
         serde_json::from_str::<serde_json::Value>(&succeed(&edit("--box 1,1,2,2 --out small --json"), world));
-    assert_eq!(small.unwrap()["painted_tokens"], 1);
+    let small = small.unwrap();
+    assert_eq!((&small["painted_tokens"], &small["ledger"]["schedule"]), (&1.into(), &"1x1".into()));
     succeed(&edit("--keep 6,6,12,12 --count 1 --out outpainted"), world);
 
     let mask = |value: u8, side: usize, name: &str| {
@@ -110,6 +129,7 @@ fn edit_keeps_what_the_mask_keeps() {
     fail(&edit("--mask none.png --out x"), world, 2, &["some pixels to paint"]);
     fail(&edit("--mask small.png --out x"), world, 2, &["24x24", "12x12"]);
     fail(&edit("--box 20,0,5,5 --out x"), world, 2, &["outside the photo"]);
+    fail(&edit("--box 1,1,1,1 --out x"), world, 2, &["painted is less than half a pixel", "16x16"]);
     fail(&edit("--box 12,0,12,24 --class 8 --out x"), world, 2, &["--class 8"]);
     fail(&edit("--out x"), world, 2, &["--box"]);
     assert!(!world.join("x").exists());

@@ -54,6 +54,38 @@ impl PixelMask {
         Ok(cells)
     }
 
+    /// Largest of the distances in the region of each pixel, that is, among the open pixels that touch each other, at
+    /// corners too: 0 where it is kept.
+    fn depths(&self, distances: &[usize]) -> Vec<usize> {
+        let mut depths = vec![0; self.open.len()];
+        for start in 0..depths.len() {
+            if !self.open[start] || depths[start] > 0 {
+                continue;
+            }
+            // Found pixels get a depth at once, so that each is found once.
+            let (mut region, mut looked_at) = (vec![start], 0);
+            depths[start] = 1;
+            while let Some(&at) = region.get(looked_at) {
+                looked_at += 1;
+                let (x, y) = (at % self.width, at / self.width);
+                for y in y.saturating_sub(1)..(y + 2).min(self.height) {
+                    for x in x.saturating_sub(1)..(x + 2).min(self.width) {
+                        let neighbour = y * self.width + x;
+                        if self.open[neighbour] && depths[neighbour] == 0 {
+                            depths[neighbour] = 1;
+                            region.push(neighbour);
+                        }
+                    }
+                }
+            }
+            let depth = region.iter().map(|&at| distances[at]).max().unwrap_or(0);
+            for at in region {
+                depths[at] = depth;
+            }
+        }
+        depths
+    }
+
     /// Distance of each pixel to the nearest that is kept, in pixels (a step to any of the eight neighbours is one):
     /// 0 where it is kept.
     fn distances(&self) -> Vec<usize> {
@@ -86,7 +118,7 @@ pub fn known_tokens(tokens: &[u16], open_cells: &[bool]) -> Vec<Option<u16>> {
 /// The original with the painted picture laid into the open pixels; both are bytes `[height, width, 3]`.
 ///
 /// Kept pixels stay as they are. Open ones within `feather` pixels of a kept one are mixed, the nearer the more of
-/// the original.
+/// the original. In a region that is less deep than that, only its deepest pixels are all painted.
 pub fn blend(original: &[u8], painted: &[u8], mask: &PixelMask, feather: usize) -> Result<Vec<u8>, Error> {
     let bytes = mask.open.len() * 3;
     for (field, got) in [("original", original.len()), ("painted picture", painted.len())] {
@@ -95,8 +127,12 @@ pub fn blend(original: &[u8], painted: &[u8], mask: &PixelMask, feather: usize) 
         }
     }
     let distances = mask.distances();
+    let depths = mask.depths(&distances);
     let mix = |at: usize| {
-        let share = (distances[at / 3] as f32 / (feather + 1) as f32).min(1.0);
+        let (distance, depth) = (distances[at / 3], depths[at / 3]);
+        // Kept pixels have neither.
+        let whole = depth.min(feather.saturating_add(1)).max(1);
+        let share = (distance as f32 / whole as f32).min(1.0);
         let (from, to) = (f32::from(original[at]), f32::from(painted[at]));
         (from + (to - from) * share).round() as u8
     };
@@ -143,6 +179,21 @@ mod tests {
         let hard = blend(&original, &painted, &half(), 0).unwrap();
         assert_eq!((0..6).map(|x| hard[x * 3]).collect::<Vec<_>>(), [0, 0, 0, 90, 90, 90]);
         assert!(blend(&original[..3], &painted, &half(), 1).is_err());
+    }
+
+    #[test]
+    fn every_region_is_painted_in_full_somewhere() {
+        // A line of one pixel, a kept column, and four columns at the edge.
+        let mask = PixelMask::new(7, 2, (0..14).map(|i| ![0, 2].contains(&(i % 7))).collect()).unwrap();
+        let row = |feather| {
+            let blended = blend(&[0; 42], &[120; 42], &mask, feather).unwrap();
+            (0..7).map(|x| blended[x * 3]).collect::<Vec<_>>()
+        };
+        assert_eq!(row(0), [0, 120, 0, 120, 120, 120, 120]);
+        assert_eq!(row(1), [0, 120, 0, 60, 120, 120, 120]);
+        for deeper in [3, 65_535, usize::MAX] {
+            assert_eq!(row(deeper), [0, 120, 0, 30, 60, 90, 120], "{deeper}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::atomic;
 use serde::Serialize;
 
-use super::generation::{check_class, check_pair};
+use super::generation::{MadeWith, check_class, check_pair, pictures};
 use super::strategy::StrategyArguments;
 use super::{output_folder, print_json};
 use crate::device::{Compute, Dtype, decoder};
@@ -24,7 +24,8 @@ pub struct Arguments {
     /// The photo; its centre square is edited
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// A picture of the photo's size: light pixels are painted, dark ones kept
+    /// A picture of the photo's size: light pixels are painted, dark ones kept (by the mean of red, green and blue;
+    /// transparency is not looked at)
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
     /// Paint this box of the photo (inpainting), in pixels
@@ -39,7 +40,7 @@ pub struct Arguments {
     /// Number of edits
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     count: u16,
-    /// Pixels over which the seam is mixed (default: half a token)
+    /// Pixels of the edit over which the seam is mixed, at most as many as the region is deep (default: half a token)
     #[arg(long, value_name = "PIXELS")]
     feather: Option<u16>,
     /// Seed of all random numbers
@@ -64,7 +65,7 @@ pub struct Arguments {
 }
 
 /// A box of pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 struct Rectangle {
     left: usize,
     top: usize,
@@ -93,6 +94,18 @@ impl Rectangle {
     }
 }
 
+/// What is painted.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Region<'a> {
+    /// Light pixels of a picture.
+    Mask(&'a Path),
+    /// A box.
+    Box(Rectangle),
+    /// All but a box.
+    Keep(Rectangle),
+}
+
 /// Describes the folder, and marks it as one that may be replaced.
 const MANIFEST: &str = "edited.json";
 
@@ -100,10 +113,14 @@ const MANIFEST: &str = "edited.json";
 struct Report<'a> {
     out: &'a Path,
     input: &'a Path,
+    region: Region<'a>,
+    feather: usize,
     count: usize,
     seed: u64,
     class: Option<usize>,
     dtype: Dtype,
+    #[serde(flatten)]
+    made_with: MadeWith<'a>,
     painted_tokens: usize,
     strategy: &'a Strategy,
     ledger: &'a Ledger,
@@ -113,15 +130,15 @@ struct Report<'a> {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     output_folder::check(&arguments.out, MANIFEST, "edit-")?;
     let photo = Picture::open(&arguments.input)?;
-    let mask = mask(&arguments, &photo)?;
+    let region = region(&arguments)?;
+    let mask = mask(region, &photo)?;
     let device = arguments.compute.open()?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     let (size, grid) = (tokenizer.config().size, tokenizer.config().grid());
     let original = photo.centre_square(size, Filter::Lanczos)?;
-    let shrunk = mask.centre_square(size, Filter::Area)?;
-    let light = shrunk.rgb().chunks(3).map(|pixel| pixel[0] > 127).collect();
+    let shrunk = shrunk(&mask, size)?;
     let refused = |e: mgnt_decode::Error| bad_use(format!("{e} (in the centre square of the photo)"));
-    let mask = PixelMask::new(size, size, light).map_err(refused)?;
+    let mask = PixelMask::new(size, size, light(&shrunk).collect()).map_err(refused)?;
     let open = mask.cells(grid).map_err(refused)?;
 
     let model = arguments.compute.load(&arguments.model, &device)?;
@@ -134,6 +151,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let count = usize::from(arguments.count);
     arguments.compute.check_memory(&plan, "--count", count)?;
+    let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
     let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
     let decoder = decoder(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));
     let decoded = match arguments.class {
@@ -144,8 +162,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let feather = arguments.feather.map_or(size / grid / 2, usize::from);
     let mut edits = Vec::with_capacity(count);
-    for rgb in tokenizer.pictures(&decoded.tokens, &device)? {
-        edits.push(Picture::new(size, size, blend(original.rgb(), &rgb, &mask, feather)?)?);
+    for painted in pictures(&tokenizer, &decoded.tokens, &device)? {
+        edits.push(Picture::new(size, size, blend(original.rgb(), painted.rgb(), &mask, feather)?)?);
     }
     let cell = |picture, label: &str| Cell { picture, label: label.into() };
     let mut cells = vec![cell(&original, "photo"), cell(&shrunk, "mask")];
@@ -154,10 +172,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let report = Report {
         out: &arguments.out,
         input: &arguments.input,
+        region,
+        feather,
         count,
         seed: arguments.seed,
         class: arguments.class,
         dtype: arguments.compute.dtype,
+        made_with,
         painted_tokens,
         strategy: plan.strategy(),
         ledger: &decoded.ledger,
@@ -178,25 +199,33 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The mask at the photo's size, white where it is to be painted.
-fn mask(arguments: &Arguments, photo: &Picture) -> anyhow::Result<Picture> {
-    let (width, height) = (photo.width(), photo.height());
-    if let Some(path) = &arguments.mask {
-        let mask = Picture::open(path)?;
-        if (mask.width(), mask.height()) != (width, height) {
-            return Err(bad_use(format!(
-                "--mask {}: expected {width}x{height} pixels, as the photo has, got {}x{}",
-                path.display(),
-                mask.width(),
-                mask.height()
-            )));
-        }
-        return Ok(mask);
+fn region(arguments: &Arguments) -> anyhow::Result<Region<'_>> {
+    match (&arguments.mask, arguments.paint, arguments.keep) {
+        (Some(path), ..) => Ok(Region::Mask(path)),
+        (None, Some(rectangle), _) => Ok(Region::Box(rectangle)),
+        (None, None, Some(rectangle)) => Ok(Region::Keep(rectangle)),
+        (None, None, None) => Err(bad_use("one of --mask, --box and --keep is needed")),
     }
-    let (rectangle, inside) = match (arguments.paint, arguments.keep) {
-        (Some(rectangle), _) => (rectangle, 255),
-        (None, Some(rectangle)) => (rectangle, 0),
-        (None, None) => return Err(bad_use("one of --mask, --box and --keep is needed")),
+}
+
+/// The mask at the photo's size, light where it is to be painted.
+fn mask(region: Region, photo: &Picture) -> anyhow::Result<Picture> {
+    let (width, height) = (photo.width(), photo.height());
+    let (rectangle, inside) = match region {
+        Region::Mask(path) => {
+            let mask = Picture::open(path)?;
+            if (mask.width(), mask.height()) != (width, height) {
+                return Err(bad_use(format!(
+                    "--mask {}: expected {width}x{height} pixels, as the photo has, got {}x{}",
+                    path.display(),
+                    mask.width(),
+                    mask.height()
+                )));
+            }
+            return Ok(mask);
+        }
+        Region::Box(rectangle) => (rectangle, 255),
+        Region::Keep(rectangle) => (rectangle, 0),
     };
     if rectangle.left.saturating_add(rectangle.width) > width
         || rectangle.top.saturating_add(rectangle.height) > height
@@ -207,9 +236,58 @@ fn mask(arguments: &Arguments, photo: &Picture) -> anyhow::Result<Picture> {
     Ok(Picture::new(width, height, (0..width * height).flat_map(|i| [value(i); 3]).collect())?)
 }
 
+/// Whether each pixel of a mask is light.
+fn light(mask: &Picture) -> impl Iterator<Item = bool> {
+    mask.rgb().chunks(3).map(|pixel| pixel.iter().copied().map(u32::from).sum::<u32>() > 3 * 127)
+}
+
+/// The mask at the size of the edits. Refuses one whose light or dark pixels are not there, or too thin to be left there.
+fn shrunk(mask: &Picture, size: usize) -> anyhow::Result<Picture> {
+    let shrunk = mask.centre_square(size, Filter::Area)?;
+    for (open, to_do, done) in [(true, "paint", "painted"), (false, "keep", "kept")] {
+        if light(&shrunk).any(|light| light == open) {
+            continue;
+        }
+        let square = mask.centre_square(mask.width().min(mask.height()), Filter::Area)?;
+        return Err(bad_use(if light(&square).any(|light| light == open) {
+            format!("mask: what is to be {done} is less than half a pixel in an edit of {size}x{size} pixels")
+        } else {
+            format!("mask: expected some pixels to {to_do} in the centre square of the photo, got none")
+        }));
+    }
+    Ok(shrunk)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pixel_is_light_by_all_its_colours() {
+        let pixels = [[128; 3], [127; 3], [255, 0, 0], [0, 255, 255], [255, 255, 0], [127, 127, 128]];
+        let mask = Picture::new(3, 2, pixels.concat()).unwrap();
+        assert_eq!(light(&mask).collect::<Vec<_>>(), [true, false, false, true, true, true]);
+    }
+
+    #[test]
+    fn a_mask_that_has_nothing_left_says_why() {
+        let of = |is_light: fn(usize, usize) -> bool| {
+            let value = |i: usize| [if is_light(i % 48, i / 48) { 255 } else { 0 }; 3];
+            let mask = Picture::new(48, 24, (0..48 * 24).flat_map(value).collect()).unwrap();
+            shrunk(&mask, 6).map(|_| ()).map_err(|error| error.to_string())
+        };
+        of(|x, _| x < 24).unwrap();
+        for (is_light, reason) in [
+            // Beside the centre square, which is from 12 to 36.
+            ((|x, _| x < 6) as fn(usize, usize) -> bool, "some pixels to paint in the centre square"),
+            (|x, _| (12..36).contains(&x), "some pixels to keep in the centre square"),
+            (|x, _| x == 20, "what is to be painted is less than half a pixel in an edit of 6x6"),
+            (|x, y| (x, y) != (20, 9), "what is to be kept is less than half a pixel"),
+        ] {
+            let error = of(is_light).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
 
     #[test]
     fn boxes() {

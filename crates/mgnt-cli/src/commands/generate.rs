@@ -8,7 +8,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::generation::{Generator, add_up, classes};
+use super::generation::{Generator, MadeWith, add_up, classes};
 use super::strategy::StrategyArguments;
 use super::watch::bar;
 use super::{output_folder, print_json};
@@ -43,7 +43,7 @@ pub struct Arguments {
     /// Folder for the pictures; one that an earlier `generate` made is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// Also write the tokens, i32 [count, N], and the classes
+    /// Also write the tokens, i32 [count, N], and the classes; not into the folder, which is replaced as a whole
     #[arg(long, value_name = "FILE")]
     save_tokens: Option<PathBuf>,
     /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked
@@ -68,6 +68,8 @@ struct Report<'a> {
     count: usize,
     seed: u64,
     dtype: Dtype,
+    #[serde(flatten)]
+    made_with: &'a MadeWith<'a>,
     classes: &'a [usize],
     strategy: &'a Strategy,
     ledger: &'a Ledger,
@@ -77,6 +79,9 @@ struct Report<'a> {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
     output_folder::check(out, MANIFEST, "")?;
+    if let Some(path) = &arguments.save_tokens {
+        output_folder::check_outside(out, "--save-tokens", path)?;
+    }
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
@@ -86,6 +91,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let count = arguments.count as usize;
     let classes = classes(model.config().classes, arguments.class, count)?;
+    let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
 
     let progress = bar(count, "pictures");
     let (mut all_tokens, mut ledger) = (Vec::new(), None);
@@ -116,7 +122,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             .into_picture()?
             .save_png(&folder.join("grid/grid.png"))?;
         let Some(ledger) = &ledger else { return Ok(()) };
-        let report = report(&arguments, &classes, &strategy, ledger);
+        let report = report(&arguments, &made_with, &classes, &strategy, ledger);
         Ok::<_, anyhow::Error>(atomic::write_bytes(&folder.join(MANIFEST), &serde_json::to_vec(&report)?)?)
     })?;
     progress.finish_and_clear();
@@ -126,7 +132,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if let Some(ledger) = &ledger {
         if arguments.json {
-            return print_json(&report(&arguments, &classes, &strategy, ledger));
+            return print_json(&report(&arguments, &made_with, &classes, &strategy, ledger));
         }
         println!("{count} pictures in {}; times are of all of them", out.display());
         print!("{ledger}");
@@ -136,12 +142,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn report<'a>(
     arguments: &'a Arguments,
+    made_with: &'a MadeWith<'a>,
     classes: &'a [usize],
     strategy: &'a Strategy,
     ledger: &'a Ledger,
 ) -> Report<'a> {
     let (count, seed, dtype) = (classes.len(), arguments.seed, arguments.compute.dtype);
-    Report { out: &arguments.out, count, seed, dtype, classes, strategy, ledger }
+    Report { out: &arguments.out, count, seed, dtype, made_with, classes, strategy, ledger }
 }
 
 fn save_tokens(path: &Path, tokens: &[Vec<u16>], classes: &[usize]) -> anyhow::Result<()> {

@@ -1,11 +1,16 @@
-//! From classes to pictures: what `generate`, `eval-fid` and `demo` share.
+//! From classes to pictures: what `generate`, `edit`, `eval-fid` and `demo` share.
+
+use std::path::Path;
 
 use burn::tensor::Device;
 use clap::ValueEnum;
 use mgnt_data::Picture;
+use mgnt_data::manifest::sha256_of_file;
 use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_tokenizer::ImageTokenizer;
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
+use mgnt_weights::directory::WEIGHTS;
+use serde::Serialize;
 
 use crate::device::decoder;
 use crate::failure::bad_use;
@@ -96,9 +101,69 @@ impl<'a> Generator<'a> {
 
     /// Pictures of tokens.
     pub fn pictures(&self, tokens: &[Vec<u16>]) -> anyhow::Result<Vec<Picture>> {
-        let size = self.tokenizer.config().size;
-        let pictures = self.tokenizer.pictures(tokens, self.device)?;
-        pictures.into_iter().map(|rgb| Ok(Picture::new(size, size, rgb)?)).collect()
+        pictures(self.tokenizer, tokens, self.device)
+    }
+}
+
+/// Numbers of a tokenizer's widest layer that are there at once, 256 MiB of them; all its layers take up to five times that.
+const AT_ONCE: usize = 1 << 26;
+
+/// Pictures of tokens.
+///
+/// A picture takes much more memory than its tokens did while they were decoded, so of a batch only some are made at once,
+/// which changes none of them.
+pub fn pictures(
+    tokenizer: &ImageTokenizer,
+    tokens: &[Vec<u16>],
+    device: &Device,
+) -> anyhow::Result<Vec<Picture>> {
+    pictures_in_parts(tokenizer, tokens, at_once(tokenizer.config()), device)
+}
+
+fn pictures_in_parts(
+    tokenizer: &ImageTokenizer,
+    tokens: &[Vec<u16>],
+    at_once: usize,
+    device: &Device,
+) -> anyhow::Result<Vec<Picture>> {
+    let size = tokenizer.config().size;
+    let mut pictures = Vec::with_capacity(tokens.len());
+    for part in tokens.chunks(at_once) {
+        for rgb in tokenizer.pictures(part, device)? {
+            pictures.push(Picture::new(size, size, rgb)?);
+        }
+    }
+    Ok(pictures)
+}
+
+/// Pictures that are made at once.
+fn at_once(config: &ImageTokenizerConfig) -> usize {
+    // The widest layers have the pictures' own resolution, at the width of the first two levels.
+    let multiplier = config.multipliers.iter().take(2).max().map_or(1, |&multiplier| multiplier);
+    (AT_ONCE / (config.size * config.size * config.filters * multiplier)).max(1)
+}
+
+/// The models that made pictures, as the record beside these names them.
+#[derive(Serialize)]
+pub struct MadeWith<'a> {
+    model: Weights<'a>,
+    tokenizer: Weights<'a>,
+}
+
+/// A model directory.
+#[derive(Serialize)]
+struct Weights<'a> {
+    path: &'a Path,
+    weights_sha256: String,
+}
+
+impl<'a> MadeWith<'a> {
+    /// Reads the weights of both model directories.
+    pub fn new(model: &'a Path, tokenizer: &'a Path) -> anyhow::Result<Self> {
+        let weights = |path: &'a Path| -> anyhow::Result<Weights<'a>> {
+            Ok(Weights { path, weights_sha256: sha256_of_file(&path.join(WEIGHTS))? })
+        };
+        Ok(Self { model: weights(model)?, tokenizer: weights(tokenizer)? })
     }
 }
 
@@ -180,6 +245,42 @@ impl ClassChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pictures_that_are_made_in_parts_are_the_same() {
+        let device = Device::flex();
+        let config = ImageTokenizerConfig {
+            size: 8,
+            filters: 8,
+            multipliers: vec![1, 2],
+            residual_blocks: 1,
+            embedding: 4,
+            codes: 16,
+            groups: 4,
+            ..ImageTokenizerConfig::maskgit()
+        };
+        let tokenizer = ImageTokenizer::init(&config, 1, &device).unwrap();
+        let tokens: Vec<Vec<u16>> = (0..5).map(|i| (0..16).map(|j| (i * 7 + j * 3) % 16).collect()).collect();
+        let whole = pictures(&tokenizer, &tokens, &device).unwrap();
+        assert_eq!(whole.len(), 5);
+        assert!(whole[0] != whole[1]);
+        for at_once in [1, 2, 3] {
+            assert!(pictures_in_parts(&tokenizer, &tokens, at_once, &device).unwrap() == whole, "{at_once}");
+        }
+    }
+
+    #[test]
+    fn the_larger_pictures_are_the_fewer_are_made_at_once() {
+        let of = |size, filters, multipliers: &[usize]| {
+            let multipliers = multipliers.to_vec();
+            at_once(&ImageTokenizerConfig { size, filters, multipliers, ..ImageTokenizerConfig::maskgit() })
+        };
+        assert_eq!(at_once(&ImageTokenizerConfig::maskgit()), 8);
+        assert_eq!(of(512, 128, &[1, 1, 2, 2, 4]), 2);
+        assert_eq!(of(256, 128, &[1, 2, 4]), 4);
+        assert_eq!(of(2048, 128, &[1]), 1);
+        assert_eq!(of(32, 32, &[1, 2]), 1024);
+    }
 
     #[test]
     fn balanced_classes_are_as_many_and_drawn_ones_nearly() {

@@ -86,6 +86,17 @@ impl Guidance {
             let expected = "shares of the iterations, the first at most the last, which is at most 1";
             return Err(Error::field("guidance interval", expected, format!("{from} to {to}")));
         }
+        // Between the shares of two iterations there would be no guidance at all, in silence.
+        if let Self::Interval { scale, from, to } = self
+            && *scale > 0.0
+            && (0..iterations).all(|i| self.scale(i, iterations) == 0.0)
+        {
+            let expected = match iterations {
+                1 => "1, the share of the only iteration, within it".into(),
+                _ => format!("a share i / {}, of an iteration i from 0, within it", iterations - 1),
+            };
+            return Err(Error::field("guidance interval", expected, format!("{from} to {to}")));
+        }
         Ok(())
     }
 
@@ -175,13 +186,22 @@ mod tests {
         assert!(Guidance::Linear(f64::NAN).validate(4).is_err());
         assert!(Guidance::PowerCosine { scale: 1.0, power: -2.0 }.validate(4).is_err());
         assert!(Guidance::Cosine(3.0).validate(4).is_ok());
-        for (from, to, right) in [(0.2, 0.8, true), (0.5, 0.5, true), (0.8, 0.2, false), (0.5, 7.0, false)] {
+        for (from, to, right) in [(0.2, 0.8, true), (1.0, 1.0, true), (0.8, 0.2, false), (0.5, 7.0, false)] {
             assert_eq!(
                 Guidance::Interval { scale: 2.0, from, to }.validate(4).is_ok(),
                 right,
                 "{from} to {to}"
             );
         }
+        // The shares of four iterations are 0, 1/3, 2/3 and 1.
+        let between = |scale| Guidance::Interval { scale, from: 0.4, to: 0.6 };
+        let error = between(2.0).validate(4).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "guidance interval: expected a share i / 3, of an iteration i from 0, within it, got 0.4 to 0.6"
+        );
+        assert!(between(2.0).validate(5).is_ok() && between(0.0).validate(4).is_ok());
+        assert!(between(2.0).validate(1).unwrap_err().to_string().contains("the only iteration"));
         assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0]).validate(4).is_err());
         assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0, f64::NAN]).validate(4).is_err());
     }

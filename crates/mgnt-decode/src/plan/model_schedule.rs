@@ -22,8 +22,8 @@ impl ModelSchedule {
     }
 
     /// The smallest sub-model first and the full one last, an equal share of the iterations each; where they do not
-    /// divide evenly, smaller sub-models run once more, and of fewer iterations than sub-models the smallest run.
-    /// `sub_models` are the model's factors.
+    /// divide evenly, smaller sub-models run once more. In fewer iterations than sub-models the largest run, so that the
+    /// full one is always the last. `sub_models` are the model's factors.
     pub fn growing(sub_models: &[usize], iterations: usize) -> Self {
         let mut factors = Self::shrinking(sub_models, iterations).0;
         factors.reverse();
@@ -34,6 +34,7 @@ impl ModelSchedule {
     pub fn shrinking(sub_models: &[usize], iterations: usize) -> Self {
         let mut sizes = sub_models.to_vec();
         sizes.sort_unstable();
+        sizes.truncate(iterations);
         let count = sizes.len().max(1);
         let each = |(i, &p): (usize, &usize)| {
             let more = usize::from(i >= count - iterations % count);
@@ -104,7 +105,9 @@ mod tests {
         let growing = |iterations| ModelSchedule::growing(&[1, 2, 4, 8], iterations).to_string();
         assert_eq!(growing(12), "8x3,4x3,2x3,1x3");
         assert_eq!(growing(10), "8x3,4x3,2x2,1x2");
-        assert_eq!(growing(2), "8x1,4x1");
+        assert_eq!([1, 2, 3, 5].map(growing), ["1x1", "2x1,1x1", "4x1,2x1,1x1", "8x2,4x1,2x1,1x1"]);
+        assert_eq!(ModelSchedule::shrinking(&[8, 1, 4, 2], 2).to_string(), "1x1,2x1");
+        assert_eq!(growing(0), "");
         assert_eq!(ModelSchedule::shrinking(&[1, 2, 4], 6).to_string(), "1x2,2x2,4x2");
         assert_eq!(ModelSchedule::growing(&[1], 5), ModelSchedule::constant(1, 5));
     }
