@@ -1,11 +1,15 @@
 //! From classes to pictures: what `generate`, `eval-fid` and `demo` share.
 
+use std::path::Path;
+
 use burn::tensor::Device;
 use clap::ValueEnum;
 use mgnt_data::Picture;
+use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
+use mgnt_weights::directory;
 
 use crate::device::decoder;
 use crate::failure::bad_use;
@@ -123,6 +127,13 @@ pub fn check_pair(m: &ModelConfig, tokenizer: &ImageTokenizer) -> anyhow::Result
         )));
     }
     Ok(())
+}
+
+/// SHA-256 of a model directory: of its configuration and its weights.
+pub fn model_sha256(folder: &Path) -> anyhow::Result<String> {
+    let [config, weights] =
+        [directory::CONFIG, directory::WEIGHTS].map(|file| sha256_of_file(&folder.join(file)));
+    Ok(sha256((config? + &weights?).as_bytes()))
 }
 
 /// Refuses a class that a model with `all` classes does not have.

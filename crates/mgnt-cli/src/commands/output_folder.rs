@@ -1,8 +1,9 @@
 //! Folders that a command fills, and may fill again.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
-use mgnt_weights::atomic;
+use mgnt_weights::{Error, atomic};
 
 use crate::failure::bad_use;
 
@@ -23,6 +24,19 @@ pub fn check(out: &Path, manifest: &str, prefix: &str) -> anyhow::Result<()> {
         return Err(bad_use(format!("--out {}: holds something else already", out.display())));
     }
     Ok(())
+}
+
+/// Keeps other processes of this command out of a folder, for as long as the file is open.
+pub fn lock(out: &Path, command: &str) -> anyhow::Result<File> {
+    let path = out.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(bad_use(format!("--out {}: another {command} works in it", out.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error).into()),
+    }
 }
 
 #[cfg(test)]
