@@ -159,7 +159,7 @@ impl Protocol {
     }
 
     /// The same for any numbers of pictures, without what depends on the two sets.
-    pub fn warnings_for(dims: usize, weights_sha256: &str, real: Option<u64>, fake: Option<u64>) -> Vec<String> {
+    fn warnings_for(dims: usize, weights_sha256: &str, real: Option<u64>, fake: Option<u64>) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(fewest) = real.into_iter().chain(fake).min().filter(|&fewest| fewest < FEW) {
             warnings.push(format!(
