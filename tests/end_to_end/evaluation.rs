@@ -12,7 +12,7 @@ use mgnt_data::Picture;
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 use serde_json::Value;
 
-use crate::world::{fail, mgnt, model, succeed, world};
+use crate::world::{fail, mgnt, model, output, succeed, world};
 
 const COMMON: &str = "--weights stem.safetensors --dims 64 --statistics statistics";
 
@@ -82,6 +82,22 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     refused("--samples 7 --shard 3 --classes drawn", "classes");
     let foreign = format!("eval-fid --real store {} --out store {COMMON}", model());
     fail(&foreign, world, 2, &["--out store", "something else"]);
+
+    // Without a model nothing is decoded.
+    for option in ["--guidance 1", "--top-k 3", "--dtype bf16", "--schedule 1x4", "--strategy s.ron"] {
+        let name = option.split(' ').next().unwrap();
+        let line = format!("eval-fid --real store {option} {COMMON}");
+        fail(&format!("{line} --fake store"), world, 2, &["--fake", name]);
+        fail(&format!("{line} --save-reference r.npz"), world, 2, &["--model"]);
+    }
+    // A shard of features that is damaged is measured again from its tokens, once it is out of the way.
+    let shard = fs::read_dir(world.join("made/features")).unwrap().next().unwrap().unwrap().path();
+    let shard = shard.join("00001.safetensors");
+    fs::write(&shard, b"torn").unwrap();
+    let line = format!("eval-fid {run} {COMMON}");
+    fail(&line, world, 1, &["00001.safetensors: damaged; without it, its samples are measured again"]);
+    fs::remove_file(&shard).unwrap();
+    assert_eq!(report(&run, world), of_model);
 }
 
 #[test]
@@ -127,6 +143,22 @@ fn references_are_written_and_read_in_every_form() {
         1,
         &["stem.safetensors", "768", "Conv2d_3b_1x1.conv.weight"],
     );
+    // What is read is not written over, by whatever name.
+    succeed(&format!("eval-fid --real store --save-reference whole.safetensors {COMMON}"), world);
+    for (line, parts) in [
+        ("--real whole.safetensors --save-reference ./whole.safetensors", ["--save-reference", "--real is"]),
+        ("--real reference.npz --save-reference store/../reference.npz", ["--save-reference", "--real is"]),
+        (
+            "--real store --fake reference.npz --save-reference reference.npz",
+            ["--save-reference", "--fake is"],
+        ),
+        ("--real store --save-reference stem.safetensors", ["--save-reference", "--weights is"]),
+        ("--real reference.npz --fake store --report reference.npz", ["--report", "--real is"]),
+    ] {
+        let before = contents(world);
+        fail(&format!("eval-fid {line} {COMMON}"), world, 2, &parts);
+        assert!(contents(world) == before, "{line}");
+    }
     fs::write(world.join("bad.npz"), b"PK\x05\x06 and nothing else").unwrap();
     fail(&format!("eval-fid --real bad.npz --fake store {COMMON}"), world, 1, &["bad.npz"]);
 }
@@ -239,10 +271,62 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
         "of another type, measured anew"
     );
 
+    // Of another arithmetic, another input of the network or other bytes of a model: measured anew.
+    for change in ["--dtype tf32", "--resize tf1"] {
+        let anew = rows(&format!("--also 1x4 --seeds 0 {change} --out sweep"));
+        assert!(anew.len() == 1 && anew[0]["world"] != first[0]["world"], "{change}");
+    }
+    let config = world.join("run/model/config.ron");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}\n")).unwrap();
+    assert_ne!(rows("--also 1x4 --seeds 0 --out sweep")[0]["world"], first[0]["world"]);
+    fs::write(&config, &text).unwrap();
+    // Strategies of which a seed is missing are not among those of all seeds.
+    let schedules = |rows: &[Value]| -> Vec<String> {
+        rows.iter().map(|row| format!("{} of {}", row["schedule"], row["seed"])).collect()
+    };
+    rows("--also 4x4 --seeds 1 --out sweep");
+    let again = rows("--also growing --also 1x4 --seeds 0,1 --out sweep");
+    assert_eq!(schedules(&again), schedules(&first));
+    assert_eq!(rows("--also 4x4 --seeds 1 --out sweep").len(), 3, "all have seed 1");
+
+    // The baseline differs in sub-models and cache alone.
+    let guided = rows("--guidance 1.0 --cache every:2 --out guided");
+    assert_eq!((&guided[0]["schedule"], &guided[0]["name"]), (&"1x4".into(), &"1x4, no cache".into()));
+    for row in &guided {
+        assert!(row["strategy"].as_str().unwrap().contains("guidance:constant(1.0)"), "{row}");
+    }
+
     let found = rows("--schedule growing --search 0.004 --most 3 --out search");
     assert!(found.len() <= 3 && found.iter().all(|r| r["gflops"].as_f64().unwrap() <= 0.004));
     assert!(world.join("search/best.ron").exists());
-    fail(&format!("{sweep} --search 0.00000001 --out x"), world, 1, &["smallest sub-model"]);
+    fs::write(world.join("strategies.ron"), "{\"plain\": (models: \"1x4\")}").unwrap();
+    for (options, part) in [
+        ("--search 0.00000001 --also 1x4", "smallest sub-model"),
+        ("--search nan", "above 0"),
+        ("--search 0", "above 0"),
+        ("--search=-1", "above 0"),
+        ("--also 1x4 --most 3", "--search"),
+        ("--also 1x4 --schedule growing", "--schedule: each --also"),
+        ("--strategies strategies.ron", "--strategies: its strategies have options of their own"),
+    ] {
+        fail(&format!("{sweep} {options} --out x"), world, 2, &[part]);
+        assert!(!world.join("x").exists(), "{options}: nothing is measured");
+    }
+    assert_eq!(rows("--strategies strategies.ron --also growing --out named").len(), 2);
+
+    // Statistics of others go with the resize that those are made with.
+    succeed(&format!("eval-fid --real store --save-reference others.npz {COMMON}"), world);
+    let line = sweep.replace("--real store", "--real others.npz").replace("--real-samples 4", "");
+    let told = output(&format!("{line} --also 1x4 --resize tf1 --out others"), world);
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("--resize pytorch-fid compares like with like"), "{told}");
+    // What another tool left stays.
+    let foreign = world.join("theirs/results.jsonl");
+    fs::create_dir(world.join("theirs")).unwrap();
+    fs::write(&foreign, "{\"loss\": 1}\n").unwrap();
+    fail(&format!("{sweep} --also 1x4 --out theirs"), world, 2, &["results.jsonl: line 1: expected a row"]);
+    assert_eq!(fs::read_to_string(&foreign).unwrap(), "{\"loss\": 1}\n");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub fn coordinate_search<E: From<Error>>(
                 if plan.flops() > budget || tried.iter().any(|tried| tried == plan.iterations()) {
                     continue;
                 }
-                if found.measured == most {
+                if found.measured >= most {
                     return Ok(found);
                 }
                 tried.push(plan.iterations().to_vec());
@@ -156,6 +156,7 @@ mod tests {
         };
         let (cut, first) = run(4);
         assert!(!cut.settled && cut.measured == 4);
+        assert_eq!((run(1).1.len(), run(0).1.len()), (1, 1), "the start, in any case");
         let (whole, all) = run(1000);
         assert_eq!(all[..4], first);
         assert_eq!(whole.strategy.models.to_string(), "1x4");

@@ -21,9 +21,16 @@ const ROUNDING: f64 = 16.0 * f64::EPSILON;
 /// factors come from eigen-decompositions, without the directions that are zero but for rounding. So covariances of
 /// fewer samples than dimensions are no special case, and no root of rounding errors is taken, as it is where the
 /// product of the two is.
+///
+/// Refuses sets that are known to be of fewer than two pictures, which have no covariance.
 pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<Frechet, Error> {
     if a.dims() != b.dims() {
         return Err(Error::input("features", format!("{} dimensions", a.dims()), b.dims()));
+    }
+    for (set, moments) in [("pictures of the first set", a), ("pictures of the second set", b)] {
+        if let Some(count) = moments.count().filter(|&count| count < 2) {
+            return Err(Error::input(set, "at least 2", count));
+        }
     }
     let whole = |moments: &Moments| {
         let of_one = |i: usize| moments.mean()[i].is_finite() && moments.covariance()[(i, i)].is_finite();

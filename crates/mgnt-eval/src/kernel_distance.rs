@@ -10,8 +10,8 @@ use crate::{Error, Features};
 pub struct KernelDistance {
     /// Mean over the subsets.
     pub mean: f64,
-    /// Population standard deviation over the subsets.
-    pub deviation: f64,
+    /// Population standard deviation over the subsets; none of a single one.
+    pub deviation: Option<f64>,
     /// Number of subsets.
     pub subsets: usize,
     /// Pictures of each set in a subset.
@@ -26,7 +26,8 @@ const SIZE: usize = 1000;
 /// Kernel distance, KID (Bińkowski et al., 2018): squared maximum mean discrepancy under the kernel (x·y / d + 1)^3,
 /// unbiased, mean over 100 subsets of 1,000 pictures of each set, each drawn without replacement.
 ///
-/// Sets of fewer than 1,000 pictures make smaller subsets; of fewer than two, none.
+/// Sets of fewer than 1,000 pictures make smaller subsets; of fewer than two, none. Where both sets are as small as a
+/// subset there is one alone, of all pictures.
 pub fn kernel_distance(real: &Features, fake: &Features, seed: u64) -> Result<KernelDistance, Error> {
     if real.dims() != fake.dims() {
         return Err(Error::input("features", format!("{} dimensions", real.dims()), fake.dims()));
@@ -36,6 +37,11 @@ pub fn kernel_distance(real: &Features, fake: &Features, seed: u64) -> Result<Ke
         return Err(Error::input("pictures for the kernel distance", "two of each set", size));
     }
     let (all_x, all_y) = (real.columns(), fake.columns());
+    if (real.count(), fake.count()) == (size, size) {
+        // Every draw would be of all pictures.
+        let mean = squared_discrepancy(&all_x, &all_y);
+        return Ok(KernelDistance { mean, deviation: None, subsets: 1, size });
+    }
     let values: Vec<f64> = (0..SUBSETS as u64)
         .map(|subset| {
             // Purposes 1, 2, …: the draw of the rows themselves has 0.
@@ -46,7 +52,7 @@ pub fn kernel_distance(real: &Features, fake: &Features, seed: u64) -> Result<Ke
         .collect();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / values.len() as f64;
-    Ok(KernelDistance { mean, deviation: variance.sqrt(), subsets: SUBSETS, size })
+    Ok(KernelDistance { mean, deviation: Some(variance.sqrt()), subsets: SUBSETS, size })
 }
 
 fn part(columns: &Mat<f64>, chosen: &[usize]) -> Mat<f64> {
@@ -131,7 +137,7 @@ mod tests {
     fn two_pictures_by_hand() {
         let set = |values: [f32; 2]| Features::new(1, values.to_vec()).unwrap();
         let got = kernel_distance(&set([1.0, 3.0]), &set([0.0, 2.0]), 0).unwrap();
-        assert_eq!((got.mean, got.deviation, got.size), (-121.0, 0.0, 2));
+        assert_eq!((got.mean, got.deviation, got.subsets, got.size), (-121.0, None, 1, 2));
         let one = Features::new(1, vec![1.0]).unwrap();
         assert!(kernel_distance(&one, &set([0.0, 2.0]), 0).is_err());
         assert!(kernel_distance(&Features::new(2, vec![1.0; 4]).unwrap(), &set([0.0, 2.0]), 0).is_err());
@@ -148,7 +154,12 @@ mod tests {
         let whole = squared_discrepancy(&a.columns(), &b.columns());
         let got = kernel_distance(&a, &b, 3).unwrap();
         assert_eq!((got.subsets, got.size), (100, 1000));
-        assert!((got.mean - whole).abs() < 4.0 * got.deviation / 10.0 + 1e-3 * whole, "{got:?} {whole}");
+        let deviation = got.deviation.unwrap();
+        assert!((got.mean - whole).abs() < 4.0 * deviation / 10.0 + 1e-3 * whole, "{got:?} {whole}");
         assert_eq!(got, kernel_distance(&a, &b, 3).unwrap());
+        // One side of a subset's size: the other is drawn all the same.
+        let small = cloud(40, 0.4);
+        let got = kernel_distance(&a, &small, 3).unwrap();
+        assert!(got.subsets == 100 && got.deviation.unwrap() > 0.0, "{got:?}");
     }
 }

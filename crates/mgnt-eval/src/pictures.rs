@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use mgnt_data::manifest::{sha256, sha256_of_file};
-use mgnt_data::{Picture, PictureSet};
+use mgnt_data::{Picture, PictureSet, PictureStore};
 use mgnt_weights::DType;
 use mgnt_weights::npz::Archive;
 use rayon::prelude::*;
@@ -68,6 +68,25 @@ impl Pictures {
         match self {
             Self::Set(set) => set.len(),
             Self::Array(array) => array.chosen.len(),
+        }
+    }
+
+    /// Number of pictures that there are to choose from, chosen or not.
+    pub fn found(&self) -> usize {
+        match self {
+            Self::Set(set) => set.found(),
+            Self::Array(array) => array.shape[0],
+        }
+    }
+
+    /// How the pictures of a packed store were made square, in words; of others it is not known.
+    pub fn crop(&self) -> Option<String> {
+        match self {
+            // A folder of files is no store, and does not open as one.
+            Self::Set(set) => {
+                PictureStore::open(set.path()).ok().map(|store| store.manifest().crop.to_string())
+            }
+            Self::Array(_) => None,
         }
     }
 
@@ -167,6 +186,8 @@ impl PictureArray {
 }
 
 /// Measures all pictures of a set, `batch` at a time; `progress` hears of pictures done.
+///
+/// Refuses a set of one picture, which has no covariance.
 pub fn measure(
     pictures: &Pictures,
     network: &Inception,
@@ -174,6 +195,10 @@ pub fn measure(
     batch: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, Error> {
+    if pictures.len() < 2 {
+        let reason = format!("expected at least 2 pictures to measure, got {}", pictures.len());
+        return Err(Error::File { path: pictures.path().into(), reason });
+    }
     let mut meter = Meter::new(dims, pictures.len());
     let mut done = 0;
     pictures.batches(batch, &mut |pictures| {
@@ -223,7 +248,8 @@ mod tests {
         assert_eq!(seen(&all, 2), (vec![2, 2, 1], vec![0, 18, 36, 54, 72]));
         let before = all.sha256().unwrap();
         let some = all.thinned(2);
-        assert_eq!((some.len(), seen(&some, 8)), (2, (vec![2], vec![0, 36])));
+        assert_eq!((some.len(), some.found(), seen(&some, 8)), (2, 5, (vec![2], vec![0, 36])));
+        assert_eq!(some.crop(), None);
         assert_ne!(some.sha256().unwrap(), before);
     }
 

@@ -24,6 +24,13 @@ pub struct Published {
     pub has_pictures: bool,
 }
 
+impl From<Published> for Measured {
+    fn from(published: Published) -> Self {
+        let Published { moments, spatial, .. } = published;
+        Self { moments, spatial, sample: None, inception_score: None }
+    }
+}
+
 /// Whether an archive holds statistics, and not pictures alone.
 pub fn has_statistics(path: &Path) -> Result<bool, Error> {
     Ok(Archive::open(path)?.has("mu"))

@@ -121,9 +121,24 @@ impl ReferenceCache {
                     }
                     false => None,
                 };
-                let (moments, spatial) = (published.moments, published.spatial);
-                Ok(Measured { moments, spatial, sample, inception_score: None })
+                Ok(Measured { sample, ..published.into() })
             }
+        }
+    }
+
+    /// As [`Self::reference`], for who takes Frechet distances alone: of an archive with statistics the pictures are left
+    /// unread, and there are no features.
+    pub fn moments(
+        &self,
+        source: &Source,
+        network: &Inception,
+        dims: Dims,
+        batch: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Measured, Error> {
+        match source {
+            Source::Statistics(path) => Ok(Published::read(path, dims)?.into()),
+            Source::Pictures(_) | Source::Saved(_) => self.reference(source, network, dims, batch, progress),
         }
     }
 
@@ -322,6 +337,39 @@ mod tests {
         let network = network.with_resize(Resize::Tf1);
         measured(&network, &mut Vec::new());
         assert_eq!(files(), 3);
+    }
+
+    #[test]
+    fn pictures_beside_statistics_are_read_for_their_features_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = stem(&folder.path().join("w.safetensors"));
+        let (source, path) = (folder.path().join("pictures"), folder.path().join("adm.npz"));
+        (0..3).for_each(|i| draw(&source, i, i));
+        let pictures = Pictures::open(&source).unwrap();
+        let spatial = Moments::new(vec![0.0; 2023], &vec![0.0; 2023 * 2023], None).unwrap();
+        let measured = measure(&pictures, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        let measured = Measured { spatial: Some(spatial), ..measured };
+        crate::write_adm(&path, &measured, &pictures).unwrap();
+        let cache = ReferenceCache::new(folder.path().join("cache"));
+        let source = Source::open(&path).unwrap();
+        let mut unread = |_| panic!("a picture is read");
+        let moments = cache.moments(&source, &network, Dims::D64, 2, &mut unread).unwrap();
+        assert_eq!(moments.moments.mean(), measured.moments.mean());
+        assert_eq!((&moments.sample, source.usual_resize(&moments)), (&None, Some(Resize::Tf1)));
+        assert!(!cache.folder().exists());
+        let whole = cache.reference(&source, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        assert_eq!((whole.moments, whole.sample.unwrap().count()), (moments.moments, 3));
+    }
+
+    #[test]
+    fn one_picture_is_no_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = stem(&folder.path().join("w.safetensors"));
+        draw(folder.path(), 0, 0);
+        let pictures = Pictures::open(folder.path()).unwrap();
+        let mut unread = |_| panic!("a picture is read");
+        let error = measure(&pictures, &network, Dims::D64, 2, &mut unread).unwrap_err().to_string();
+        assert!(error.ends_with(": expected at least 2 pictures to measure, got 1"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::meter::{SAMPLE, SEED};
-use crate::{Dims, Error, Inception, Measured, Resize, frechet_distance, kernel_distance, neighbours};
+use crate::{
+    Dims, Error, Inception, Measured, Resize, Source, frechet_distance, kernel_distance, neighbours,
+};
 
 /// Every choice that the numbers depend on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,8 +46,12 @@ pub struct Side {
     pub kind: String,
     /// SHA-256 that changes with any picture.
     pub sha256: String,
-    /// Pictures in it, where that is known.
+    /// Pictures that were taken of it, where that is known.
     pub pictures: Option<u64>,
+    /// Pictures that there were to take them from, where that is known.
+    pub found: Option<u64>,
+    /// How the pictures were made square, where a packed store says so.
+    pub crop: Option<String>,
     /// The resize that statistics of its form are made with as a rule, where they were not made here.
     pub resize: Option<Resize>,
 }
@@ -101,13 +108,13 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// A mean and the population deviation of what it is the mean of.
+/// A mean, and the population deviation of what it is the mean of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The mean.
     pub mean: f64,
-    /// The deviation.
-    pub deviation: f64,
+    /// The deviation; none of a single value.
+    pub deviation: Option<f64>,
 }
 
 /// How the SHA-256 of `pt_inception-2015-12-05-6726825d.pth` begins, with which published numbers are made.
@@ -152,12 +159,7 @@ impl Protocol {
     }
 
     /// The same for any numbers of pictures, without what depends on the two sets.
-    pub fn warnings_for(
-        dims: usize,
-        weights_sha256: &str,
-        real: Option<u64>,
-        fake: Option<u64>,
-    ) -> Vec<String> {
+    fn warnings_for(dims: usize, weights_sha256: &str, real: Option<u64>, fake: Option<u64>) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(fewest) = real.into_iter().chain(fake).min().filter(|&fewest| fewest < FEW) {
             warnings.push(format!(
@@ -180,6 +182,35 @@ impl Protocol {
     }
 }
 
+impl Side {
+    /// What is known of a set, and was measured of it.
+    pub fn new(source: &Source, measured: &Measured) -> Result<Self, Error> {
+        let pictures = if let Source::Pictures(pictures) = source { Some(pictures) } else { None };
+        Ok(Self {
+            path: source.path().display().to_string(),
+            kind: source.kind().into(),
+            sha256: source.sha256()?,
+            pictures: measured.moments.count(),
+            found: pictures.map(|pictures| pictures.found() as u64),
+            crop: pictures.and_then(|pictures| pictures.crop()),
+            resize: source.usual_resize(measured),
+        })
+    }
+
+    /// So many pictures that the model of this path generated.
+    pub fn generated(model: &Path, sha256: String, pictures: u64) -> Self {
+        Self {
+            path: model.display().to_string(),
+            kind: "generated".into(),
+            sha256,
+            pictures: Some(pictures),
+            found: None,
+            crop: None,
+            resize: None,
+        }
+    }
+}
+
 impl Report {
     /// Measures two sets against each other.
     pub fn new(real: &Measured, fake: &Measured, mut protocol: Protocol) -> Result<Self, Error> {
@@ -193,11 +224,15 @@ impl Report {
             // Both need more pictures than the largest k; fewer leave the fields empty.
             if real.count().min(fake.count()) > 5 {
                 let distance = kernel_distance(real, fake, SEED)?;
-                protocol.kernel = Some(format!(
-                    "unbiased, (x.y / d + 1)^3, mean and deviation of {} subsets of {} pictures of each side, drawn \
-                     without replacement (seed {SEED})",
-                    distance.subsets, distance.size
-                ));
+                let of = match distance.deviation {
+                    Some(_) => format!(
+                        "mean and deviation of {} subsets of {} pictures of each side, drawn without replacement \
+                         (seed {SEED})",
+                        distance.subsets, distance.size
+                    ),
+                    None => format!("one value of all {} pictures of each side", distance.size),
+                };
+                protocol.kernel = Some(format!("unbiased, (x.y / d + 1)^3, {of}"));
                 protocol.neighbours = Some(
                     "precision and recall: k = 3 (Kynkaanniemi et al. 2019); density and coverage: k = 5 (Naeem et \
                      al. 2020)"
@@ -212,7 +247,7 @@ impl Report {
                 near = Some(neighbours(real, fake)?);
             }
         }
-        let score = fake.inception_score.map(|s| Spread { mean: s.mean, deviation: s.deviation });
+        let score = fake.inception_score.map(|s| Spread { mean: s.mean, deviation: Some(s.deviation) });
         protocol.inception_score = fake.inception_score.map(|s| {
             format!(
                 "{} contiguous chunks in the order of the pictures, logits without the last bias",
@@ -242,7 +277,10 @@ impl Report {
         let mut add = |name: &str, value: Option<String>| {
             numbers.extend(value.map(|value| (name.to_owned(), value)));
         };
-        let spread = |s: Spread, digits: usize| format!("{:.digits$} +- {:.digits$}", s.mean, s.deviation);
+        let spread = |s: Spread, digits: usize| match s.deviation {
+            Some(deviation) => format!("{:.digits$} +- {deviation:.digits$}", s.mean),
+            None => format!("{:.digits$}", s.mean),
+        };
         add("sFID", self.sfid.map(|v| format!("{v:.4}")));
         add("IS", self.inception_score.map(|s| spread(s, 3)));
         add("KID", self.kid.map(|s| spread(s, 6)));
@@ -298,11 +336,18 @@ impl Report {
 
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pictures {
-            Some(count) => write!(f, "{count} pictures of {}", self.path)?,
-            None => write!(f, "{}", self.path)?,
+        match (self.pictures, self.found) {
+            (Some(count), Some(found)) if found != count => {
+                write!(f, "{count} of {found} pictures of {}", self.path)?;
+            }
+            (Some(count), _) => write!(f, "{count} pictures of {}", self.path)?,
+            (None, _) => write!(f, "{}", self.path)?,
         }
-        write!(f, " ({}, sha256 {:.12})", self.kind, self.sha256)
+        write!(f, " ({}, sha256 {:.12}", self.kind, self.sha256)?;
+        match &self.crop {
+            Some(crop) => write!(f, "; crop: {crop})"),
+            None => f.write_str(")"),
+        }
     }
 }
 
@@ -344,8 +389,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
+    use mgnt_data::{PrepareOptions, prepare, synthetic};
     use mgnt_weights::{TensorMap, safetensors};
 
     use super::*;
@@ -357,8 +401,30 @@ mod tests {
             kind: "pictures".into(),
             sha256: "0123456789abcdef".into(),
             pictures,
+            found: None,
+            crop: None,
             resize: None,
         }
+    }
+
+    #[test]
+    fn a_part_of_a_store_is_told_with_the_whole_and_the_crop() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pictures, store) = (folder.path().join("pictures"), folder.path().join("store"));
+        synthetic::write_folder(&pictures, 2, 16, 1).unwrap();
+        let options = PrepareOptions { size: 16, ..PrepareOptions::default() };
+        prepare(&pictures, &options, &store, &mut |_, _| {}).unwrap();
+        let of = |path: &Path, count: usize| {
+            let source = Source::open(path).unwrap().thinned(count).unwrap();
+            Side::new(&source, &measured(count, 0.0, false)).unwrap()
+        };
+        let part = of(&store, 3);
+        assert_eq!((part.pictures, part.found), (Some(3), Some(16)));
+        let text = part.to_string();
+        let words = ["3 of 16 pictures of ", "; crop: centre square, Lanczos)"];
+        assert!(text.starts_with(words[0]) && text.ends_with(words[1]), "{text}");
+        let whole = of(&pictures, 16);
+        assert!(whole.to_string().starts_with("16 pictures of ") && whole.crop.is_none(), "{whole}");
     }
 
     #[test]
@@ -423,6 +489,13 @@ mod tests {
         let few = Report::new(&real, &measured(4, 0.2, true), protocol()).unwrap();
         assert!(few.kid.is_none() && few.precision.is_none());
         assert!(few.protocol.inception_score.is_none());
+        // Of as many pictures on both sides, no more than a subset's: one value, which has no deviation.
+        let same = Report::new(&real, &measured(30, 0.2, true), protocol()).unwrap();
+        let line = same.markdown();
+        assert!(same.kid.unwrap().deviation.is_none() && line.contains("one value of all 30"), "{line}");
+        assert!(!line.contains("+-"), "{line}");
+        let error = Report::new(&measured(1, 0.0, true), &fake, protocol()).unwrap_err().to_string();
+        assert_eq!(error, "pictures of the first set: expected at least 2, got 1");
 
         // Statistics of ADM's form beside pictures that were resized as pytorch-fid does.
         for (resize, warns) in [(Some(Resize::Tf1), true), (Some(Resize::PytorchFid), false), (None, false)] {

@@ -13,6 +13,7 @@ use mgnt_weights::atomic;
 use mgnt_weights::npz::Writer;
 use serde::{Deserialize, Serialize};
 
+use super::bench::median;
 use super::eval_fid::{network, parse_dims};
 use super::print_json;
 use crate::device::DeviceWord;
@@ -199,9 +200,4 @@ fn theirs(arguments: &Arguments, words: &[String]) -> anyhow::Result<Turn> {
     }
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("what {} printed", arguments.script.display()))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

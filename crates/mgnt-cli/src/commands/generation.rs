@@ -5,11 +5,11 @@ use std::path::Path;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use mgnt_data::Picture;
-use mgnt_data::manifest::sha256_of_file;
+use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
-use mgnt_weights::directory::WEIGHTS;
+use mgnt_weights::directory;
 use serde::Serialize;
 
 use crate::device::decoder;
@@ -161,7 +161,7 @@ impl<'a> MadeWith<'a> {
     /// Reads the weights of both model directories.
     pub fn new(model: &'a Path, tokenizer: &'a Path) -> anyhow::Result<Self> {
         let weights = |path: &'a Path| -> anyhow::Result<Weights<'a>> {
-            Ok(Weights { path, weights_sha256: sha256_of_file(&path.join(WEIGHTS))? })
+            Ok(Weights { path, weights_sha256: sha256_of_file(&path.join(directory::WEIGHTS))? })
         };
         Ok(Self { model: weights(model)?, tokenizer: weights(tokenizer)? })
     }
@@ -188,6 +188,13 @@ pub fn check_pair(m: &ModelConfig, tokenizer: &ImageTokenizer) -> anyhow::Result
         )));
     }
     Ok(())
+}
+
+/// SHA-256 of a model directory: of its configuration and its weights.
+pub fn model_sha256(folder: &Path) -> anyhow::Result<String> {
+    let [config, weights] =
+        [directory::CONFIG, directory::WEIGHTS].map(|file| sha256_of_file(&folder.join(file)));
+    Ok(sha256((config? + &weights?).as_bytes()))
 }
 
 /// Refuses a class that a model with `all` classes does not have.

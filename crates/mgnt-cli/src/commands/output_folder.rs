@@ -1,5 +1,6 @@
 //! Folders that a command fills, and may fill again.
 
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, absolute};
 
@@ -50,6 +51,19 @@ pub fn check_outside(out: &Path, option: &str, file: &Path) -> anyhow::Result<()
         )));
     }
     Ok(())
+}
+
+/// Keeps other processes of this command out of a folder, for as long as the file is open.
+pub fn lock(out: &Path, command: &str) -> anyhow::Result<File> {
+    let path = out.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(bad_use(format!("--out {}: another {command} works in it", out.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error).into()),
+    }
 }
 
 #[cfg(test)]

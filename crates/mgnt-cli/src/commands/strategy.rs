@@ -13,7 +13,7 @@ use mgnt_weights::directory::read_ron;
 use crate::failure::bad_use;
 
 /// Options of a decoding strategy.
-#[derive(Args, Debug, Clone, Default)]
+#[derive(Args, Debug, Clone, Default, PartialEq)]
 #[command(next_help_heading = "Decoding strategy")]
 pub struct StrategyArguments {
     /// A strategy as RON (`mgnt flops --save-strategy` writes one); the other options change it

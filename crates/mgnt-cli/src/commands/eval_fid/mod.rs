@@ -6,7 +6,8 @@ mod samples;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgGroup, Args, Command, ValueEnum};
+use indicatif::ProgressBar;
 use mgnt_eval::{
     Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, is_npz,
     measure,
@@ -19,10 +20,19 @@ use super::strategy::StrategyArguments;
 use super::watch::bar;
 use crate::device::{Compute, DeviceWord};
 use crate::failure::bad_use;
+pub(super) use run_folder::VERSION;
 use samples::Keep;
+
+/// What says how to decode: of no use without a model.
+fn decoding() -> ArgGroup {
+    let strategy = StrategyArguments::augment_args(Command::new("strategy"));
+    let options = strategy.get_arguments().map(|option| option.get_id().clone());
+    ArgGroup::new("decoding").multiple(true).args(options).arg("dtype").requires("model")
+}
 
 /// Arguments of `mgnt eval-fid`.
 #[derive(Args)]
+#[command(group = decoding())]
 #[command(group = ArgGroup::new("task").required(true).multiple(true).args(["fake", "model", "save_reference"]))]
 pub struct Arguments {
     /// The reference: a packed store, a folder of pictures, an .npz (mu and sigma of pytorch-fid or ADM, or pictures
@@ -34,7 +44,7 @@ pub struct Arguments {
     real_samples: Option<u32>,
     /// Pictures to measure: a packed store, a folder of pictures, or an .npz of arr_0
     #[arg(long, value_name = "PATH", conflicts_with_all = [
-        "model", "tokenizer", "out", "keep", "samples", "classes", "seed", "shard",
+        "model", "tokenizer", "out", "keep", "samples", "classes", "seed", "shard", "decoding",
     ])]
     fake: Option<PathBuf>,
     /// In place of --fake: generate with this transformer
@@ -112,6 +122,7 @@ pub fn parse_dims(word: &str) -> Result<Dims, String> {
 
 /// Measures.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    check_outputs(&arguments)?;
     let device = arguments.compute.open()?;
     let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
     network.require(arguments.dims)?;
@@ -140,14 +151,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         save_reference(path, arguments.form, &reference, &real, &network, arguments.dims)?;
         eprintln!("{}: the reference", path.display());
     }
-    let real = side(&real, &reference)?;
+    let real = Side::new(&real, &reference)?;
     if let Some(pictures) = fake {
         let progress = bar(pictures.len(), "pictures");
         let measured = measure(&pictures, &network, arguments.dims, arguments.batch.into(), &mut |done| {
             progress.set_position(done as u64);
         })?;
         progress.finish_and_clear();
-        let fake = side(&Source::Pictures(pictures), &measured)?;
+        let fake = Side::new(&Source::Pictures(pictures), &measured)?;
         let report = Report::new(&reference, &measured, Protocol::new(&network, arguments.dims, real, fake))?;
         return show(&arguments, &report);
     }
@@ -201,8 +212,7 @@ pub fn statistics_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyhow::Result<Measured> {
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
-    let length = if let Source::Pictures(pictures) = real { pictures.len() } else { 0 };
-    let progress = bar(length, "real pictures");
+    let progress = real_bar(real);
     let batch = arguments.batch.into();
     let measured = cache
         .reference(real, network, arguments.dims, batch, &mut |done| progress.set_position(done as u64))?;
@@ -210,9 +220,14 @@ fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyho
     Ok(measured)
 }
 
+/// Progress of what reads the real pictures, where those are what is given.
+pub fn real_bar(real: &Source) -> ProgressBar {
+    bar(if let Source::Pictures(pictures) = real { pictures.len() } else { 0 }, "real pictures")
+}
+
 /// Pictures in folders are not of a set that has pictures beside them, as the grids are that `generate` draws. Where those
 /// are many, something else was meant.
-fn warn_of_passed_over(pictures: &Pictures) {
+pub fn warn_of_passed_over(pictures: &Pictures) {
     if let Pictures::Set(set) = pictures
         && set.passed_over() > set.found()
     {
@@ -223,6 +238,26 @@ fn warn_of_passed_over(pictures: &Pictures) {
             set.passed_over()
         );
     }
+}
+
+/// Refuses to write over what is read.
+fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
+    let outputs = [("--save-reference", &arguments.save_reference), ("--report", &arguments.report)];
+    let inputs = [
+        ("--real", Some(&arguments.real)),
+        ("--fake", arguments.fake.as_ref()),
+        ("--weights", Some(&arguments.weights)),
+    ];
+    for (output, path) in outputs {
+        let Some(path) = path else { continue };
+        // What is not there yet has no place, and is nobody's input.
+        let Ok(place) = path.canonicalize() else { continue };
+        let is_place = |read: &PathBuf| read.canonicalize().is_ok_and(|read| read == place);
+        if let Some((input, _)) = inputs.iter().find(|(_, read)| read.is_some_and(is_place)) {
+            return Err(bad_use(format!("{output} {}: {input} is the same file", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what [`save_reference`] cannot write.
@@ -259,16 +294,6 @@ fn save_reference(
         _ => mgnt_eval::write_pytorch_fid(path, &reference.moments)?,
     }
     Ok(())
-}
-
-fn side(source: &Source, measured: &Measured) -> anyhow::Result<Side> {
-    Ok(Side {
-        path: source.path().display().to_string(),
-        kind: source.kind().into(),
-        sha256: source.sha256()?,
-        pictures: measured.moments.count(),
-        resize: source.usual_resize(measured),
-    })
 }
 
 fn json(report: &Report) -> anyhow::Result<Vec<u8>> {

@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use mgnt_eval::{Activations, Dims, Inception};
 use mgnt_weights::{Error, TensorMap, atomic, safetensors};
 use serde::{Deserialize, Serialize};
 
+use crate::commands::output_folder;
 use crate::failure::bad_use;
 
 /// All that the samples depend on. Written first; a run that is continued must have the same.
@@ -28,7 +29,7 @@ pub(super) struct Identity {
 }
 
 /// Changes whenever the samples of the same identity would.
-pub(super) const VERSION: u32 = 1;
+pub(in crate::commands) const VERSION: u32 = 1;
 
 const IDENTITY: &str = "run.json";
 
@@ -53,11 +54,7 @@ impl RunFolder {
             return Err(bad_use(format!("--out {}: holds something else already", path.display())));
         }
         fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
-        if lock.try_lock().is_err() {
-            return Err(bad_use(format!("--out {}: another eval-fid works in it", path.display())));
-        }
+        let lock = output_folder::lock(path, "eval-fid")?;
         if known.exists() {
             let text = fs::read_to_string(&known).map_err(Error::io(&known))?;
             let before: Identity = serde_json::from_str(&text)
@@ -161,18 +158,17 @@ pub(super) fn write_activations(path: &Path, said: &Activations, count: usize) -
 
 /// Reads it again, if it is of `count` pictures.
 pub(super) fn read_activations(path: &Path, count: usize) -> anyhow::Result<Activations> {
-    let map = safetensors::read(path)?;
+    let damaged = || format!("{}: damaged; without it, its samples are measured again", path.display());
+    let map = safetensors::read(path).with_context(damaged)?;
     let get = |name: &str| -> anyhow::Result<Option<Vec<f32>>> {
         match map.get(name) {
             Ok(tensor) if tensor.shape().first() == Some(&count) => Ok(Some(tensor.to_f32())),
-            Ok(tensor) => {
-                let shape = tensor.shape();
-                anyhow::bail!("{}: `{name}`: expected {count} rows, got {shape:?}", path.display())
-            }
+            Ok(tensor) => Err(anyhow!("`{name}`: expected {count} rows, got {:?}", tensor.shape()))
+                .with_context(damaged),
             Err(_) => Ok(None),
         }
     };
-    let features = get("features")?.with_context(|| format!("{}: `features` are missing", path.display()))?;
+    let features = get("features")?.context("`features` are missing").with_context(damaged)?;
     Ok(Activations { features, spatial: get("spatial")?, logits: get("logits")? })
 }
 
@@ -209,6 +205,15 @@ mod tests {
         let said = Activations { features: vec![1.5; 8], spatial: None, logits: Some(vec![-2.0; 6]) };
         write_activations(&path, &said, 2).unwrap();
         assert_eq!(read_activations(&path, 2).unwrap(), said);
-        assert!(read_activations(&path, 3).unwrap_err().to_string().contains("expected 3 rows"));
+        let refused = |part: &str| {
+            let error = format!("{:#}", read_activations(&path, 3).unwrap_err());
+            assert!(error.contains("without it, its samples are measured again"), "{error}");
+            assert!(error.contains("a.safetensors") && error.contains(part), "{error}");
+        };
+        refused("expected 3 rows");
+        safetensors::write(&path, &TensorMap::new()).unwrap();
+        refused("`features` are missing");
+        fs::write(&path, b"torn").unwrap();
+        refused("");
     }
 }

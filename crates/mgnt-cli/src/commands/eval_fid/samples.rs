@@ -14,12 +14,12 @@ use mgnt_eval::{Activations, Dims, Generation, Inception, Measured, Meter, Side}
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::npz::Writer;
-use mgnt_weights::{DType, Error, NamedTensor, TensorMap, atomic, directory, safetensors};
+use mgnt_weights::{DType, Error, NamedTensor, TensorMap, atomic, safetensors};
 use serde::Serialize;
 
 use super::Arguments;
 use super::run_folder::{Identity, RunFolder, VERSION, read_activations, write_activations};
-use crate::commands::generation::{ClassChoice, Generator};
+use crate::commands::generation::{ClassChoice, Generator, check_pair, model_sha256};
 use crate::commands::watch::bar;
 
 /// How generated pictures are kept.
@@ -78,17 +78,11 @@ impl Request {
     ) -> anyhow::Result<Self> {
         let plan = arguments.strategy.plan(model.config())?;
         arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
-        crate::commands::generation::check_pair(model.config(), &tokenizer)?;
-        let files = |folder: &Path| -> anyhow::Result<String> {
-            let parts =
-                [directory::CONFIG, directory::WEIGHTS].map(|file| sha256_of_file(&folder.join(file)));
-            let [config, weights] = parts;
-            Ok(sha256((config? + &weights?).as_bytes()))
-        };
+        check_pair(model.config(), &tokenizer)?;
         let identity = Identity {
             version: VERSION,
-            model_sha256: files(model_path)?,
-            tokenizer_sha256: files(tokenizer_path)?,
+            model_sha256: model_sha256(model_path)?,
+            tokenizer_sha256: model_sha256(tokenizer_path)?,
             samples: arguments.samples as usize,
             seed: arguments.seed,
             classes: arguments.classes.to_string(),
@@ -149,13 +143,7 @@ impl Request {
             labels: &classes,
         };
         atomic::write_bytes(&folder.manifest(), &serde_json::to_vec(&manifest)?)?;
-        let fake = Side {
-            path: self.model_path.display().to_string(),
-            kind: "generated".into(),
-            sha256: sha256(all.as_bytes()),
-            pictures: Some(identity.samples as u64),
-            resize: None,
-        };
+        let fake = Side::generated(&self.model_path, sha256(all.as_bytes()), identity.samples as u64);
         let generation = Generation {
             model_sha256: identity.model_sha256.clone(),
             tokenizer_sha256: identity.tokenizer_sha256.clone(),

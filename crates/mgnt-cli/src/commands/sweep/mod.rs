@@ -1,29 +1,34 @@
 //! `mgnt sweep`: many strategies on one model, measured and drawn against their compute.
 
+mod log;
+mod results;
+
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::Args;
-use mgnt_decode::{Strategy, search};
-use mgnt_eval::{Dims, Inception, Moments, Protocol, ReferenceCache, Resize, Statistics, frechet_distance};
-use mgnt_model::NestedTransformer;
+use mgnt_data::manifest::sha256;
+use mgnt_decode::{CachePolicy, ModelSchedule, Strategy, search};
+use mgnt_eval::{
+    Dims, Inception, Moments, Protocol, ReferenceCache, Resize, Side, Source, Statistics, frechet_distance,
+};
+use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use mgnt_weights::directory::{read_ron, write_ron};
-use serde::{Deserialize, Serialize};
 
-use super::eval_fid::{network, parse_dims, real_source, statistics_folder};
-use super::generation::{Generator, classes};
+use super::eval_fid::{
+    VERSION, network, parse_dims, real_bar, real_source, statistics_folder, warn_of_passed_over,
+};
+use super::generation::{Generator, check_pair, classes, model_sha256};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
 use crate::device::Compute;
 use crate::failure::bad_use;
-use crate::output::plot::{Point, best, front, is_among};
+use crate::output::plot::{best, front, is_among};
+use log::{Log, Row};
 
 /// Arguments of `mgnt sweep`.
 #[derive(Args)]
@@ -46,25 +51,29 @@ pub struct Arguments {
     /// Dimensions of the features: 64, 192, 768 or 2048; fewer are a cheaper proxy
     #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims)]
     dims: Dims,
+    /// How pictures become the network's input: pytorch-fid or tf1 (as ADM's evaluator and torch-fidelity)
+    #[arg(long, value_name = "WAY", default_value = "pytorch-fid")]
+    resize: Resize,
     /// Folder that keeps the statistics of real pictures (default: the user's cache folder)
     #[arg(long, value_name = "DIR")]
     statistics: Option<PathBuf>,
-    /// Strategies to measure: a RON map from names to strategies
+    /// Strategies to measure: a RON map from names to strategies, each with options of its own
     #[arg(long, value_name = "FILE")]
     strategies: Option<PathBuf>,
-    /// A schedule to measure, with the other options of a strategy below; may be given many times
+    /// A schedule to measure, with the other options of a strategy below; may be given many times. Without this,
+    /// --strategies and --search, those options' own strategy is measured, and its full model without a cache
     #[arg(long = "also", value_name = "LIST")]
     also: Vec<String>,
     /// Look for the best strategy of at most this many GFLOPs a picture, from the one that the options describe
-    #[arg(long, value_name = "GFLOPS")]
+    #[arg(long, value_name = "GFLOPS", value_parser = parse_budget)]
     search: Option<f64>,
     /// Strategies that a search measures at most
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, requires = "search", value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
     most: u16,
     /// Pictures a strategy and seed, the classes in turn
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(2..))]
     samples: u32,
-    /// Seeds; what is measured is the mean over them
+    /// Seeds; what is measured is the mean over them, and strategies that are not known with all of them are not shown
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Pictures at a time
@@ -72,109 +81,119 @@ pub struct Arguments {
     batch: u16,
     #[command(flatten)]
     strategy: StrategyArguments,
-    /// Folder for results.jsonl, results.csv, front.svg and best.ron; an unfinished sweep is continued
+    /// Folder for results.jsonl and results.csv (every row, of other seeds too), front.svg and best.ron; an unfinished
+    /// sweep is continued
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
     compute: Compute,
-    /// One JSON object on standard output instead of the table
+    /// One JSON list of the table's rows, one a seed, on standard output instead of the table
     #[arg(long)]
     json: bool,
 }
 
-/// One strategy with one seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Row {
-    name: String,
-    schedule: String,
-    seed: u64,
-    samples: u32,
-    dims: usize,
-    gflops: f64,
-    less_compute: f64,
-    fid: f64,
-    images_per_second: f64,
-    /// The whole strategy, as RON.
-    strategy: String,
-    /// What the numbers hold for: the files of model, tokenizer, weights and reference, and the type computed in.
-    world: String,
+/// A budget of GFLOPs as an option.
+fn parse_budget(word: &str) -> Result<f64, String> {
+    let budget = word.parse().ok().filter(|&budget: &f64| budget.is_finite() && budget > 0.0);
+    budget.ok_or_else(|| "expected a number of GFLOPs above 0".into())
 }
 
 /// Sweeps.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.compute.open()?;
+    let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
+    network.require(arguments.dims)?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
-    let network = network(&arguments.weights, Resize::default(), arguments.compute.device, &device)?;
+    check_pair(model.config(), &tokenizer)?;
+    let named = named(&arguments, model.config())?;
+    let search = arguments.search.map(|gigaflops| Search::new(&arguments, gigaflops, model.config()));
+    let search = search.transpose()?;
     let real = real_source(&arguments.real, arguments.real_samples)?;
-    let named = named(&arguments, &model)?;
+    if let Source::Pictures(pictures) = &real {
+        warn_of_passed_over(pictures);
+    }
+    let world = world(&arguments, &network, &real)?;
+    let log = Log::open(&arguments.out)?;
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
-    let batch = usize::from(arguments.batch);
-    let reference = cache.reference(&real, &network, arguments.dims, batch, &mut |_| {})?.moments;
-    let world = {
-        let file = |folder: &PathBuf| {
-            mgnt_data::manifest::sha256_of_file(&folder.join(mgnt_weights::directory::WEIGHTS))
-        };
-        let parts = [
-            file(&arguments.model)?,
-            file(&arguments.tokenizer)?,
-            network.sha256().into(),
-            real.sha256()?,
-            format!("{:?}", model.compute_type()),
-        ];
-        mgnt_data::manifest::sha256(parts.concat().as_bytes())
-    };
+    let progress = real_bar(&real);
+    let reference = cache.moments(&real, &network, arguments.dims, arguments.batch.into(), &mut |done| {
+        progress.set_position(done as u64);
+    })?;
+    progress.finish_and_clear();
     let mut sweep = Sweep {
         arguments: &arguments,
         model: &model,
         tokenizer: &tokenizer,
         network: &network,
-        reference: &reference,
+        real: Side::new(&real, &reference)?,
+        reference: &reference.moments,
         world,
-        rows: Vec::new(),
+        log,
     };
-    sweep.recall()?;
 
     for (name, strategy) in &named {
         sweep.measure(name, true, strategy)?;
     }
-    if let Some(budget) = arguments.search {
-        let start = arguments.strategy.strategy(model.config())?;
+    if let Some(Search { gigaflops, budget, start }) = search {
         let mut number = 0;
         let mut measure = |strategy: &Strategy| {
             number += 1;
             sweep.measure(&format!("search {number}"), false, strategy)
         };
-        let found = search::coordinate_search::<anyhow::Error>(
-            model.config(),
-            &start,
-            (budget * 1e9) as u64,
-            arguments.most.into(),
-            &mut measure,
-        )?;
+        let most = arguments.most.into();
+        let found =
+            search::coordinate_search::<anyhow::Error>(model.config(), &start, budget, most, &mut measure)?;
         write_ron(&arguments.out.join("best.ron"), &found.strategy)?;
         let end = if found.settled { "no single change is better" } else { "--most was reached" };
-        eprintln!("best within {budget} GFLOPs: {} at {:.4}; {end}", found.strategy.models, found.value);
+        eprintln!("best within {gigaflops} GFLOPs: {} at {:.4}; {end}", found.strategy.models, found.value);
     }
     sweep.finish()
 }
 
-/// The strategies that are named: of the file, and each --also; without any, baseline and the options' own.
-fn named(arguments: &Arguments, model: &NestedTransformer) -> anyhow::Result<Vec<(String, Strategy)>> {
-    let config = model.config();
+/// All that a row's numbers depend on beside its own fields, as a checksum: the files, the arithmetic, and the batch, of
+/// which the speed is.
+fn world(arguments: &Arguments, network: &Inception, real: &Source) -> anyhow::Result<String> {
+    let parts = [
+        VERSION.to_string(),
+        model_sha256(&arguments.model)?,
+        model_sha256(&arguments.tokenizer)?,
+        network.sha256().into(),
+        network.resize().to_string(),
+        real.sha256()?,
+        arguments.compute.dtype.to_string(),
+        arguments.compute.device.kind().into(),
+        arguments.batch.to_string(),
+    ];
+    Ok(sha256(parts.join(" ").as_bytes()))
+}
+
+/// The strategies that are named: of the file, and each --also; without any, the options' own and the full model without
+/// a cache, all else equal.
+fn named(arguments: &Arguments, config: &ModelConfig) -> anyhow::Result<Vec<(String, Strategy)>> {
+    let options = &arguments.strategy;
+    let (also, searches) = (!arguments.also.is_empty(), arguments.search.is_some());
+    if arguments.strategies.is_some() && !also && !searches && *options != StrategyArguments::default() {
+        return Err(bad_use(
+            "--strategies: its strategies have options of their own; those of the command line are for --also and --search",
+        ));
+    }
+    if also && !searches && options.schedule.is_some() {
+        return Err(bad_use("--schedule: each --also is a schedule; this one is for --search"));
+    }
     let mut named: Vec<(String, Strategy)> = Vec::new();
     if let Some(path) = &arguments.strategies {
         named.extend(read_ron::<BTreeMap<String, Strategy>>(path)?);
     }
     for schedule in &arguments.also {
-        let options = StrategyArguments { schedule: Some(schedule.clone()), ..arguments.strategy.clone() };
+        let options = StrategyArguments { schedule: Some(schedule.clone()), ..options.clone() };
         let strategy = options.strategy(config)?;
         named.push((schedule.clone(), strategy));
     }
-    if named.is_empty() && arguments.search.is_none() {
-        let own = arguments.strategy.strategy(config)?;
-        let steps = own.iterations();
-        named.push((format!("1x{steps}, no cache"), Strategy::baseline(steps)));
+    if named.is_empty() && !searches {
+        let own = options.strategy(config)?;
+        let full = Strategy { models: ModelSchedule::constant(1, own.iterations()), ..own.clone() };
+        named.push((format!("{}, no cache", full.models), full.with_cache(CachePolicy::Off)));
         named.push((own.models.to_string(), own));
     }
     // All are checked before the first is measured.
@@ -184,37 +203,38 @@ fn named(arguments: &Arguments, model: &NestedTransformer) -> anyhow::Result<Vec
     Ok(named)
 }
 
+/// What --search looks for.
+struct Search {
+    gigaflops: f64,
+    /// FLOPs a picture.
+    budget: u64,
+    start: Strategy,
+}
+
+impl Search {
+    /// The search from the options' own strategy; refuses a budget that nothing meets.
+    fn new(arguments: &Arguments, gigaflops: f64, config: &ModelConfig) -> anyhow::Result<Self> {
+        let (start, budget) = (arguments.strategy.strategy(config)?, (gigaflops * 1e9) as u64);
+        // A search of its start alone, which measures nothing.
+        let mut unmeasured = |_: &Strategy| Ok::<_, mgnt_decode::Error>(0.0);
+        search::coordinate_search(config, &start, budget, 1, &mut unmeasured)
+            .map_err(|error| bad_use(format!("--search {gigaflops}: {error}")))?;
+        Ok(Self { gigaflops, budget, start })
+    }
+}
+
 struct Sweep<'a> {
     arguments: &'a Arguments,
     model: &'a NestedTransformer,
     tokenizer: &'a ImageTokenizer,
     network: &'a Inception,
+    real: Side,
     reference: &'a Moments,
     world: String,
-    rows: Vec<Row>,
+    log: Log,
 }
 
 impl Sweep<'_> {
-    fn log(&self) -> PathBuf {
-        self.arguments.out.join("results.jsonl")
-    }
-
-    /// Reads what was measured before; a last line that was cut off by a kill is dropped.
-    fn recall(&mut self) -> anyhow::Result<()> {
-        let path = self.log();
-        if !path.exists() {
-            return Ok(());
-        }
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        self.rows = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let mut kept = Vec::new();
-        for row in &self.rows {
-            serde_json::to_writer(&mut kept, row)?;
-            kept.push(b'\n');
-        }
-        Ok(atomic::write_bytes(&path, &kept)?)
-    }
-
     /// Mean FID over the seeds, from the log where it is known. One that was `named` has rows of its own.
     fn measure(&mut self, name: &str, named: bool, strategy: &Strategy) -> anyhow::Result<f64> {
         let mut sum = 0.0;
@@ -234,7 +254,7 @@ impl Sweep<'_> {
                     == (seed, self.arguments.samples, self.arguments.dims.count(), &self.world)
                     && does(row)
             };
-            if let Some(known) = self.rows.iter().find(same) {
+            if let Some(known) = self.log.rows().iter().find(same) {
                 sum += known.fid;
                 // The same under another name, where somebody gave it one.
                 if known.strategy == text || !named {
@@ -246,7 +266,7 @@ impl Sweep<'_> {
                     strategy: text.clone(),
                     ..known.clone()
                 };
-                self.keep(row)?;
+                self.log.keep(row)?;
                 continue;
             }
             let row = self.one(name, strategy, text.clone(), seed)?;
@@ -255,18 +275,9 @@ impl Sweep<'_> {
                 "{name}: seed {seed}, {:.4} GFLOPs, FID-{} {:.4}, {:.1} images/s",
                 row.gflops, row.dims, row.fid, row.images_per_second
             );
-            self.keep(row)?;
+            self.log.keep(row)?;
         }
         Ok(sum / self.arguments.seeds.len() as f64)
-    }
-
-    /// Appends a row to the log.
-    fn keep(&mut self, row: Row) -> anyhow::Result<()> {
-        fs::create_dir_all(&self.arguments.out)?;
-        let mut file = OpenOptions::new().create(true).append(true).open(self.log())?;
-        writeln!(file, "{}", serde_json::to_string(&row)?)?;
-        self.rows.push(row);
-        Ok(())
     }
 
     fn one(&self, name: &str, strategy: &Strategy, text: String, seed: u64) -> anyhow::Result<Row> {
@@ -305,54 +316,27 @@ impl Sweep<'_> {
         })
     }
 
-    /// Writes table and plot of all that was measured here for this model.
+    /// Writes table and plot of all that was measured here for this model with these seeds.
     fn finish(self) -> anyhow::Result<()> {
-        let (samples, dims) = (self.arguments.samples, self.arguments.dims.count());
-        let comparable = |row: &&Row| (&row.world, row.samples, row.dims) == (&self.world, samples, dims);
-        let rows: Vec<&Row> = self.rows.iter().filter(comparable).collect();
-        let mut csv = String::from(
-            "name,schedule,seed,samples,dims,gflops,less_compute,fid,images_per_second,strategy\n",
-        );
-        for row in &rows {
-            csv += &format!(
-                "{},{},{},{},{},{:.6},{:.4},{:.6},{:.3},{}\n",
-                quoted(&row.name),
-                quoted(&row.schedule),
-                row.seed,
-                row.samples,
-                row.dims,
-                row.gflops,
-                row.less_compute,
-                row.fid,
-                row.images_per_second,
-                quoted(&row.strategy)
-            );
-        }
+        let (samples, dims) = (self.arguments.samples, self.arguments.dims);
+        let of_this =
+            |row: &&Row| (&row.world, row.samples, row.dims) == (&self.world, samples, dims.count());
+        let all: Vec<&Row> = self.log.rows().iter().filter(of_this).collect();
         let out = &self.arguments.out;
-        atomic::write_bytes(&out.join("results.csv"), csv.as_bytes())?;
-        let mut means: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
-        for row in &rows {
-            // By strategy: two searches give the same names to different ones.
-            means.entry(&row.strategy).or_default().push(row);
-        }
-        let points: Vec<Point> = means
-            .into_values()
-            .map(|rows| Point {
-                name: rows[0].name.clone(),
-                gflops: rows[0].gflops,
-                value: rows.iter().map(|row| row.fid).sum::<f64>() / rows.len() as f64,
-            })
-            .collect();
-        atomic::write_bytes(&out.join("front.svg"), front(&points, &format!("FID-{dims}"))?.as_bytes())?;
-        let (real, fake) = (self.reference.count(), u64::from(samples));
-        for warning in Protocol::warnings_for(dims, self.network.sha256(), real, Some(fake)) {
+        atomic::write_bytes(&out.join("results.csv"), results::csv(&all).as_bytes())?;
+        let rows = results::compared(&all, &self.arguments.seeds);
+        let points = results::points(&rows);
+        let title = format!("FID-{}", dims.count());
+        atomic::write_bytes(&out.join("front.svg"), front(&points, &title)?.as_bytes())?;
+        let fake = Side::generated(&self.arguments.model, self.world.clone(), samples.into());
+        for warning in Protocol::new(self.network, dims, self.real, fake).warnings() {
             tracing::warn!("{warning}");
         }
         if self.arguments.json {
             return print_json(&rows);
         }
         let best = best(&points);
-        println!("{:<28} {:>12} {:>12}", "strategy", "GFLOPs", format!("FID-{dims}"));
+        println!("{:<28} {:>12} {title:>12}", "strategy", "GFLOPs");
         for point in &points {
             let mark = if is_among(point, &best) { "  on the front" } else { "" };
             println!("{:<28} {:>12.4} {:>12.4}{mark}", point.name, point.gflops, point.value);
@@ -360,9 +344,4 @@ impl Sweep<'_> {
         println!("{}", out.join("front.svg").display());
         Ok(())
     }
-}
-
-/// A field of a CSV file.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('"', "\"\""))
 }

@@ -1,0 +1,167 @@
+//! What a sweep measured, a row a line: each is appended when it is known, and outlives the process.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use mgnt_weights::{Error, atomic};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::output_folder;
+use crate::failure::bad_use;
+
+/// One strategy with one seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) schedule: String,
+    pub(super) seed: u64,
+    pub(super) samples: u32,
+    pub(super) dims: usize,
+    pub(super) gflops: f64,
+    pub(super) less_compute: f64,
+    pub(super) fid: f64,
+    pub(super) images_per_second: f64,
+    /// The whole strategy, as RON.
+    pub(super) strategy: String,
+    /// What the numbers hold for, beside the fields above: the files, and the arithmetic.
+    pub(super) world: String,
+}
+
+/// The rows of a folder, which no other sweep works in meanwhile.
+pub(super) struct Log {
+    path: PathBuf,
+    rows: Vec<Row>,
+    /// Held until the sweep ends, however it ends.
+    _lock: File,
+}
+
+impl Log {
+    /// Opens the log of a folder, or makes the folder. A last line that a kill cut off is dropped; a file with any other
+    /// line that is no row is left alone.
+    pub(super) fn open(out: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(out).map_err(Error::io(out))?;
+        let lock = output_folder::lock(out, "sweep")?;
+        let path = out.join("results.jsonl");
+        let bytes = match path.exists() {
+            true => fs::read(&path).map_err(Error::io(&path))?,
+            false => Vec::new(),
+        };
+        let (mut rows, mut torn) = (Vec::new(), 0);
+        for (i, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            match serde_json::from_slice(line) {
+                Ok(row) => rows.push(row),
+                // Only what ends in the middle was cut off, and only the last line has no end.
+                Err(error) if error.is_eof() && !line.ends_with(b"\n") => torn = line.len(),
+                Err(error) => {
+                    return Err(bad_use(format!(
+                        "{}: line {}: expected a row of a sweep of this version: {error}; another --out starts anew",
+                        path.display(),
+                        i + 1
+                    )));
+                }
+            }
+        }
+        let mut whole = bytes[..bytes.len() - torn].to_vec();
+        if whole.last().is_some_and(|&byte| byte != b'\n') {
+            whole.push(b'\n');
+        }
+        if whole != bytes {
+            atomic::write_bytes(&path, &whole)?;
+        }
+        Ok(Self { path, rows, _lock: lock })
+    }
+
+    /// All rows, in the order in which they were measured.
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Adds a row.
+    pub(super) fn keep(&mut self, row: Row) -> anyhow::Result<()> {
+        let line = serde_json::to_string(&row)? + "\n";
+        let mut file =
+            File::options().create(true).append(true).open(&self.path).map_err(Error::io(&self.path))?;
+        file.write_all(line.as_bytes()).map_err(Error::io(&self.path))?;
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::exit_code;
+
+    fn row(seed: u64) -> Row {
+        Row {
+            name: "größer".into(),
+            schedule: "1x2".into(),
+            seed,
+            samples: 4,
+            dims: 64,
+            gflops: 1.5,
+            less_compute: 2.0,
+            fid: 0.1,
+            images_per_second: 3.0,
+            strategy: "s".into(),
+            world: "w".into(),
+        }
+    }
+
+    fn refused(out: &Path, part: &str) {
+        let Err(error) = Log::open(out) else { panic!("{part}: opened") };
+        assert!(exit_code(&error) == 2 && error.to_string().contains(part), "{part}: {error}");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_dropped_wherever_it_was_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("sweep");
+        let mut log = Log::open(&out).unwrap();
+        (0..2).for_each(|seed| log.keep(row(seed)).unwrap());
+        drop(log);
+        let path = out.join("results.jsonl");
+        let bytes = fs::read(&path).unwrap();
+        let first = bytes.len() / 2;
+        for cut in first..=bytes.len() {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let mut log = Log::open(&out).unwrap();
+            // The last row is whole without the end of its line too.
+            let whole = cut + 1 >= bytes.len();
+            assert_eq!(log.rows(), &[row(0), row(1)][..1 + usize::from(whole)], "{cut}");
+            if !whole {
+                log.keep(row(1)).unwrap();
+            }
+            assert_eq!(fs::read(&path).unwrap(), bytes, "{cut}");
+        }
+    }
+
+    #[test]
+    fn the_file_of_another_tool_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.jsonl");
+        let own = serde_json::to_string(&row(0)).unwrap();
+        let cut = &own[..30];
+        for (text, part) in [
+            ("{\"loss\": 1}\n".to_owned(), "line 1: expected a row"),
+            ("{\"loss\": 1}".into(), "line 1: expected a row"),
+            (format!("{own}\nmine\n"), "line 2: expected a row"),
+            (format!("{cut}\n{own}\n"), "line 1: expected a row"),
+            (format!("{own}\n{cut}\n"), "line 2: expected a row"),
+        ] {
+            fs::write(&path, &text).unwrap();
+            refused(folder.path(), part);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn two_sweeps_do_not_work_in_one_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(folder.path()).unwrap();
+        refused(folder.path(), "another sweep works in it");
+        drop(log);
+        assert!(Log::open(folder.path()).is_ok());
+    }
+}
