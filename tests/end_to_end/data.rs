@@ -175,4 +175,5 @@ fn an_unfinished_store_is_continued_by_its_own_command_only() {
     fail("prepare-imagenet --source pictures --crop adm --filter area --out x", world, 2, &["--filter"]);
     fail("prepare-imagenet --source pictures --format flat --out x", world, 2, &["labels"]);
     fail("prepare-imagenet --source pictures --size 0 --out x", world, 2, &["size"]);
+    fail("prepare-imagenet --source pictures --out pictures/x", world, 2, &["out", "outside the source"]);
 }

@@ -69,13 +69,34 @@ impl fmt::Display for Crop {
     }
 }
 
-/// A part of a picture in pixels, not necessarily whole ones.
+/// What is taken along one side of a picture: the pixels `corner..corner + count` of those that there would be if the
+/// `length` pixels from `start` on were made `target` pixels.
 #[derive(Debug, Clone, Copy)]
-struct Part {
-    left: f64,
-    top: f64,
-    width: f64,
-    height: f64,
+pub(crate) struct Window {
+    pub start: f64,
+    pub length: usize,
+    pub target: usize,
+    pub corner: usize,
+    pub count: usize,
+}
+
+impl Window {
+    /// All of a side.
+    pub fn all(length: usize, target: usize) -> Self {
+        Self { start: 0.0, length, target, corner: 0, count: target }
+    }
+
+    /// Pixels of the picture to one of the result.
+    pub fn scale(self) -> f64 {
+        self.length as f64 / self.target as f64
+    }
+
+    /// Where the window begins in the picture, and how long it is there.
+    fn extent(self) -> (f64, f64) {
+        let before = self.corner as f64 * self.scale();
+        let length = (self.count * self.length) as f64 / self.target as f64;
+        (self.start + before, length.min(self.length as f64 - before))
+    }
 }
 
 impl Picture {
@@ -94,9 +115,9 @@ impl Picture {
         match crop {
             Crop::Square(filter) => {
                 let side = self.width().min(self.height());
-                let (left, top) = ((self.width() - side) / 2, (self.height() - side) / 2);
-                let [left, top, side] = [left, top, side].map(|n| n as f64);
-                resize(self, Part { left, top, width: side, height: side }, filter, [size; 2], rgb)
+                let windows = [self.width(), self.height()]
+                    .map(|length| Window { start: ((length - side) / 2) as f64, ..Window::all(side, size) });
+                resize(self, windows, filter, rgb)
             }
             Crop::Adm => {
                 let mut halved = None;
@@ -107,7 +128,7 @@ impl Picture {
                     }
                     let target = [picture.width() / 2, picture.height() / 2];
                     let mut rgb = vec![0; target[0] * target[1] * 3];
-                    resize(picture, picture.all(), Filter::Area, target, &mut rgb)?;
+                    resize(picture, picture.all(target), Filter::Area, &mut rgb)?;
                     halved = Some(Self::new(target[0], target[1], rgb)?);
                 };
                 let scale = size as f64 / picture.width().min(picture.height()) as f64;
@@ -126,8 +147,8 @@ impl Picture {
         }
     }
 
-    fn all(&self) -> Part {
-        Part { left: 0.0, top: 0.0, width: self.width() as f64, height: self.height() as f64 }
+    fn all(&self, [width, height]: [usize; 2]) -> [Window; 2] {
+        [Window::all(self.width(), width), Window::all(self.height(), height)]
     }
 }
 
@@ -140,52 +161,51 @@ fn resize_window(
     size: usize,
     rgb: &mut [u8],
 ) -> Result<(), Error> {
-    let scale = [picture.width() as f64 / target[0] as f64, picture.height() as f64 / target[1] as f64];
-    let part = Part {
-        left: corner[0] as f64 * scale[0],
-        top: corner[1] as f64 * scale[1],
-        width: (size as f64 * scale[0]).min(picture.width() as f64 - corner[0] as f64 * scale[0]),
-        height: (size as f64 * scale[1]).min(picture.height() as f64 - corner[1] as f64 * scale[1]),
-    };
-    resize(picture, part, filter, [size; 2], rgb)
+    let [across, down] = picture.all(target);
+    let windows = [
+        Window { corner: corner[0], count: size, ..across },
+        Window { corner: corner[1], count: size, ..down },
+    ];
+    resize(picture, windows, filter, rgb)
 }
 
 /// Resizes a part of a picture. Filters reach beyond the part, not beyond the picture.
 ///
 /// Rows first and then columns, as Pillow does: values are rounded to 8 bits in between, so the order can be seen.
-fn resize(
-    picture: &Picture,
-    part: Part,
-    filter: Filter,
-    [width, height]: [usize; 2],
-    rgb: &mut [u8],
-) -> Result<(), Error> {
-    if part.left == 0.0
-        && part.top == 0.0
-        && [part.width, part.height] == [width as f64, height as f64]
+fn resize(picture: &Picture, windows: [Window; 2], filter: Filter, rgb: &mut [u8]) -> Result<(), Error> {
+    let [(left, across), (top, down)] = windows.map(Window::extent);
+    let [width, height] = windows.map(|window| window.count);
+    if left == 0.0
+        && top == 0.0
+        && [across, down] == [width as f64, height as f64]
         && [picture.width(), picture.height()] == [width, height]
     {
         rgb.copy_from_slice(picture.rgb());
         return Ok(());
     }
-    // The rows of the picture that the columns' filter reaches, and one more.
-    let reach = filter.radius() * (part.height / height as f64).max(1.0) + 1.0;
-    let first = (part.top - reach).floor().max(0.0);
-    let end = (part.top + part.height + reach).ceil().min(picture.height() as f64);
-    let (from, rows_there) = (first as usize, (end - first) as usize);
-    let mut rows = vec![0; width * rows_there * 3];
     if filter == Filter::Area {
-        let row_bytes = 3 * picture.width();
-        let source = &picture.rgb()[from * row_bytes..][..rows_there * row_bytes];
-        area::across(source, picture.width(), (part.left, part.left + part.width), width, &mut rows);
-        let top = part.top - first;
-        area::down(&rows, width, (top, top + part.height), height, rgb);
+        area::resize(picture.rgb(), picture.width(), windows, rgb);
         return Ok(());
     }
-    let across = Part { top: first, height: end - first, ..part };
-    pass(picture.rgb(), [picture.width(), picture.height()], across, filter, &mut rows, [width, rows_there])?;
-    let down = Part { left: 0.0, top: part.top - first, width: width as f64, height: part.height };
-    pass(&rows, [width, rows_there], down, filter, rgb, [width, height])
+    // The rows of the picture that the columns' filter reaches, and one more.
+    let reach = filter.radius() * (down / height as f64).max(1.0) + 1.0;
+    let first = (top - reach).floor().max(0.0);
+    let end = (top + down + reach).ceil().min(picture.height() as f64);
+    let rows_there = (end - first) as usize;
+    let mut rows = vec![0; width * rows_there * 3];
+    let part = Part { left, top: first, width: across, height: end - first };
+    pass(picture.rgb(), [picture.width(), picture.height()], part, filter, &mut rows, [width, rows_there])?;
+    let part = Part { left: 0.0, top: top - first, width: width as f64, height: down };
+    pass(&rows, [width, rows_there], part, filter, rgb, [width, height])
+}
+
+/// A part of a picture in pixels, not necessarily whole ones.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
 }
 
 /// One convolution of a part of a picture that, but for this pass's direction, has its size already.
@@ -232,7 +252,7 @@ mod tests {
             let corner = target.map(|side| (side - size) / 2);
             for filter in [Filter::Lanczos, Filter::Bicubic, Filter::Bilinear, Filter::Area] {
                 let mut whole = vec![0; target[0] * target[1] * 3];
-                resize(&picture, picture.all(), filter, target, &mut whole).unwrap();
+                resize(&picture, picture.all(target), filter, &mut whole).unwrap();
                 let mut window = vec![0; size * size * 3];
                 resize_window(&picture, target, corner, filter, size, &mut window).unwrap();
                 let differing = (0..size * size * 3).filter(|at| {

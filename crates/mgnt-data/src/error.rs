@@ -26,7 +26,7 @@ pub enum Error {
     #[error(
         "{path}: {rejected} of {total} files were rejected, more than the share {allowed} that is allowed; \
          the first: {first}",
-        path = path.display()
+        path = path.display(), first = printable(first)
     )]
     TooManyRejected {
         /// The source.
@@ -41,7 +41,7 @@ pub enum Error {
         first: String,
     },
     /// A store that is incomplete, damaged, or of another kind.
-    #[error("{path}: {field}: expected {expected}, got {got}", path = path.display())]
+    #[error("{path}: {field}: expected {expected}, got {got}", path = path.display(), got = printable(got))]
     Store {
         /// The file.
         path: PathBuf,
@@ -116,7 +116,12 @@ mod tests {
     #[test]
     fn a_files_text_commands_no_terminal() {
         let reason = "no `\u{1b}[31mred\n`".to_owned();
-        let errors = [Error::Layout { path: "x".into(), reason: reason.clone() }, Error::Picture(reason)];
+        let errors = [
+            Error::Layout { path: "x".into(), reason: reason.clone() },
+            Error::Picture(reason.clone()),
+            Error::store("x", "field", "none", &reason),
+            Error::TooManyRejected { path: "x".into(), rejected: 1, total: 1, allowed: 0.0, first: reason },
+        ];
         for error in errors {
             assert!(error.to_string().ends_with("no `\\u{1b}[31mred\\n`"), "{error}");
         }

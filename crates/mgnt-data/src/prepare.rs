@@ -97,6 +97,7 @@ pub fn prepare(
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<PrepareReport, Error> {
     options.check()?;
+    check_outside(source, options.source.split.as_deref(), out)?;
     let source = Source::open(source, &options.source)?;
     let name = describe(source.path(), options.source.split.as_deref());
     let shard_items = options.shard_items.unwrap_or((SHARD_BYTES / options.item_bytes()).max(1));
@@ -168,9 +169,9 @@ impl PrepareOptions {
 }
 
 /// Pictures of a shard one after the other, with their labels.
-#[derive(Default)]
 struct Filled {
     number: usize,
+    stamp: String,
     pictures: Vec<u8>,
     labels: Vec<u16>,
     rejected: Vec<Rejected>,
@@ -188,8 +189,9 @@ impl Job<'_> {
     /// Makes the shards that are not there yet; returns all records in order, and how many were there.
     fn run(&self, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<(Vec<Record>, usize), Error> {
         let total = self.source.len();
+        let shards = 0..total.div_ceil(self.shard_items);
         let mut records: Vec<Option<Record>> =
-            (0..total.div_ceil(self.shard_items)).map(|number| self.unfinished.record(number)).collect();
+            shards.into_par_iter().map(|number| self.finished(number)).collect::<Result<_, Error>>()?;
         let resumed = records.iter().flatten().count();
         let done = (0..records.len()).filter(|&n| records[n].is_some()).map(|n| self.range(n).len()).sum();
         progress(done, total);
@@ -216,6 +218,13 @@ impl Job<'_> {
         })
     }
 
+    /// The record of a shard, if it is finished and its files are still those that it was made of.
+    fn finished(&self, number: usize) -> Result<Option<Record>, Error> {
+        let Some(record) = self.unfinished.record(number) else { return Ok(None) };
+        let stamp = self.source.stamp(self.range(number))?;
+        Ok((record.stamp == Some(stamp)).then_some(record))
+    }
+
     fn range(&self, number: usize) -> Range<usize> {
         let start = number * self.shard_items;
         start..(start + self.shard_items).min(self.source.len())
@@ -232,7 +241,7 @@ impl Job<'_> {
         for number in (0..records.len()).filter(|&number| records[number].is_none()) {
             // Once too many are rejected, the rest is no use.
             self.accept(&rejected)?;
-            let shard = self.fill(number, one_done);
+            let shard = self.fill(number, one_done)?;
             rejected.extend_from_slice(&shard.rejected);
             if filled.send(shard).is_err() {
                 break;
@@ -242,8 +251,10 @@ impl Job<'_> {
     }
 
     /// Decodes, crops and resizes the pictures of a shard on all cores.
-    fn fill(&self, number: usize, one_done: &(dyn Fn() + Sync)) -> Filled {
+    fn fill(&self, number: usize, one_done: &(dyn Fn() + Sync)) -> Result<Filled, Error> {
         let range = self.range(number);
+        // Before they are read: what changes meanwhile is seen by who comes later.
+        let stamp = self.source.stamp(range.clone())?;
         let item_bytes = self.options.item_bytes();
         let mut pictures = vec![0; range.len() * item_bytes];
         let large = Mutex::new(());
@@ -254,11 +265,16 @@ impl Job<'_> {
             .par_bridge()
             .filter_map(|(item, slot)| {
                 let index = item.index;
-                let reason = self.convert(item, slot, &large).err();
+                let converted = self.convert(item, slot, &large);
                 one_done();
-                Some((index, reason?))
+                match converted {
+                    Ok(()) => None,
+                    Err(error @ Error::Picture(_)) => Some(Ok((index, error.to_string()))),
+                    // A disk that fails says nothing about the picture.
+                    Err(other) => Some(Err(other)),
+                }
             })
-            .collect();
+            .collect::<Result<_, Error>>()?;
         reasons.sort_unstable_by_key(|(index, _)| *index);
 
         let (mut labels, mut rejected) = (Vec::with_capacity(range.len()), Vec::new());
@@ -276,16 +292,14 @@ impl Job<'_> {
             labels.push(self.source.label(index) as u16);
         }
         pictures.truncate(labels.len() * item_bytes);
-        Filled { number, pictures, labels, rejected }
+        Ok(Filled { number, stamp, pictures, labels, rejected })
     }
 
-    fn convert(&self, item: Item, slot: &mut [u8], large: &Mutex<()>) -> Result<(), String> {
+    fn convert(&self, item: Item, slot: &mut [u8], large: &Mutex<()>) -> Result<(), Error> {
         let PrepareOptions { size, crop, limits, .. } = *self.options;
         let bytes = self.source.bytes(item)?;
         let wait = |pixels| (pixels > LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
-        Picture::decode_in_turn(&bytes, limits, wait)
-            .and_then(|picture| picture.crop_into(size, crop, slot))
-            .map_err(|e| e.to_string())
+        Picture::decode_in_turn(&bytes, limits, wait)?.crop_into(size, crop, slot)
     }
 
     fn write_all(&self, to_write: Receiver<Filled>) -> Result<Vec<(usize, Record)>, Error> {
@@ -293,7 +307,7 @@ impl Job<'_> {
     }
 
     fn write(&self, filled: Filled) -> Result<Record, Error> {
-        let Filled { number, pictures, labels, rejected } = filled;
+        let Filled { number, stamp, pictures, labels, rejected } = filled;
         let (shard, bytes) = if labels.is_empty() {
             (None, 0)
         } else {
@@ -303,7 +317,7 @@ impl Job<'_> {
             let (entry, bytes) = shard::write(&self.unfinished.folder(), file, PICTURES, tensor, &labels)?;
             (Some(entry), bytes)
         };
-        let record = Record { shard, bytes, rejected };
+        let record = Record { shard, bytes, rejected, stamp: Some(stamp) };
         self.unfinished.finish_shard(number, &record)?;
         Ok(record)
     }
@@ -331,6 +345,21 @@ impl Job<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses a store within what is listed: what is unfinished of it would be taken for a class when it is continued.
+fn check_outside(source: &Path, split: Option<&str>, out: &Path) -> Result<(), Error> {
+    let listed = split.map(|split| source.join(split)).filter(|part| part.is_dir());
+    let listed = listed.as_deref().unwrap_or(source);
+    // Whatever is wrong with the source, its lister says.
+    let Ok(listed) = std::fs::canonicalize(listed) else { return Ok(()) };
+    let whole = std::path::absolute(out).map_err(Error::io(out))?;
+    let within = whole.ancestors().skip(1).find_map(|part| std::fs::canonicalize(part).ok());
+    if within.is_some_and(|within| within.starts_with(&listed)) {
+        let expected = format!("a place outside the source {}", listed.display());
+        return Err(Error::Field { field: "out", expected, got: out.display().to_string() });
+    }
+    Ok(())
 }
 
 /// The name alone: a store must be the same wherever its source lay.
@@ -382,6 +411,74 @@ mod tests {
         let error = quiet(&source, &strict, &other).unwrap_err().to_string();
         assert!(error.contains("2 of") && error.contains("cut.png"), "{error}");
         assert!(!other.exists());
+    }
+
+    /// What is left out of a shard is looked at again if it has changed, and so is what was packed.
+    #[test]
+    fn shards_whose_files_have_changed_are_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let [source, out] = ["source", "store"].map(|name| folder.path().join(name));
+        synthetic::write_folder(&source, 4, 32, 1).unwrap();
+        let file = |class: usize, number: usize| {
+            source.join(format!("{}/{number:04}.png", synthetic::CLASSES[class]))
+        };
+        let last = synthetic::CLASSES.len() - 1;
+        let whole = fs::read(file(last, 3)).unwrap();
+        fs::write(file(last, 3), b"no picture").unwrap();
+        let strict = PrepareOptions { max_rejected: 0.0, shard_items: Some(4), ..options() };
+        assert!(matches!(quiet(&source, &strict, &out), Err(Error::TooManyRejected { rejected: 1, .. })));
+
+        fs::write(file(last, 3), whole).unwrap();
+        let other = synthetic::draw(5, 9, 32, 2).unwrap();
+        other.save_png(&file(1, 2)).unwrap();
+        let report = quiet(&source, &strict, &out).unwrap();
+        assert_eq!((report.rejected.len(), report.shards_resumed), (0, last - 1));
+        let mut expected = vec![0; 24 * 24 * 3];
+        other.crop_into(24, strict.crop, &mut expected).unwrap();
+        assert_eq!(PictureStore::open(&out).unwrap().picture(4 + 2), expected);
+    }
+
+    /// A picture that the system cannot read is no bad picture: another try may find it sound.
+    #[cfg(unix)]
+    #[test]
+    fn a_system_that_refuses_ends_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let [source, out] = ["source", "store"].map(|name| folder.path().join(name));
+        synthetic::write_folder(&source, 2, 32, 1).unwrap();
+        let file = source.join(format!("{}/0000.png", synthetic::CLASSES[2]));
+        // Once all is listed.
+        let mut replace = |_, _| {
+            if file.is_file() {
+                fs::remove_file(&file).unwrap();
+                fs::create_dir(&file).unwrap();
+            }
+        };
+        let error = prepare(&source, &options(), &out, &mut replace).unwrap_err();
+        assert!(matches!(&error, Error::Io { path, .. } if *path == file), "{error}");
+        fs::remove_dir(&file).unwrap();
+        let mut remove = |_, _| drop(fs::remove_file(&file));
+        synthetic::draw(0, 0, 32, 1).unwrap().save_png(&file).unwrap();
+        let report = prepare(&source, &options(), &out, &mut remove).unwrap();
+        assert_eq!(report.rejected.len(), 1, "what is gone is left out");
+    }
+
+    #[test]
+    fn a_store_is_not_made_within_its_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("train");
+        synthetic::write_folder(&source, 1, 32, 1).unwrap();
+        fs::create_dir(folder.path().join("other")).unwrap();
+        for out in ["train/store", "train/deep/er/store", "other/../train/store"] {
+            let error = quiet(&source, &options(), &folder.path().join(out)).unwrap_err();
+            assert!(matches!(error, Error::Field { field: "out", .. }), "{out}: {error}");
+        }
+        assert!(!source.join("store.part").exists() && !source.join("deep").exists());
+        // Beside the part that is read it does no harm.
+        let mut options = options();
+        options.source.split = Some("train".into());
+        let out = folder.path().join("store");
+        quiet(folder.path(), &options, &out).unwrap();
+        assert!(quiet(folder.path(), &options, &source.join("store")).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::manifest::{self, sha256, sha256_of_file};
+use crate::manifest::{self, StoreKind, sha256, sha256_of_file};
 use crate::{Error, Picture, PictureStore};
 
 /// A set of pictures: a packed store, or the picture files of a folder.
@@ -30,34 +30,40 @@ const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
 
 impl PictureSet {
     /// Opens a packed store, or lists a folder in byte order of the paths. Where the folder itself holds pictures,
-    /// those are the set; else those in its folders are, at any depth. Links are not followed.
+    /// those are the set; else those in its folders are, at any depth. Links to files are followed; links to folders are
+    /// refused where pictures in folders are the set.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        if path.join(manifest::MANIFEST).is_file() {
-            let store = PictureStore::open(path)?;
-            let chosen = (0..store.len()).collect();
-            return Ok(Self {
-                path: path.into(),
-                kind: Kind::Store(Box::new(store)),
-                chosen,
-                passed_over: 0,
-            });
+        if StoreKind::of(path).is_some() {
+            return Self::of_store(path);
         }
-        let (mut files, mut waiting) = listed(path)?;
+        let Listed { mut files, folders: mut waiting, mut links } = listed(path)?;
         let mut inner = Vec::new();
         while let Some(folder) = waiting.pop() {
             match listed(&folder) {
-                Ok((found, deeper)) => {
-                    inner.extend(found);
-                    waiting.extend(deeper);
+                Ok(mut found) => {
+                    inner.append(&mut found.files);
+                    waiting.append(&mut found.folders);
+                    links.append(&mut found.links);
                 }
                 Err(error) if files.is_empty() => return Err(error),
                 // Only counted.
                 Err(_) => {}
             }
         }
+        if files.is_empty()
+            && let Some(link) = links.into_iter().min()
+        {
+            let reason =
+                "a link to a folder, or to nothing, which is not followed; the folder itself must be here";
+            return Err(Error::Layout { path: link, reason: reason.into() });
+        }
         let passed_over = if files.is_empty() { 0 } else { inner.len() };
         if files.is_empty() {
             files = inner;
+        }
+        if files.is_empty() && path.join(manifest::MANIFEST).is_file() {
+            // Which says what is wrong with the manifest.
+            return Self::of_store(path);
         }
         if files.is_empty() {
             return Err(Error::Layout { path: path.into(), reason: "holds no pictures".into() });
@@ -65,6 +71,12 @@ impl PictureSet {
         files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
         let chosen = (0..files.len()).collect();
         Ok(Self { path: path.into(), kind: Kind::Files(files), chosen, passed_over })
+    }
+
+    fn of_store(path: &Path) -> Result<Self, Error> {
+        let store = PictureStore::open(path)?;
+        let chosen = (0..store.len()).collect();
+        Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)), chosen, passed_over: 0 })
     }
 
     /// At most `count` of the pictures, evenly over the set.
@@ -135,21 +147,42 @@ impl PictureSet {
     }
 }
 
-/// Picture files and folders of a folder.
-fn listed(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
-    let (mut files, mut folders) = (Vec::new(), Vec::new());
+/// What a folder holds.
+#[derive(Default)]
+struct Listed {
+    /// Picture files, and links to such.
+    files: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+    /// Links to folders, or to nothing.
+    links: Vec<PathBuf>,
+}
+
+/// Lists a folder. A picture that is a link to nothing is an error, since without it the set would be another.
+fn listed(folder: &Path) -> Result<Listed, Error> {
+    let mut listed = Listed::default();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let entry = entry.map_err(Error::io(folder))?;
-        let kind = entry.file_type().map_err(Error::io(entry.path()))?;
+        let mut kind = entry.file_type().map_err(Error::io(entry.path()))?;
         let path = entry.path();
         let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        let is_picture = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
+        if kind.is_symlink() {
+            match fs::metadata(&path) {
+                Ok(there) if !there.is_dir() => kind = there.file_type(),
+                Err(error) if is_picture => return Err(Error::io(path)(error)),
+                _ => {
+                    listed.links.push(path);
+                    continue;
+                }
+            }
+        }
         if kind.is_dir() {
-            folders.push(path);
-        } else if kind.is_file() && ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
-            files.push(path);
+            listed.folders.push(path);
+        } else if kind.is_file() && is_picture {
+            listed.files.push(path);
         }
     }
-    Ok((files, folders))
+    Ok(listed)
 }
 
 #[cfg(test)]
@@ -212,5 +245,42 @@ mod tests {
         fs::write(folder.path().join("a.txt"), b"text").unwrap();
         assert!(PictureSet::open(folder.path()).unwrap_err().to_string().contains("no pictures"));
         assert!(PictureSet::open(&folder.path().join("missing")).is_err());
+    }
+    #[cfg(unix)]
+    #[test]
+    fn links_to_pictures_are_followed_and_other_links_are_not_silent() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let [real, set] = ["real", "set"].map(|name| folder.path().join(name));
+        synthetic::write_folder(&real, 1, 16, 1).unwrap();
+        let class = real.join(synthetic::CLASSES[0]);
+        fs::create_dir_all(set.join("a")).unwrap();
+        symlink(class.join("0000.png"), set.join("a/1.png")).unwrap();
+        let found = PictureSet::open(&set).unwrap();
+        assert_eq!((found.len(), found.get(0).is_ok()), (1, true));
+
+        let refusal = || PictureSet::open(&set).unwrap_err().to_string();
+        for (target, name) in
+            [(class.as_path(), "b"), (Path::new("nowhere"), "b"), (Path::new("nowhere"), "b.png")]
+        {
+            symlink(target, set.join(name)).unwrap();
+            assert!(refusal().contains(&format!("{name}: ")), "{}", refusal());
+            fs::remove_file(set.join(name)).unwrap();
+        }
+        // Beside pictures, folders do not matter, and so neither do links to such.
+        symlink(class.join("0000.png"), set.join("1.png")).unwrap();
+        symlink(&class, set.join("latest")).unwrap();
+        assert_eq!(PictureSet::open(&set).unwrap().len(), 1);
+        symlink("nowhere", set.join("2.png")).unwrap();
+        assert!(refusal().contains("2.png"));
+    }
+
+    #[test]
+    fn a_manifest_of_others_makes_no_store() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("manifest.json"), r#"{"name": "samples"}"#).unwrap();
+        assert!(PictureSet::open(folder.path()).unwrap_err().to_string().contains("manifest"));
+        synthetic::draw(0, 0, 16, 1).unwrap().save_png(&folder.path().join("1.png")).unwrap();
+        assert_eq!(PictureSet::open(folder.path()).unwrap().len(), 1);
     }
 }

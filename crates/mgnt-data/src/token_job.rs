@@ -103,7 +103,7 @@ impl TokenJob {
         }
         let (entry, bytes) =
             self.info.write_shard(&folder, file_name(shard.number), &tokens.concat(), labels)?;
-        let record = Record { shard: Some(entry), bytes, rejected: Vec::new() };
+        let record = Record { shard: Some(entry), bytes, rejected: Vec::new(), stamp: None };
         self.unfinished.finish_shard(shard.number, &record)
     }
 

@@ -3,8 +3,10 @@
 //! Beside the store that is to be, `<store>.part` has `plan.json` (what is made, so that nothing else is continued),
 //! `store/` (shards, each renamed into place when it is whole), `done/` (a record a shard, written after it) and
 //! `lock`. At the end the manifest is written, `store/` becomes `ready/`, and that takes the place of an older store.
+//! A folder without a plan is not ours, and whatever else lies beside our own files stays.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use mgnt_weights::atomic;
@@ -13,10 +15,14 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::manifest::{self, MANIFEST, REJECTED, Rejected, ShardEntry, StoreKind};
 
+const PLAN: &str = "plan.json";
+const LOCK: &str = "lock";
+
 /// A store that is being made.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     out: PathBuf,
+    kind: StoreKind,
     part: PathBuf,
     /// Held, so that no second process writes here; the system lets go of it when the process ends.
     _lock: File,
@@ -32,19 +38,23 @@ pub(crate) struct Record {
     pub bytes: u64,
     /// Files that were to be in it and were left out.
     pub rejected: Vec<Rejected>,
+    /// What tells whether the files it was made of have changed since; none where the plan tells it of all shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<String>,
 }
 
 impl Unfinished {
     /// Continues a store of this plan, or starts one. What is at `out` and no store of this kind is left alone.
     pub fn open(out: &Path, kind: StoreKind, plan: &impl Serialize) -> Result<Self, Error> {
-        atomic::check_folder_name(out)?;
         check_place(out, kind)?;
         let mut name = out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
         let part = out.with_file_name(name);
+        check_part(&part)?;
         fs::create_dir_all(&part).map_err(Error::io(&part))?;
-        let lock_path = part.join("lock");
-        let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        let lock_path = part.join(LOCK);
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = opened.map_err(Error::io(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: part }),
@@ -55,32 +65,26 @@ impl Unfinished {
             // Killed when the older store was out of its place and the new one not yet there.
             fs::rename(&old, out).map_err(Error::io(&old))?;
         }
-        let unfinished = Self { out: out.into(), part, _lock: lock };
+        let unfinished = Self { out: out.into(), kind, part, _lock: lock };
         unfinished.agree(plan)?;
         Ok(unfinished)
     }
 
     fn agree(&self, plan: &impl Serialize) -> Result<(), Error> {
-        let path = self.part.join("plan.json");
+        let path = self.part.join(PLAN);
         let text = serde_json::to_string_pretty(plan).map_err(|e| Error::store(&path, "plan", "JSON", e))?;
         match fs::read_to_string(&path) {
             Ok(old) if old == text => {}
             Ok(_) => return Err(Error::OtherPlan { path: self.part.clone() }),
-            Err(_) => {
-                // Whatever lies here belongs to no plan.
-                for folder in [self.folder(), self.part.join("done")] {
-                    if folder.exists() {
-                        fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
-                    }
-                }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Of one who was killed over the plan.
+                atomic::remove_leftovers(&self.part)?;
                 atomic::write_bytes(&path, text.as_bytes())?;
             }
+            Err(error) => return Err(Error::io(&path)(error)),
         }
         // The store that was to come, or the one whose place it took: which, nobody knows any more.
-        let ready = self.part.join("ready");
-        if ready.exists() {
-            fs::remove_dir_all(&ready).map_err(Error::io(&ready))?;
-        }
+        remove_folder(&self.part.join("ready"))?;
         for folder in [self.folder(), self.part.join("done")] {
             fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
             atomic::remove_leftovers(&folder)?;
@@ -115,26 +119,104 @@ impl Unfinished {
         Ok(atomic::write_bytes(&path, &text)?)
     }
 
-    /// Writes the manifest and moves the store into its place; an older one is replaced.
+    /// Writes the manifest and moves the store into its place; an older one is replaced. Where that fails, what is
+    /// finished stays finished.
     pub fn publish(self, manifest: &impl Serialize) -> Result<(), Error> {
+        // Hours may have passed, and others may have written there.
+        check_place(&self.out, self.kind)?;
+        manifest::write(&self.folder(), manifest)?;
+        self.put_into_place(atomic::replace_folder)?;
+        self.clean_up()
+    }
+
+    fn put_into_place(
+        &self,
+        replace: impl FnOnce(&Path, &Path, &Path) -> Result<(), mgnt_weights::Error>,
+    ) -> Result<(), Error> {
         let folder = self.folder();
-        manifest::write(&folder, manifest)?;
+        let manifest_in = |folder: &Path| fs::read(folder.join(MANIFEST)).map_err(Error::io(folder));
+        let manifest = manifest_in(&folder)?;
         // Under a name of its own: two stores change places, and no shard of the older one may be taken for a finished one.
         let ready = self.part.join("ready");
         fs::rename(&folder, &ready).map_err(Error::io(&ready))?;
-        atomic::replace_folder(&ready, &self.out, &self.part.join("old"))?;
-        fs::remove_dir_all(&self.part).map_err(Error::io(&self.part))
+        replace(&ready, &self.out, &self.part.join("old")).map_err(|error| {
+            // It is the older one there where that could not be removed after the two changed places.
+            if manifest_in(&ready).is_ok_and(|found| found == manifest) {
+                // The first error is the one to tell.
+                let _ = fs::rename(&ready, &folder);
+            }
+            error.into()
+        })
+    }
+
+    /// Removes what is ours, the plan last, without which nothing here would be taken for ours.
+    fn clean_up(&self) -> Result<(), Error> {
+        for name in ["old", "ready", "store", "done"] {
+            remove_folder(&self.part.join(name))?;
+        }
+        for name in [PLAN, LOCK] {
+            let path = self.part.join(name);
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+        match fs::remove_dir(&self.part) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+                tracing::warn!("{}: holds files of others, and stays", self.part.display());
+                Ok(())
+            }
+            removed => removed.map_err(Error::io(&self.part)),
+        }
     }
 }
 
-/// Refuses a place that holds anything but a store of this kind.
+fn remove_folder(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(Error::io(folder)),
+    }
+}
+
+/// Refuses an unfinished store's folder that holds something and no plan: somebody else's.
+fn check_part(part: &Path) -> Result<(), Error> {
+    if part.join(PLAN).exists() {
+        return Ok(());
+    }
+    // Whoever was killed before the plan was there left these at most.
+    let is_ours = |name: &str| name == LOCK || (name.starts_with(PLAN) && atomic::is_leftover(name));
+    match names(part)?.iter().find(|name| !is_ours(name)) {
+        Some(other) => {
+            let got = format!("`{other}` and no {PLAN}; move it away, or write to another place");
+            Err(Error::store(part, "folder", "an unfinished store, or nothing", got))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Names of what lies in a folder; none if it is not there.
+fn names(folder: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(folder)(error)),
+    };
+    entries
+        .map(|entry| Ok(entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Refuses a place that holds anything but a store of this kind, or that no folder can be renamed to.
 fn check_place(out: &Path, kind: StoreKind) -> Result<(), Error> {
-    let names = fs::read_dir(out).into_iter().flatten().flatten();
-    let names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    atomic::check_folder_name(out)?;
     let refuse = |got: String| {
         let expected = format!("an empty one, or {} to replace", kind.name());
         Err(Error::store(out, "folder", expected, got))
     };
+    if out.is_symlink() && !out.exists() {
+        return refuse("a link to nothing".into());
+    }
+    if is_mount_point(out)? {
+        return refuse("a mount point, which cannot be replaced; name a folder within it".into());
+    }
+    let names = names(out)?;
     match StoreKind::of(out) {
         None if names.is_empty() => Ok(()),
         None => refuse("other files".into()),
@@ -147,6 +229,23 @@ fn check_place(out: &Path, kind: StoreKind) -> Result<(), Error> {
             }
         }
     }
+}
+
+/// Whether another file system begins at a folder.
+#[cfg(unix)]
+fn is_mount_point(folder: &Path) -> Result<bool, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(own) = fs::symlink_metadata(folder) else { return Ok(false) };
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Ok(fs::metadata(parent).map_err(Error::io(parent))?.dev() != own.dev())
+}
+
+#[cfg(not(unix))]
+fn is_mount_point(_: &Path) -> Result<bool, Error> {
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -162,7 +261,7 @@ mod tests {
         let file = format!("{number}.bin");
         fs::write(unfinished.folder().join(&file), [number as u8]).unwrap();
         let shard = ShardEntry { file, items: 1, sha256: sha256(&[number as u8]) };
-        Record { shard: Some(shard), bytes: 1, rejected: Vec::new() }
+        Record { shard: Some(shard), bytes: 1, rejected: Vec::new(), stamp: None }
     }
 
     #[test]
@@ -247,5 +346,116 @@ mod tests {
         assert!(refused(&precious.join("..")).contains("own name"));
         assert_eq!(fs::read_to_string(precious.join("thesis.txt")).unwrap(), "text");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+    /// Names and contents of a folder's files, at any depth.
+    fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut contents = Vec::new();
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => contents.extend(self::contents(&path)),
+                path => contents.push((path.clone(), fs::read(path).unwrap())),
+            }
+        }
+        contents.sort();
+        contents
+    }
+
+    #[test]
+    fn a_folder_of_others_beside_the_store_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, part) = (folder.path().join("store"), folder.path().join("store.part"));
+        for (name, text) in [("thesis.txt", "a"), ("store/precious.txt", "b"), ("done/notes.md", "c")] {
+            atomic::write_bytes(&part.join(name), text.as_bytes()).unwrap();
+        }
+        let before = contents(folder.path());
+        let refused = open(&out, &"plan").unwrap_err().to_string();
+        assert!(refused.contains("store.part: folder: expected an unfinished store"), "{refused}");
+        assert_eq!(contents(folder.path()), before);
+        // What one leaves who is killed before the plan is there.
+        fs::remove_dir_all(&part).unwrap();
+        for name in ["lock", "plan.json.77.tmp"] {
+            atomic::write_bytes(&part.join(name), b"").unwrap();
+        }
+        let unfinished = open(&out, &"plan").unwrap();
+        // Files that come later stay, and so does the folder.
+        fs::write(part.join("thesis.txt"), "a").unwrap();
+        unfinished.publish(&"manifest").unwrap();
+        assert_eq!(contents(&part), [(part.join("thesis.txt"), b"a".to_vec())]);
+        assert!(out.join(MANIFEST).exists());
+    }
+
+    #[test]
+    fn what_came_to_the_stores_place_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("store");
+        let begun = || {
+            let unfinished = open(&out, &"plan").unwrap();
+            let record = shard(&unfinished, 0);
+            unfinished.finish_shard(0, &record).unwrap();
+            unfinished
+        };
+        let unfinished = begun();
+        atomic::write_bytes(&out.join("thesis.txt"), b"text").unwrap();
+        assert!(unfinished.publish(&"manifest").unwrap_err().to_string().contains("other files"));
+        assert_eq!(contents(&out), [(out.join("thesis.txt"), b"text".to_vec())]);
+        fs::remove_dir_all(&out).unwrap();
+        let unfinished = begun();
+        fs::write(&out, "text").unwrap();
+        assert!(unfinished.publish(&"manifest").unwrap_err().to_string().contains("got a file"));
+        assert_eq!(fs::read_to_string(&out).unwrap(), "text");
+        fs::remove_file(&out).unwrap();
+        let unfinished = open(&out, &"plan").unwrap();
+        assert!(unfinished.record(0).is_some(), "the work is not lost");
+        unfinished.publish(&"manifest").unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn places_that_no_folder_can_be_renamed_to_are_refused_before_the_work() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("store");
+        symlink("nowhere", &out).unwrap();
+        assert!(open(&out, &"plan").unwrap_err().to_string().contains("a link to nothing"));
+        assert!(!folder.path().join("store.part").exists());
+        fs::remove_file(&out).unwrap();
+        // Another file system, on every machine that has one there.
+        if is_mount_point(Path::new("/proc")).unwrap() {
+            let refused = open(Path::new("/proc"), &"plan").unwrap_err().to_string();
+            assert!(refused.contains("a mount point"), "{refused}");
+        }
+        assert!(!is_mount_point(folder.path()).unwrap() && !is_mount_point(&out).unwrap());
+    }
+
+    #[test]
+    fn a_store_that_could_not_be_moved_is_finished_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("store");
+        let with_a_shard = |manifest: &str| {
+            let unfinished = open(&out, &"plan").unwrap();
+            let record = shard(&unfinished, 0);
+            unfinished.finish_shard(0, &record).unwrap();
+            manifest::write(&unfinished.folder(), &manifest).unwrap();
+            (unfinished, record)
+        };
+        let fails = || atomic::replace_folder(Path::new("no/such"), &out, Path::new("none"));
+        let (unfinished, record) = with_a_shard("new");
+        assert!(unfinished.put_into_place(|_, _, _| fails()).is_err());
+        drop(unfinished);
+        assert_eq!(open(&out, &"plan").unwrap().record(0), Some(record));
+
+        // They have changed places: what is in `ready` is the older store.
+        atomic::write_bytes(&folder.path().join("older").join(MANIFEST), b"older").unwrap();
+        fs::write(folder.path().join("older/0.bin"), "0").unwrap();
+        let (unfinished, _) = with_a_shard("new");
+        let changed = unfinished.put_into_place(|ready, out, _| {
+            fs::rename(ready, out).unwrap();
+            fs::rename(folder.path().join("older"), ready).unwrap();
+            atomic::replace_folder(Path::new("no/such"), Path::new("nor/such"), Path::new("none"))
+        });
+        assert!(changed.is_err() && out.join("0.bin").exists());
+        drop(unfinished);
+        fs::remove_dir_all(&out).unwrap();
+        assert_eq!(open(&out, &"plan").unwrap().record(0), None);
     }
 }

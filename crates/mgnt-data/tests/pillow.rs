@@ -42,6 +42,7 @@ fn every_crop_is_that_of_pillow_within_one_level() {
         ("adm", Crop::Adm),
         ("torchvision-bilinear", Crop::Torchvision(Filter::Bilinear)),
         ("torchvision-bicubic", Crop::Torchvision(Filter::Bicubic)),
+        ("torchvision-area", Crop::Torchvision(Filter::Area)),
         ("square-lanczos", Crop::Square(Filter::Lanczos)),
         ("square-area", Crop::Square(Filter::Area)),
     ];
@@ -59,7 +60,7 @@ fn every_crop_is_that_of_pillow_within_one_level() {
         assert!(largest <= 1 && share < 0.03, "{name}: {largest}, {share}");
         cases += 1;
     }
-    assert_eq!(cases, 35);
+    assert_eq!(cases, 44);
 }
 
 #[test]

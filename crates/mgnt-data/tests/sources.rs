@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use common::{Groups, file_of, tar_bytes, tree, write_parquet};
-use mgnt_data::{Format, Source, SourceOptions};
+use mgnt_data::{Error, Format, Source, SourceOptions};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -125,14 +125,66 @@ fn a_cut_or_foreign_archive_is_refused() {
 #[cfg(unix)]
 #[test]
 fn links_are_listed_and_not_followed() {
+    use std::os::unix::fs::symlink;
     let outside = tree(&["secret.jpg"]);
-    let folder = tree(&["a/1.jpg"]);
-    std::os::unix::fs::symlink(outside.path().join("secret.jpg"), folder.path().join("a/2.jpg")).unwrap();
-    std::os::unix::fs::symlink(outside.path(), folder.path().join("b")).unwrap();
+    let folder = tree(&["a/1.jpg", "c/1.jpg"]);
+    symlink(outside.path().join("secret.jpg"), folder.path().join("a/2.jpg")).unwrap();
+    symlink(outside.path().join("secret.jpg"), folder.path().join("notes")).unwrap();
     let source = open_any(folder.path());
-    expect(&source, &[("a/1.jpg", "a", "a/1.jpg")]);
+    expect(&source, &[("a/1.jpg", "a", "a/1.jpg"), ("c/1.jpg", "c", "c/1.jpg")]);
     let reason = "a link, which is not followed";
-    assert_eq!(reasons(&source), [("a/2.jpg", reason), ("b", reason)]);
+    assert_eq!(reasons(&source), [("a/2.jpg", reason), ("notes", reason)]);
+    // Without it, `c` would have another number.
+    for target in [outside.path(), Path::new("nowhere")] {
+        symlink(target, folder.path().join("b")).unwrap();
+        let error = refusal(folder.path(), &SourceOptions::default());
+        assert!(error.contains("/b: a link where a class folder may be"), "{error}");
+        fs::remove_file(folder.path().join("b")).unwrap();
+    }
+    let mut bytes = tar_bytes(&[("a", b"")]);
+    bytes[156] = b'2';
+    bytes[148..156].fill(b' ');
+    let sum: u32 = bytes[..512].iter().map(|&byte| u32::from(byte)).sum();
+    bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let error = refusal(file_of(&bytes).path(), &SourceOptions::default());
+    assert!(error.contains("no class folders") && error.contains("a: a link"), "{error}");
+}
+
+/// The Hub's cache is all links, and large class tars often lie on another disk.
+#[cfg(unix)]
+#[test]
+fn shards_and_class_tars_may_be_links() {
+    use std::os::unix::fs::symlink;
+    let blobs = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (blob, link) = (|name: &str| blobs.path().join(name), |name: &str| folder.path().join(name));
+    let groups: Groups = &[&[(Some(b"p0"), Some(0)), (Some(b"p1"), Some(1))]];
+    write_parquet(&blob("3f7a"), groups, WriterProperties::default());
+    symlink(blob("3f7a"), link("train-0.parquet")).unwrap();
+    let source = open_any(folder.path());
+    assert_eq!((source.format(), source.len()), (Format::Parquet, 2));
+    fs::remove_file(link("train-0.parquet")).unwrap();
+
+    for class in ["n01", "n02"] {
+        fs::write(blob(class), tar_bytes(&[("1.JPEG", class.as_bytes())])).unwrap();
+    }
+    fs::copy(blob("n01"), link("n01.tar")).unwrap();
+    symlink(blob("n02"), link("n02.tar")).unwrap();
+    expect(&open_any(folder.path()), &[("n01/1.JPEG", "n01", "n01"), ("n02/1.JPEG", "n02", "n02")]);
+    fs::remove_file(blob("n02")).unwrap();
+    assert!(refusal(folder.path(), &SourceOptions::default()).contains("n02.tar: "), "a link to nothing");
+}
+
+#[test]
+fn folders_and_tars_side_by_side_are_not_guessed_at() {
+    let folder = tree(&["n01/1.jpg", "n02/1.jpg"]);
+    fs::write(folder.path().join("n03.tar"), tar_bytes(&[("1.jpg", b"x")])).unwrap();
+    let error = refusal(folder.path(), &SourceOptions::default());
+    assert!(error.contains("`n01`") && error.contains("`n03.tar`") && error.contains("--format"), "{error}");
+    for (format, classes) in [(Format::Classes, &["n01", "n02"][..]), (Format::Ilsvrc, &["n03"])] {
+        let options = SourceOptions { format: Some(format), ..SourceOptions::default() };
+        assert_eq!(open(folder.path(), &options).classes(), classes);
+    }
 }
 
 /// ILSVRC2012 as it is handed out is the same as a folder per class.
@@ -200,13 +252,60 @@ fn flat_pictures_have_their_classes_from_a_file() {
     assert!(refuse("n01\nn02\n").contains("2 labels for 3 pictures"));
     assert!(refuse("v_1 n01\nv_2 n01\n").contains("no label for `v_3.JPEG`"));
     assert!(refuse("n01\nv_2 n01\nn01\n").contains("columns"));
+    assert!(refuse("v_1,n01,0.9\nv_2,n01,0.8\nv_3,n01,0.9\n").contains("more columns"));
+    assert!(refuse("-1\n2\n1\n").contains("class -1 is a number"));
+    assert!(refuse("1.0\n2.0\n1.0\n").contains("class 1.0 is a number"));
     assert!(refuse("v_1 n01\nv_2 n01\nv_3 n01\nv_1 n02\n").contains("`v_1` has two classes"));
     let twice = file_of(b"crane\ndog\ncrane\n").into_temp_path().keep().unwrap();
-    let options = SourceOptions { names: Some(twice), ..labels("1\n2\n3\n") };
-    assert!(refusal(archive.path(), &options).contains("two classes are called `crane`"));
-    for (text, part) in [("0\n1\n1", "class 0"), ("1\n2\n3\n", "class 3")] {
+    let options = SourceOptions { names: Some(twice.clone()), ..labels("1\n2\n3\n") };
+    let error = refusal(archive.path(), &options);
+    assert!(error.contains("two classes are called `crane`") && error.starts_with(twice.to_str().unwrap()));
+    let cases = [
+        ("0\n1\n1", "class 0"),
+        ("1\n2\n3\n", "class 3"),
+        ("-1\n2\n1\n", "class -1"),
+        ("1.5\n2\n1\n", "class 1.5"),
+        ("n01\nn03\nn01\n", "class `n03` is not in"),
+    ];
+    for (text, part) in cases {
         let options = SourceOptions { names: numbered.names.clone(), ..labels(text) };
         assert!(refusal(archive.path(), &options).contains(part));
+    }
+}
+
+#[test]
+fn classes_of_flat_pictures_may_have_spaces() {
+    let folder = tree(&["v_1.JPEG", "v_2.JPEG", "v_3.JPEG"]);
+    let labels = |text: &str| SourceOptions {
+        labels: Some(file_of(text.as_bytes()).into_temp_path().keep().unwrap()),
+        ..SourceOptions::default()
+    };
+    let tabs = "\u{feff}v_1\tgolden retriever\nv_2\tgoldfish, Carassius auratus\nv_3\tgolden retriever\n";
+    let commas = "v_1.JPEG, golden retriever\nv_2.JPEG,golden fish\nv_3.JPEG,golden retriever,\n";
+    let spaces = "v_1 golden retriever\nv_2 golden 1 2 3 fish\nv_3 golden retriever";
+    for (text, second) in
+        [(tabs, "goldfish, Carassius auratus"), (commas, "golden fish"), (spaces, "golden 1 2 3 fish")]
+    {
+        let source = open(folder.path(), &labels(text));
+        let classes: Vec<_> = (0..3).map(|index| &source.classes()[source.label(index)]).collect();
+        assert_eq!(classes, ["golden retriever", second, "golden retriever"]);
+    }
+    assert_eq!(open(folder.path(), &labels("\u{feff}n01\nn02\nn01\n")).classes(), ["n01", "n02"]);
+}
+
+/// A part of a validation set must have the labels of the store that a model was trained on.
+#[test]
+fn with_names_all_of_them_are_classes() {
+    let folder = tree(&["v_1.JPEG", "v_2.JPEG"]);
+    let [numbers, synsets, names] = ["3\n1\n", "n02\nn04\n", "n04\nn01\nn02\nn03\n\n"]
+        .map(|text| file_of(text.as_bytes()).into_temp_path().keep().unwrap());
+    for labels in [numbers, synsets] {
+        let options =
+            SourceOptions { labels: Some(labels), names: Some(names.clone()), ..SourceOptions::default() };
+        let source = open(folder.path(), &options);
+        assert_eq!(source.classes(), ["n01", "n02", "n03", "n04"]);
+        assert_eq!((source.label(0), source.label(1)), (1, 3));
+        assert!(source.has_files(3) && !source.has_files(0));
     }
 }
 
@@ -259,6 +358,15 @@ fn webdataset_shards() {
     assert_eq!(open(folder.path(), &named).classes()[3], "three");
     fs::write(names.path(), "zero\none").unwrap();
     assert!(refusal(folder.path(), &named).contains("only 2 classes have names"));
+    // Whether the empty line is a class or none, the numbers behind it differ.
+    fs::write(names.path(), "zero\n\none\ntwo\nthree\n").unwrap();
+    assert!(refusal(folder.path(), &named).contains("line 2 is empty"));
+    fs::write(names.path(), "\u{feff}zero\none\ntwo\nthree\n\n").unwrap();
+    assert_eq!(open(folder.path(), &named).classes(), ["zero", "one", "two", "three"]);
+    // One shard has a name too.
+    let shard = folder.path().join("in-train-000000.tar");
+    assert_eq!(open(&shard, &split("train")).len(), 2);
+    assert!(refusal(&shard, &split("val")).contains("not a name with the word `val`"));
 }
 
 #[test]
@@ -292,7 +400,10 @@ fn parquet_rows_with_and_without_compression() {
             let number = |key: &str| key.strip_prefix("train-00000-of-00001.parquet#").unwrap().to_owned();
             assert_eq!(keys.iter().map(|key| number(key)).collect::<String>(), "01246");
             let read = |range: Range<usize>| -> Vec<Result<String, String>> {
-                let bytes = |item| source.bytes(item).map(|bytes| String::from_utf8(bytes).unwrap());
+                let bytes = |item| match source.bytes(item) {
+                    Ok(bytes) => Ok(String::from_utf8(bytes).unwrap()),
+                    Err(error) => Err(error.to_string()),
+                };
                 source.stream(range).map(bytes).collect()
             };
             let all = read(0..5);
@@ -307,6 +418,20 @@ fn parquet_rows_with_and_without_compression() {
             let seen = reasons(&source);
             assert!(seen[0].1.contains("null") && seen[1].1.contains("-1"), "{seen:?}");
         }
+    }
+}
+
+#[test]
+fn rows_from_the_middle_of_a_row_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let texts: Vec<String> = (0..60).map(|row| format!("p{row}")).collect();
+    let rows: Vec<_> = texts.iter().map(|text| (Some(text.as_bytes()), Some(0))).collect();
+    write_parquet(&path, &[&rows], WriterProperties::default());
+    let source = open_any(&path);
+    for start in [0, 1, 16, 17, 33, 59] {
+        let read: Vec<_> = source.stream(start..60).map(|item| source.bytes(item).unwrap()).collect();
+        assert!(read.iter().eq(texts[start..].iter().map(|text| text.as_bytes())), "from {start}");
     }
 }
 
@@ -364,7 +489,11 @@ fn files_that_are_empty_or_too_large_have_a_reason() {
     large.set_len((256 << 20) + 1).unwrap();
     let source = open_any(folder.path());
     let read: Vec<_> = source.stream(0..3).map(|item| source.bytes(item)).collect();
-    assert_eq!(read[0], Err("an empty file".into()));
+    let reason = |index: usize| match read[index].as_ref().unwrap_err() {
+        Error::Picture(reason) => reason,
+        other => panic!("{other}"),
+    };
+    assert_eq!(reason(0), "an empty file");
     assert!(read[1].is_ok());
-    assert!(read[2].as_ref().unwrap_err().contains("at most"));
+    assert!(reason(2).contains("at most"));
 }

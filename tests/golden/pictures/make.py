@@ -67,10 +67,13 @@ CONVENTIONS = {
     "adm": adm,
     "torchvision-bilinear": torchvision(Image.Resampling.BILINEAR),
     "torchvision-bicubic": torchvision(Image.Resampling.BICUBIC),
+    "torchvision-area": torchvision(Image.Resampling.BOX),
     "square-lanczos": square(Image.Resampling.LANCZOS),
     "square-area": square(Image.Resampling.BOX),
 }
 SIZES = [(97, 61, 24), (61, 97, 24), (120, 90, 32), (333, 150, 32), (31, 20, 24), (40, 40, 40), (129, 257, 16)]
+# A box's end lies on the centre of a row, within what is cut out.
+TIES = [("torchvision-area", (333, 500, 64)), ("torchvision-area", (129, 255, 64))]
 
 
 def write(path, tensors):
@@ -118,9 +121,8 @@ def turned():
 
 def main():
     crops = {}
-    for name, crop in CONVENTIONS.items():
-        for width, height, size in SIZES:
-            crops[f"{name}/{width}x{height}/{size}"] = np.asarray(crop(source(width, height), size))
+    for name, (width, height, size) in [(name, size) for name in CONVENTIONS for size in SIZES] + TIES:
+        crops[f"{name}/{width}x{height}/{size}"] = np.asarray(CONVENTIONS[name](source(width, height), size))
     write(HERE / "crops.safetensors", crops)
     files()
     decoded = {}

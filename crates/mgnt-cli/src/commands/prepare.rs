@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Classes of flat pictures, one a line in order of their names, or `picture class` a line
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Names of classes that the source numbers, one a line
+    /// Names of the classes, one a line, where the source numbers them; of flat pictures, all classes
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
     /// Side of the square pictures in pixels

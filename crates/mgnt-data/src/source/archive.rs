@@ -1,5 +1,6 @@
 //! Tar archives: where the bytes of each member lie.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Component, Path};
@@ -10,7 +11,7 @@ use crate::Error;
 
 /// One member of an archive.
 pub(super) struct Member {
-    /// Its path, without `./` before it or `/` behind it.
+    /// Its path: the names of its levels with one `/` between.
     pub name: String,
     pub kind: Kind,
     /// Where its bytes begin, from the start of the file.
@@ -28,24 +29,29 @@ pub(super) enum Kind {
 }
 
 /// A part of a file, as if it were a file.
-struct Section {
+struct Section<'a> {
     file: File,
+    /// Set where more was asked for at its end.
+    ran_out: &'a Cell<bool>,
     start: u64,
     length: u64,
     position: u64,
 }
 
-impl Read for Section {
+impl Read for Section<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.length.saturating_sub(self.position);
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = self.file.read(&mut buffer[..most])?;
         self.position += read as u64;
+        if read == 0 && !buffer.is_empty() {
+            self.ran_out.set(true);
+        }
         Ok(read)
     }
 }
 
-impl Seek for Section {
+impl Seek for Section<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let target = match to {
             SeekFrom::Start(position) => Some(position),
@@ -61,7 +67,7 @@ impl Seek for Section {
 }
 
 /// Calls `each` for every member of the archive, or of the archive within it that `section` (offset and length) is.
-/// A name that leaves the archive, or a member that is cut off, makes it suspect as a whole.
+/// A name that leaves the archive, a member that is cut off, or no end mark makes it suspect as a whole.
 pub(super) fn walk(
     path: &Path,
     section: Option<(u64, u64)>,
@@ -75,32 +81,53 @@ pub(super) fn walk(
         None => (0, file.metadata().map_err(Error::io(path))?.len()),
     };
     file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
-    let section = Section { file, start, length, position: 0 };
+    let ran_out = Cell::new(false);
+    let section = Section { file, ran_out: &ran_out, start, length, position: 0 };
     // Two headers at a time: what lies between them is skipped, not read.
     let mut archive = tar::Archive::new(BufReader::with_capacity(1024, section));
     for entry in archive.entries_with_seek().map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let name = String::from_utf8(entry.path_bytes().into_owned())
+        let mut entry = entry.map_err(unreadable)?;
+        let kind = match entry.header().entry_type() {
+            // What it says of all members does not matter here.
+            EntryType::XGlobalHeader => continue,
+            EntryType::Regular => Kind::File,
+            EntryType::Directory => Kind::Folder,
+            EntryType::Link | EntryType::Symlink => Kind::Other("a link, which is not followed"),
+            EntryType::GNUSparse => SPARSE,
+            _ => Kind::Other("not a regular file"),
+        };
+        let (kind, path) = match sparse_name(&mut entry) {
+            Some(name) => (SPARSE, name),
+            None => (kind, entry.path_bytes().into_owned()),
+        };
+        let name = String::from_utf8(path)
             .map_err(|e| layout(format!("entry {:?} is not UTF-8", String::from_utf8_lossy(e.as_bytes()))))?;
         let outside = |c: Component| !matches!(c, Component::Normal(_) | Component::CurDir);
         if Path::new(&name).components().any(outside) {
             return Err(layout(format!("entry `{name}` points outside the archive")));
         }
         let offset = entry.raw_file_position();
-        if offset.checked_add(entry.size()).is_none_or(|end| end > length) {
+        // The size of a sparse file is not that of what is here of it.
+        if kind != SPARSE && offset.checked_add(entry.size()).is_none_or(|end| end > length) {
             return Err(layout(format!("entry `{name}` is cut off: the archive is truncated")));
         }
-        let kind = match entry.header().entry_type() {
-            EntryType::Regular => Kind::File,
-            EntryType::Directory => Kind::Folder,
-            EntryType::Link | EntryType::Symlink => Kind::Other("a link, which is not followed"),
-            EntryType::GNUSparse => Kind::Other("a sparse file, which is not read"),
-            _ => Kind::Other("not a regular file"),
-        };
-        let name = name.trim_start_matches("./").trim_end_matches('/').to_owned();
-        each(Member { name, kind, offset: start + offset, length: entry.size() })?;
+        let levels: Vec<&str> = name.split('/').filter(|level| !matches!(*level, "" | ".")).collect();
+        each(Member { name: levels.join("/"), kind, offset: start + offset, length: entry.size() })?;
+    }
+    if ran_out.get() {
+        return Err(layout("the end mark of a tar archive is missing: the archive is truncated".into()));
     }
     Ok(())
+}
+
+const SPARSE: Kind = Kind::Other("a sparse file, which is not read");
+
+/// The name of a sparse file that POSIX's extensions describe: a regular member of another name, of which a part is the
+/// map of its holes.
+fn sparse_name(entry: &mut tar::Entry<impl Read>) -> Option<Vec<u8>> {
+    let extensions = entry.pax_extensions().ok()??;
+    let name = extensions.flatten().find(|extension| extension.key_bytes() == b"GNU.sparse.name")?;
+    Some(name.value_bytes().to_vec())
 }
 
 /// Names of the first files of an archive, none if it is none.

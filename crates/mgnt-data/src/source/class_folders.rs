@@ -3,16 +3,19 @@
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Found, Place, folder, is_hidden, not_a_file};
+use super::{Classes, Found, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
 /// Lists `[split/]<class>/<file>`. Hidden files and folders, and deeper folders, are passed over.
 pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
     let found = if is_folder { of_folder(path, split)? } else { of_tar(path, split)? };
-    if found.entries.is_empty() && matches!(&found.classes, super::Classes::Named(c) if c.is_empty()) {
+    if found.entries.is_empty()
+        && matches!(&found.classes, Classes::Named { classes, .. } if classes.is_empty())
+    {
         let place = split.map(|split| format!(" under `{split}`")).unwrap_or_default();
-        let reason = format!("no class folders{place}; expected <class>/<picture>");
+        let first = found.skipped.first().map(|s| format!("; {}: {}", s.key, s.reason)).unwrap_or_default();
+        let reason = format!("no class folders{place}; expected <class>/<picture>{first}");
         return Err(Error::Layout { path: path.into(), reason });
     }
     Ok(found)
@@ -27,6 +30,12 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
             continue;
         }
         if kind.is_symlink() {
+            let link = top.join(&class);
+            if !link.is_file() {
+                // Left out, it would change the numbers of the classes behind it.
+                let reason = "a link where a class folder may be, which is not followed; the folder itself must be here";
+                return Err(Error::Layout { path: link, reason: reason.into() });
+            }
             found.skip(format!("{prefix}{class}"), not_a_file(kind));
         }
         if !kind.is_dir() {

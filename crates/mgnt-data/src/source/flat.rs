@@ -1,16 +1,16 @@
 //! Pictures side by side, and a text file that has their classes, as ILSVRC2012's validation pictures come.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Found, Place, folder, is_hidden, not_a_file};
+use super::{Classes, Found, Names, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
 /// Label files and lists of names are small; what is larger is something else.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// The lines of a text file that are not empty.
+/// The lines of a text file, without the spaces around them and without the mark that some editors put first.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
     let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
     if length > MOST_BYTES {
@@ -18,7 +18,27 @@ pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
         return Err(Error::Layout { path: path.into(), reason });
     }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(text.trim_start_matches('\u{feff}').lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// Splits a line `picture class`, at a tab if there is one, else at a comma, else at spaces; only a class if there is
+/// none of them. A class may have spaces and, behind a tab, commas. None if there are more columns.
+fn columns(line: &str) -> Option<(Option<&str>, &str)> {
+    let line = line.trim_end_matches([',', '\t', ' ']);
+    let Some(separator) = ['\t', ',', ' '].into_iter().find(|separator| line.contains(*separator)) else {
+        return Some((None, line));
+    };
+    let (picture, class) = line.split_once(separator)?;
+    let more = separator != ' ' && class.contains(separator);
+    (!more).then(|| (Some(picture.trim()), without_boxes(class.trim())))
+}
+
+/// The class of what Kaggle gives as `class x y x y`, once or more: there the numbers are places in the picture.
+fn without_boxes(class: &str) -> &str {
+    let words: Vec<&str> = class.split_whitespace().collect();
+    let is_box =
+        |words: &[&str]| words.len() == 5 && words[1..].iter().all(|word| word.parse::<f64>().is_ok());
+    if words.chunks(5).all(is_box) { words.first().copied().unwrap_or(class) } else { class }
 }
 
 /// The classes of the pictures.
@@ -30,48 +50,48 @@ enum Labels {
 }
 
 impl Labels {
-    /// Reads lines `class`, or `picture class` (also with a comma; what follows is passed over).
+    /// Reads lines `class`, or `picture class`.
     fn read(path: &Path) -> Result<Self, Error> {
+        let layout = |reason: String| Error::Layout { path: path.into(), reason };
+        let odd = |line: &str| layout(format!("line `{line}` has not as many columns as the first"));
         let lines = lines(path)?;
-        let columns = |line: &str| -> Vec<String> {
-            let parts = line.split([',', ' ', '\t']).filter(|part| !part.is_empty());
-            parts.take(2).map(str::to_owned).collect()
-        };
-        let rows: Vec<Vec<String>> = lines.iter().map(|line| columns(line)).collect();
-        let width = rows.first().map_or(1, Vec::len);
-        if let Some(odd) = rows.iter().position(|row| row.len() != width) {
-            let reason = format!("line `{}` has not as many columns as the first", lines[odd]);
-            return Err(Error::Layout { path: path.into(), reason });
-        }
-        Ok(if width == 1 {
-            Self::InOrder(rows.into_iter().flatten().collect())
-        } else {
-            let mut classes = HashMap::new();
-            for [name, class] in rows.into_iter().filter_map(|row| <[String; 2]>::try_from(row).ok()) {
-                if classes.get(&name).is_some_and(|known| *known != class) {
-                    return Err(Error::Layout {
-                        path: path.into(),
-                        reason: format!("`{name}` has two classes"),
-                    });
+        let (mut in_order, mut by_name) = (Vec::new(), HashMap::new());
+        for line in lines.iter().filter(|line| !line.is_empty()) {
+            let more = || layout(format!("line `{line}` has more columns than a picture and a class"));
+            match columns(line).ok_or_else(more)? {
+                (Some(_), _) if !in_order.is_empty() => return Err(odd(line)),
+                (None, _) if !by_name.is_empty() => return Err(odd(line)),
+                (None, class) => in_order.push(class.to_owned()),
+                (Some(picture), class) => {
+                    let known = by_name.insert(picture.to_owned(), class.to_owned());
+                    if known.is_some_and(|known| known != class) {
+                        return Err(layout(format!("`{picture}` has two classes")));
+                    }
                 }
-                classes.insert(name, class);
             }
-            Self::ByName(classes)
-        })
+        }
+        Ok(if by_name.is_empty() { Self::InOrder(in_order) } else { Self::ByName(by_name) })
     }
 }
 
-/// Lists the pictures of a folder or tar. Classes that are numbers are places in `names`, the first being 1.
-pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&[String]>) -> Result<Found, Error> {
+/// Lists the pictures of a folder or tar. With `names`, those are the classes, and a class that is a number is a place
+/// among them, the first being 1.
+pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) -> Result<Found, Error> {
     let labels_path = labels.unwrap_or(path);
     let layout = |reason: String| Error::Layout { path: labels_path.into(), reason };
     let labels = Labels::read(labels_path)?;
-    // Classes are known by their names: numbers that share one would become one class.
-    let mut seen = HashSet::new();
-    if let Some(twice) = names.into_iter().flatten().find(|name| !seen.insert(name.as_str())) {
-        return Err(layout(format!("two classes are called `{twice}`; each needs a name of its own")));
-    }
     let mut found = Found::named();
+    if let Some(Names { path, names }) = names {
+        let classes: HashMap<String, u32> = names.iter().cloned().zip(0..).collect();
+        // Classes are known by their names: numbers that share one would become one class.
+        let is_twice = |(at, name): &(usize, &String)| classes[*name] as usize != *at;
+        if let Some((_, twice)) = names.iter().enumerate().find(is_twice) {
+            let reason = format!("two classes are called `{twice}`; each needs a name of its own");
+            return Err(Error::Layout { path: path.clone(), reason });
+        }
+        // A part of a set has the labels of the whole.
+        found.classes = Classes::Named { classes, all_used: false };
+    }
     if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
         for (name, kind) in folder(path)? {
             if kind.is_file() && !is_hidden(&name) {
@@ -112,21 +132,27 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&[String]>)
                 known.ok_or_else(|| layout(format!("no label for `{}`", entry.key)))?
             }
         };
-        entry.label = match (class.parse::<usize>(), names) {
-            (Ok(number), Some(names)) => {
-                let name = number.checked_sub(1).and_then(|place| names.get(place)).ok_or_else(|| {
-                    layout(format!("class {number}; the names are of classes 1 to {}", names.len()))
-                })?;
-                found.class(name)
-            }
-            (Ok(number), None) => {
-                return Err(layout(format!(
-                    "class {number} is a number; a file of the classes' names is needed"
-                )));
-            }
-            (Err(_), _) => found.class(class),
-        };
+        entry.label = label(class, names, &mut found).map_err(layout)?;
     }
     found.entries = entries;
     Ok(found)
+}
+
+/// The label of a class, which is a number or a name.
+fn label(class: &str, names: Option<&Names>, found: &mut Found) -> Result<u32, String> {
+    let is_number = class.parse::<f64>().is_ok_and(f64::is_finite);
+    match names {
+        None if is_number => {
+            Err(format!("class {class} is a number; a file of the classes' names is needed"))
+        }
+        None => Ok(found.class(class)),
+        Some(Names { names, .. }) if is_number => {
+            let place = class.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            let label = place.and_then(|place| found.known(names.get(place)?));
+            label.ok_or_else(|| format!("class {class}; the names are of classes 1 to {}", names.len()))
+        }
+        Some(Names { path, .. }) => {
+            found.known(class).ok_or_else(|| format!("class `{class}` is not in {}", path.display()))
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SourceOptions, archive, folder};
+use super::{SourceOptions, archive, folder, is_hidden};
 use crate::Error;
 
 /// How a source is laid out.
@@ -51,15 +51,23 @@ impl Format {
                 File::open(path).and_then(|mut file| file.read(&mut magic)).map_err(Error::io(path))?;
             return Ok(if magic[..read] == *b"PAR1" { Self::Parquet } else { Self::of_tar(path) });
         }
-        let files: Vec<String> =
-            folder(path)?.into_iter().filter(|(_, kind)| kind.is_file()).map(|(name, _)| name).collect();
-        if files.iter().any(|name| name.ends_with(".parquet")) {
+        let mut names: Vec<String> = folder(path)?.into_iter().map(|(name, _)| name).collect();
+        names.retain(|name| !is_hidden(name));
+        // Links are followed here: the shards of the Hub's cache are links.
+        let file = |ending| names.iter().find(|name| name.ends_with(ending) && path.join(name).is_file());
+        if file(".parquet").is_some() {
             return Ok(Self::Parquet);
         }
-        Ok(match files.iter().find(|name| name.ends_with(".tar")) {
-            Some(tar) if Self::of_tar(&path.join(tar)) == Self::WebDataset => Self::WebDataset,
-            Some(_) => Self::Ilsvrc,
-            None => Self::Classes,
+        let Some(tar) = file(".tar") else { return Ok(Self::Classes) };
+        if let Some(class) = names.iter().find(|name| path.join(name).is_dir()) {
+            let reason = format!(
+                "has the folder `{class}` and the archive `{tar}`: `--format` must say which are meant"
+            );
+            return Err(Error::Layout { path: path.into(), reason });
+        }
+        Ok(match Self::of_tar(&path.join(tar)) {
+            Self::WebDataset => Self::WebDataset,
+            _ => Self::Ilsvrc,
         })
     }
 

@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
@@ -36,11 +37,12 @@ pub struct SourceOptions {
     /// How the source is laid out; told from what is there if `None`.
     pub format: Option<Format>,
     /// The part to read: a first level of folders ([`Format::Classes`]), or a word in the names of the shards
-    /// ([`Format::WebDataset`], [`Format::Parquet`]).
+    /// or the one shard ([`Format::WebDataset`], [`Format::Parquet`]).
     pub split: Option<String>,
     /// [`Format::Flat`] only: the file that has the classes of the pictures.
     pub labels: Option<PathBuf>,
-    /// Names of classes that the source numbers, one a line, from number 0 (from 1 in ILSVRC's ground truth).
+    /// Names of classes that the source numbers, one a line, from number 0 (from 1 in ILSVRC's ground truth). With
+    /// [`Format::Flat`] these are the classes, whether there is a picture of each or not.
     pub names: Option<PathBuf>,
 }
 
@@ -54,6 +56,8 @@ pub struct Source {
     entries: Vec<Entry>,
     skipped: Vec<Rejected>,
     classes: Vec<String>,
+    /// Number of files of each class.
+    counts: Vec<usize>,
 }
 
 /// One file of a source.
@@ -87,7 +91,7 @@ pub struct Item {
 #[derive(Debug)]
 enum Content {
     Place(Place),
-    Bytes(Result<Vec<u8>, String>),
+    Bytes(Result<Vec<u8>, Error>),
 }
 
 impl Source {
@@ -99,13 +103,13 @@ impl Source {
         };
         format.check(options)?;
         let split = options.split.as_deref();
-        let names = options.names.as_deref().map(flat::lines).transpose()?;
+        let names = options.names.as_deref().map(Names::read).transpose()?;
         let found = match format {
             Format::Classes => class_folders::list(path, split)?,
             Format::Ilsvrc => ilsvrc::list(path)?,
-            Format::Flat => flat::list(path, options.labels.as_deref(), names.as_deref())?,
-            Format::WebDataset => webdataset::list(path, split, names)?,
-            Format::Parquet => parquet::list(path, split, names)?,
+            Format::Flat => flat::list(path, options.labels.as_deref(), names.as_ref())?,
+            Format::WebDataset => webdataset::list(path, split, names.map(|names| names.names))?,
+            Format::Parquet => parquet::list(path, split, names.map(|names| names.names))?,
         };
         Self::from_found(path, format, found)
     }
@@ -113,8 +117,8 @@ impl Source {
     fn from_found(path: &Path, format: Format, found: Found) -> Result<Self, Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
         let Found { containers, mut entries, skipped, classes } = found;
-        let classes = match classes {
-            Classes::Named(classes) => {
+        let classes: Vec<String> = match classes {
+            Classes::Named { classes, all_used } => {
                 let mut names: Vec<(String, u32)> = classes.into_iter().collect();
                 names.sort();
                 let mut new_labels = vec![0; names.len()];
@@ -123,9 +127,9 @@ impl Source {
                 }
                 entries.iter_mut().for_each(|entry| entry.label = new_labels[entry.label as usize]);
                 entries.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
-                let mut counts = vec![0; names.len()];
-                entries.iter().for_each(|entry| counts[entry.label as usize] += 1);
-                if let Some(empty) = counts.iter().position(|&count| count == 0) {
+                if let Some(empty) = counts(&entries, names.len()).iter().position(|&count| count == 0)
+                    && all_used
+                {
                     return Err(layout(format!(
                         "class `{}` has no files (`--split` takes the classes of one folder of several)",
                         names[empty].0
@@ -155,7 +159,8 @@ impl Source {
         if classes.len() > MOST_CLASSES {
             return Err(layout(format!("{} classes; at most {MOST_CLASSES} are supported", classes.len())));
         }
-        Ok(Self { path: path.into(), format, containers, entries, skipped, classes })
+        let counts = counts(&entries, classes.len());
+        Ok(Self { path: path.into(), format, containers, entries, skipped, classes, counts })
     }
 
     /// The folder or archive.
@@ -206,7 +211,7 @@ impl Source {
 
     /// Whether a class has any file; where classes are numbered, some numbers may be unused.
     pub fn has_files(&self, class: usize) -> bool {
-        self.entries.iter().any(|entry| entry.label as usize == class)
+        self.counts.get(class).is_some_and(|&count| count > 0)
     }
 
     /// SHA-256 of the listing: of names, classes and lengths as far as they are known, not of the bytes.
@@ -227,6 +232,39 @@ impl Source {
         sha256(&digest.finalize())
     }
 
+    /// What tells whether the files of a range, or the archives they lie in, have changed: a SHA-256 of their lengths and
+    /// times of change.
+    ///
+    /// # Panics
+    /// Where the range ends above [`Self::len`].
+    pub fn stamp(&self, range: Range<usize>) -> Result<String, Error> {
+        let mut digest = Sha256::new();
+        let mut last = None;
+        for entry in &self.entries[range] {
+            let container = match entry.place {
+                Place::File => None,
+                Place::Archive { container, .. } | Place::Row { container, .. } => Some(container),
+            };
+            if container.is_some() && container == last {
+                continue;
+            }
+            last = container;
+            let own = || self.path.join(&*entry.key);
+            let path = container.map_or_else(own, |container| self.containers[container as usize].clone());
+            match fs::metadata(&path) {
+                Ok(there) => {
+                    let changed = there.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                    digest.update([1]);
+                    digest.update(there.len().to_le_bytes());
+                    digest.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => digest.update([0]),
+                Err(error) => return Err(Error::io(path)(error)),
+            }
+        }
+        Ok(sha256(&digest.finalize()))
+    }
+
     /// The files of a range, in order.
     ///
     /// # Panics
@@ -243,31 +281,65 @@ impl Source {
         })
     }
 
-    /// The bytes of an item. A file that cannot be read is a reason, not an error of the source.
-    pub fn bytes(&self, item: Item) -> Result<Vec<u8>, String> {
+    /// The bytes of an item. [`Error::Picture`] says why a file is none that can be used; any other error is the
+    /// system's, and says nothing about the file: another try may succeed.
+    pub fn bytes(&self, item: Item) -> Result<Vec<u8>, Error> {
         let bytes = match item.content {
             Content::Bytes(bytes) => bytes?,
             Content::Place(Place::Archive { container, offset, length }) => {
-                archive::read(&self.containers[container as usize], offset, size(length)?)
-                    .map_err(|e| e.to_string())?
+                let path = &self.containers[container as usize];
+                archive::read(path, offset, size(length)?).map_err(Error::io(path))?
             }
             Content::Place(_) => {
-                let file = File::open(self.path.join(self.key(item.index))).map_err(|e| e.to_string())?;
-                let length = size(file.metadata().map_err(|e| e.to_string())?.len())?;
+                let path = self.path.join(self.key(item.index));
+                let file = File::open(&path).map_err(|error| match error.kind() {
+                    // Removed since it was listed.
+                    io::ErrorKind::NotFound => Error::Picture(error.to_string()),
+                    _ => Error::io(&path)(error),
+                })?;
+                let length = size(file.metadata().map_err(Error::io(&path))?.len())?;
                 let mut bytes = Vec::with_capacity(length);
-                file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+                file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(Error::io(&path))?;
                 bytes
             }
         };
-        if bytes.is_empty() { Err("an empty file".into()) } else { Ok(bytes) }
+        if bytes.is_empty() { Err(Error::Picture("an empty file".into())) } else { Ok(bytes) }
     }
 }
 
 /// A length that may be read.
-fn size(length: u64) -> Result<usize, String> {
+fn size(length: u64) -> Result<usize, Error> {
     match usize::try_from(length) {
         Ok(size) if length <= MOST_BYTES => Ok(size),
-        _ => Err(format!("{length} bytes; at most {MOST_BYTES} are read")),
+        _ => Err(Error::Picture(format!("{length} bytes; at most {MOST_BYTES} are read"))),
+    }
+}
+
+/// Number of files of each class.
+fn counts(entries: &[Entry], classes: usize) -> Vec<usize> {
+    let mut counts = vec![0; classes];
+    entries.iter().for_each(|entry| counts[entry.label as usize] += 1);
+    counts
+}
+
+/// Names of classes by number.
+struct Names {
+    /// The file they are from.
+    path: PathBuf,
+    names: Vec<String>,
+}
+
+impl Names {
+    /// Reads a name a line.
+    fn read(path: &Path) -> Result<Self, Error> {
+        let mut names = flat::lines(path)?;
+        names.truncate(names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1));
+        // Whether it is a class without a name or none is for the writer to say: the numbers of those behind it differ.
+        if let Some(empty) = names.iter().position(String::is_empty) {
+            let reason = format!("line {} is empty; each has the name of a class", empty + 1);
+            return Err(Error::Layout { path: path.into(), reason });
+        }
+        Ok(Self { path: path.into(), names })
     }
 }
 
@@ -281,15 +353,16 @@ struct Found {
 
 /// How a source tells its classes.
 enum Classes {
-    /// By names, each with the label that entries carry until the names are sorted.
-    Named(HashMap<String, u32>),
+    /// By names, each with the label that entries carry until the names are sorted. Unless `all_used`, some may have no
+    /// files.
+    Named { classes: HashMap<String, u32>, all_used: bool },
     /// By numbers, which may have names.
     Numbered(Option<Vec<String>>),
 }
 
 impl Found {
     fn named() -> Self {
-        Self::new(Classes::Named(HashMap::new()))
+        Self::new(Classes::Named { classes: HashMap::new(), all_used: true })
     }
 
     fn new(classes: Classes) -> Self {
@@ -298,15 +371,19 @@ impl Found {
 
     /// The label of a class name.
     fn class(&mut self, name: &str) -> u32 {
-        let Classes::Named(classes) = &mut self.classes else { return 0 };
-        match classes.get(name) {
-            Some(&label) => label,
-            None => {
-                let label = classes.len() as u32;
-                classes.insert(name.into(), label);
-                label
-            }
-        }
+        let known = self.known(name);
+        let Classes::Named { classes, .. } = &mut self.classes else { return 0 };
+        known.unwrap_or_else(|| {
+            let label = classes.len() as u32;
+            classes.insert(name.into(), label);
+            label
+        })
+    }
+
+    /// The label of a class name that there is already.
+    fn known(&self, name: &str) -> Option<u32> {
+        let Classes::Named { classes, .. } = &self.classes else { return None };
+        classes.get(name).copied()
     }
 
     fn container(&mut self, path: &Path) -> u32 {
@@ -354,25 +431,31 @@ fn not_a_file(kind: fs::FileType) -> &'static str {
     if kind.is_symlink() { "a link, which is not followed" } else { "not a regular file" }
 }
 
-/// The path itself if it is a file, or the files of a folder that end in `ending` and whose names have the word
-/// `split`.
+/// The path itself if it is a file, or the files of a folder that end in `ending`; their names must have the word
+/// `split`. Links to files are followed, since a shard is named by whoever gives the source.
 fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
-    if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-        return Ok(vec![path.into()]);
-    }
     let has_split = |name: &str| {
         split.is_none_or(|split| name.split(|c: char| !c.is_alphanumeric()).any(|word| word == split))
     };
-    let files: Vec<PathBuf> = folder(path)?
-        .into_iter()
-        .filter(|(name, kind)| {
-            kind.is_file() && !is_hidden(name) && name.ends_with(ending) && has_split(name)
-        })
-        .map(|(name, _)| path.join(name))
-        .collect();
+    let with_word = split.map(|split| format!(" with the word `{split}`")).unwrap_or_default();
+    if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+        if !has_split(&path.file_name().unwrap_or_default().to_string_lossy()) {
+            return Err(Error::Layout { path: path.into(), reason: format!("not a name{with_word}") });
+        }
+        return Ok(vec![path.into()]);
+    }
+    let mut files = Vec::new();
+    for (name, kind) in folder(path)? {
+        if is_hidden(&name) || !name.ends_with(ending) || !has_split(&name) {
+            continue;
+        }
+        let file = path.join(name);
+        if kind.is_file() || kind.is_symlink() && fs::metadata(&file).map_err(Error::io(&file))?.is_file() {
+            files.push(file);
+        }
+    }
     if files.is_empty() {
-        let part = split.map(|split| format!(" with the word `{split}`")).unwrap_or_default();
-        return Err(Error::Layout { path: path.into(), reason: format!("no {ending} files{part}") });
+        return Err(Error::Layout { path: path.into(), reason: format!("no {ending} files{with_word}") });
     }
     Ok(files)
 }

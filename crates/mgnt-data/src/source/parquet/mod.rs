@@ -1,10 +1,11 @@
 //! Parquet files with pictures in a column of bytes, as the Hub's `imagenet-1k` has them: `image` is a struct with
-//! `bytes` (or bytes itself), `label` a number. Read row by row, so that a row group of any size takes no more memory
-//! than one of its pages.
+//! `bytes` (or bytes itself), `label` a number. Read a few rows at a time, so that a row group of any size takes little
+//! more memory than one of its pages.
 
 mod pages;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,21 +17,55 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMe
 use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
-use super::{Classes, Found, MOST_BYTES, MOST_CLASSES, Place, shards};
+use super::{Classes, Found, MOST_CLASSES, Place, shards, size};
 use crate::{Error, guard};
 
 /// Files of fewer bytes a row than this are made to look large: no picture is so small.
 const LEAST_ROW_BYTES: u64 = 16;
-/// Rows read at a time, where more than one is.
-const BATCH: usize = 4096;
+/// Labels read at a time.
+const LABELS: usize = 4096;
+/// Pictures read at a time, where some are passed over.
+const PICTURES: u32 = 16;
+
+/// What can be wrong with a file.
+enum Fault {
+    /// It is not as it should be.
+    File(String),
+    /// The system refused.
+    System(io::Error),
+}
+
+impl Fault {
+    /// The error where `kind` says what is at fault.
+    fn at(self, path: &Path, kind: impl FnOnce(String) -> Error) -> Error {
+        match self {
+            Self::File(reason) => kind(reason),
+            Self::System(reason) => Error::io(path)(reason),
+        }
+    }
+
+    fn of_file(self, path: &Path) -> Error {
+        self.at(path, |reason| Error::Layout { path: path.into(), reason })
+    }
+
+    fn of_row(self, path: &Path) -> Error {
+        self.at(path, Error::Picture)
+    }
+}
+
+impl<S: Into<String>> From<S> for Fault {
+    fn from(reason: S) -> Self {
+        Self::File(reason.into())
+    }
+}
 
 /// Lists the rows of all files, in their order. `names` are the names of the class numbers; without them, those that
 /// the Hub's own metadata gives.
 pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>) -> Result<Found, Error> {
     let mut found = Found::new(Classes::Numbered(names));
     for file_path in shards(path, ".parquet", split)? {
-        let layout = |reason: String| Error::Layout { path: file_path.clone(), reason };
-        let file = Table::open(&file_path).map_err(layout)?;
+        let fault = |fault: Fault| fault.of_file(&file_path);
+        let file = Table::open(&file_path).map_err(fault)?;
         if let Classes::Numbered(known @ None) = &mut found.classes {
             *known = file.class_names();
         }
@@ -38,7 +73,7 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
         let name = file_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut number = 0u64;
         for group in 0..file.metadata.num_row_groups() {
-            let labels = file.labels(group).map_err(layout)?;
+            let labels = file.labels(group).map_err(fault)?;
             for (row, label) in labels.into_iter().enumerate() {
                 let key = format!("{name}#{number}");
                 match label.and_then(|label| usize::try_from(label).ok()) {
@@ -67,9 +102,9 @@ struct Table {
 }
 
 impl Table {
-    fn open(path: &Path) -> Result<Self, String> {
-        let file = File::open(path).map_err(|e| e.to_string())?;
-        let length = file.metadata().map_err(|e| e.to_string())?.len();
+    fn open(path: &Path) -> Result<Self, Fault> {
+        let file = File::open(path).map_err(Fault::System)?;
+        let length = file.metadata().map_err(Fault::System)?.len();
         let metadata = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&file))?;
         let schema = metadata.file_metadata().schema_descr();
         let column = |paths: &[&str], types: &[Type]| {
@@ -88,7 +123,7 @@ impl Table {
             .map(|group| u64::try_from(group.num_rows()).ok().filter(|&rows| rows < u64::from(u32::MAX)))
             .try_fold(0u64, |sum, rows| sum.checked_add(rows?));
         if rows.is_none_or(|rows| rows > length / LEAST_ROW_BYTES) {
-            return Err(format!("declares more rows than {length} bytes can hold"));
+            return Err(format!("declares more rows than {length} bytes can hold").into());
         }
         let table = Self { file: Arc::new(GuardedFile { file, length }), metadata, image, label };
         for group in table.metadata.row_groups() {
@@ -134,7 +169,7 @@ impl Table {
     }
 
     /// The labels of a row group.
-    fn labels(&self, group: usize) -> Result<Vec<Option<i64>>, String> {
+    fn labels(&self, group: usize) -> Result<Vec<Option<i64>>, Fault> {
         let rows = self.metadata.row_group(group).num_rows() as usize;
         let mut labels = Vec::with_capacity(rows);
         let read = |labels: &mut Vec<Option<i64>>| match self.column(group, self.label)? {
@@ -144,7 +179,7 @@ impl Table {
         };
         guarded(|| read(&mut labels))?;
         if labels.len() < rows {
-            return Err(format!("row group {group} has {} labels for {rows} rows", labels.len()));
+            return Err(format!("row group {group} has {} labels for {rows} rows", labels.len()).into());
         }
         Ok(labels)
     }
@@ -161,7 +196,7 @@ where
 {
     while labels.len() < rows {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let most = BATCH.min(rows - labels.len());
+        let most = LABELS.min(rows - labels.len());
         let (records, _, _) = column.read_records(most, Some(&mut levels), None, &mut values)?;
         if records == 0 {
             break;
@@ -200,7 +235,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The picture's bytes of a row. Rows that come in order are read once.
-    pub(super) fn read(&mut self, container: u32, group: u32, row: u32) -> Result<Vec<u8>, String> {
+    pub(super) fn read(&mut self, container: u32, group: u32, row: u32) -> Result<Vec<u8>, Error> {
         let mut column = match self.column.take() {
             Some(column) if (column.container, column.group) == (container, group) && column.next <= row => {
                 column
@@ -211,7 +246,7 @@ impl<'a> Rows<'a> {
             // `skip_records` would look at a page's header before it asks for the page, which `GuardedFile` does not expect.
             let mut value = None;
             while column.next <= row {
-                let before = (row - column.next).min(BATCH as u32);
+                let before = (row - column.next).min(PICTURES);
                 let (mut levels, mut values) = (Vec::new(), Vec::new());
                 let most = before.max(1) as usize;
                 let (records, _, _) =
@@ -225,34 +260,45 @@ impl<'a> Rows<'a> {
             Ok(value)
         });
         // A column that failed once is opened anew: the next row may still be whole.
-        let bytes: Option<ByteArray> = bytes?;
+        let bytes: Option<ByteArray> =
+            bytes.map_err(|fault| fault.of_row(&self.containers[container as usize]))?;
         self.column = Some(column);
-        let bytes = bytes.ok_or("no bytes in this row")?;
-        if bytes.len() as u64 > MOST_BYTES {
-            return Err(format!("{} bytes; at most {MOST_BYTES} are read", bytes.len()));
-        }
+        let bytes = bytes.ok_or_else(|| Error::Picture("no bytes in this row".into()))?;
+        size(bytes.len() as u64)?;
         Ok(bytes.data().to_vec())
     }
 
-    fn open(&mut self, container: u32, group: u32) -> Result<Column, String> {
-        if self.table.as_ref().is_none_or(|(open, _)| *open != container) {
-            self.table = Some((container, Table::open(&self.containers[container as usize])?));
-        }
-        let Some((_, table)) = &self.table else { return Err("no open file".into()) };
+    fn open(&mut self, container: u32, group: u32) -> Result<Column, Error> {
+        let path = &self.containers[container as usize];
+        let table = match self.table.take() {
+            Some((open, table)) if open == container => table,
+            // It was whole when it was listed.
+            _ => Table::open(path).map_err(|fault| fault.of_file(path))?,
+        };
+        let (_, table) = self.table.insert((container, table));
         if group as usize >= table.metadata.num_row_groups() {
-            return Err(format!("row group {group} is missing"));
+            return Err(Fault::from(format!("row group {group} is missing")).of_file(path));
         }
-        match guarded(|| table.column(group as usize, table.image))? {
+        let reader = guarded(|| table.column(group as usize, table.image));
+        match reader.map_err(|fault| fault.of_row(path))? {
             ColumnReader::ByteArrayColumnReader(reader) => Ok(Column { container, group, next: 0, reader }),
-            _ => Err("not a column of bytes".into()),
+            _ => Err(Fault::from("not a column of bytes").of_file(path)),
         }
     }
 }
 
 /// Runs the library's reader, for which a damaged file may be a broken promise: a panic becomes an error.
-fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
+fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> Result<T, Fault> {
     match guard::guarded(read) {
-        Some(result) => result.map_err(|error| error.to_string()),
+        Some(Err(ParquetError::External(error))) => match error.downcast::<io::Error>() {
+            // A place that cannot be is the file's fault.
+            Ok(error) if error.raw_os_error().is_some() && error.kind() != io::ErrorKind::InvalidInput => {
+                Err(Fault::System(*error))
+            }
+            Ok(error) => Err(error.to_string().into()),
+            Err(error) => Err(error.to_string().into()),
+        },
+        Some(result) => result.map_err(|error| error.to_string().into()),
         None => Err("the Parquet reader gave up".into()),
     }
 }

@@ -114,6 +114,11 @@ impl ChunkReader for GuardedFile {
             Some((unpacked, packed)) if unpacked <= MOST_BYTES.min(SNAPPY_RATIO * packed + 64) => {
                 self.file.get_read(start)
             }
+            Some((unpacked, packed)) if unpacked > MOST_BYTES && unpacked <= SNAPPY_RATIO * packed + 64 => {
+                Err(ParquetError::General(format!(
+                    "a page of {unpacked} bytes; pages above {MOST_BYTES} are not read: write fewer rows a page"
+                )))
+            }
             Some((unpacked, packed)) => Err(ParquetError::General(format!(
                 "a page of {packed} bytes that claims to unpack to {unpacked}"
             ))),
@@ -181,6 +186,24 @@ mod tests {
         assert_eq!(reason(dictionary(10)), Ok(()));
         assert_eq!(reason(data(Encoding::RLE_DICTIONARY, 5)), Ok(()));
         assert!(reason(data(Encoding::DELTA_BYTE_ARRAY, 5)).unwrap_err().contains("DELTA_BYTE_ARRAY"));
+    }
+
+    #[test]
+    fn a_page_that_is_too_large_is_told_from_one_that_lies() {
+        let reason = |header: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), header).unwrap();
+            let file = GuardedFile { file: file.reopen().unwrap(), length: header.len() as u64 };
+            file.get_read(0).map(drop).map_err(|error| error.to_string())
+        };
+        // 2^28 and 2^28 + 2 bytes, each as large when it is packed, and 2^28 bytes that are packed to 5.
+        let size = |low: u8| [0x15, 0x80 | low, 0x80, 0x80, 0x80, 0x02];
+        let page = |unpacked: &[u8], packed: &[u8]| [&[0x15, 0][..], unpacked, packed].concat();
+        assert_eq!(reason(&page(&size(0), &size(0))), Ok(()));
+        let large = reason(&page(&size(4), &size(4))).unwrap_err();
+        assert!(large.contains("268435458 bytes; pages above 268435456 are not read"), "{large}");
+        let lie = reason(&page(&size(4), &[0x15, 0x0a])).unwrap_err();
+        assert!(lie.contains("a page of 5 bytes that claims"), "{lie}");
     }
 
     #[test]
