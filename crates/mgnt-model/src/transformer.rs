@@ -51,8 +51,10 @@ pub(crate) const NORM_EPSILON: f64 = 1e-12;
 ///
 /// # Panics
 ///
-/// Forwards panic where the sub-model is none of this model's, a token is not of its
-/// [vocabulary](ModelConfig::vocabulary), or a position is beyond the last.
+/// Forwards panic where the sub-model is none of this model's, and [`forward_cached`](Self::forward_cached) where the batch
+/// has no sample or no position is active. Tokens must be of the [vocabulary](ModelConfig::vocabulary) and positions no
+/// further than the last: on a processor (Burn's Flex) others panic; accelerators do not check, and compute with whatever
+/// lies there.
 #[derive(Module, Debug)]
 pub struct NestedTransformer {
     embedding: Embedding,
@@ -253,9 +255,11 @@ impl NestedTransformer {
         Ok(self)
     }
 
-    /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor).
+    /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor) and `x` on no
+    /// tape.
     pub fn softmax<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if self.head.on_host { host::softmax(x) } else { softmax(x, D - 1) }
+        let on_host = self.head.on_host && !x.device().is_autodiff();
+        if on_host { host::softmax(x) } else { softmax(x, D - 1) }
     }
 
     /// The type of products, keys and values.
@@ -285,8 +289,11 @@ impl NestedTransformer {
     /// every sub-model.
     pub fn embedded(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, length] = tokens.dims();
-        let x = self.embed(tokens.clone(), places(&tokens));
-        x.reshape([batch, length, self.config.width])
+        let shape = [batch, length, self.config.width];
+        if batch * length == 0 {
+            return nothing(shape, &self.device());
+        }
+        self.embed(tokens.clone(), places(&tokens)).reshape(shape)
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
@@ -299,6 +306,9 @@ impl NestedTransformer {
     /// The residual stream after the last block, `[B, A, D]`, of that before the first.
     pub fn hidden_of(&self, embedded: Tensor<3>, sub_model: SubModel) -> Tensor<3> {
         let [batch, length, width] = embedded.dims();
+        if batch * length == 0 {
+            return embedded;
+        }
         let x = embedded.reshape([1, batch * length, width]);
         self.through_blocks(x, batch, None, false, sub_model).0.reshape([batch, length, width])
     }
@@ -431,6 +441,9 @@ impl NestedTransformer {
     }
 
     fn logits(&self, rows: Tensor<2>, count: usize) -> Tensor<2> {
+        if rows.dims()[0] == 0 {
+            return nothing([0, count], &rows.device());
+        }
         let table = self.embedding.tokens.val();
         match self.kernels_for_blocks() {
             Some(kernels) if self.is_for_kernels() && !rows.device().is_autodiff() => {
@@ -444,6 +457,11 @@ impl NestedTransformer {
             _ => self.head.forward(rows, table, count),
         }
     }
+}
+
+/// Numbers of which there are none: backends have no products of such.
+fn nothing<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::empty(shape, (device, DType::F32))
 }
 
 /// Positions 0 to A - 1 for each sample of `tokens [B, A]`.

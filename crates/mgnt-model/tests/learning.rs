@@ -91,6 +91,34 @@ fn logits_and_gradients_are_those_of_operations() {
     }
 }
 
+/// A part that is frozen in place stands on the tape too.
+#[test]
+fn what_is_frozen_drops_nothing() {
+    let device = Device::flex().autodiff();
+    let config = ModelConfig { dropout: 0.5, ..config() };
+    let frozen = NestedTransformer::init(&config, 5, &device).unwrap().freeze();
+    let tokens = Tensor::<2, Int>::from_data([[12, 1, 2, 16, 4, 16, 6, 7, 8, 16]], &device);
+    let logits = |model: &NestedTransformer| -> Vec<f32> {
+        model.forward(tokens.clone(), config.full()).into_data().try_into_vec().unwrap()
+    };
+    let (by_operations, by_kernels) =
+        (logits(&frozen), logits(&frozen.clone().learning_with(Arc::new(Operations))));
+    let difference = farthest(&by_kernels, &by_operations);
+    assert!(difference < 2e-5, "{difference} off");
+}
+
+#[test]
+fn softmax_stays_on_the_tape() {
+    let device = Device::flex().autodiff();
+    let model = NestedTransformer::init(&config(), 5, &device).unwrap();
+    let x = Tensor::<2>::from_floats([[1.0, 3.0, -2.0]], &device).require_grad();
+    let slopes = |model: &NestedTransformer| -> Vec<f32> {
+        let grads = model.softmax(x.clone()).powf_scalar(2.0).sum().backward();
+        x.grad(&grads).expect("softmax has a gradient").into_data().try_into_vec().unwrap()
+    };
+    assert!(farthest(&slopes(&model.clone().on_processor()), &slopes(&model)) < 1e-6);
+}
+
 #[test]
 fn some_is_dropped_on_the_tape_alone() {
     let device = Device::flex().autodiff();

@@ -244,6 +244,21 @@ fn a_cached_step_over_the_same_tokens_equals_the_full_forward() {
 }
 
 #[test]
+fn of_nothing_there_are_no_logits() {
+    let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (config, model) = model(weights_of(&map));
+    let vocabulary = config.vocabulary().len();
+    for (form, model) in forms(&model) {
+        let none = Tensor::<2, Int>::empty([0, config.positions()], &Device::flex());
+        let logits = model.forward(none, config.full());
+        assert_eq!(logits.dims(), [0, config.positions(), vocabulary], "{form}");
+        let rows = Tensor::<2>::empty([0, config.width], &Device::flex());
+        assert_eq!(model.vocabulary_logits(rows.clone()).dims(), [0, vocabulary], "{form}");
+        assert_eq!(model.code_logits(rows).dims(), [0, config.codes], "{form}");
+    }
+}
+
+#[test]
 fn half_precision_stays_near_single() {
     let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
     let (config, single) = model(weights_of(&map));

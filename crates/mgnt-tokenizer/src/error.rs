@@ -21,6 +21,12 @@ pub enum Error {
         /// What it was.
         got: String,
     },
+    /// What the networks made of their input is not all finite.
+    #[error("the tokenizer's {what} are not finite: its weights are not, or what it was given is not")]
+    NotFinite {
+        /// What they made.
+        what: &'static str,
+    },
     /// The device failed to give its results.
     #[error("the device failed: {0}")]
     Device(String),

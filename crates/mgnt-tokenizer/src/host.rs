@@ -30,19 +30,39 @@ pub(crate) fn to_tensor<const R: usize>(
 }
 
 /// Values `[B, 3, ..]` as bytes `[.., 3]`, clamped to 0 to 1.
+///
+/// Fails where some are not finite.
 pub(crate) fn to_bytes<const R: usize>(tensor: Tensor<R>) -> Result<Vec<Vec<u8>>, Error> {
     let dims = tensor.dims();
     let cells = dims[2..].iter().product::<usize>();
-    let values = tensor.clamp(0.0, 1.0).reshape([dims[0], 3, cells]).swap_dims(1, 2) * 255.0;
+    let values = tensor.reshape([dims[0], 3, cells]).swap_dims(1, 2);
     let values = values.into_data().convert::<f32>().try_into_vec::<f32>();
     let values = values.map_err(|e| Error::Device(format!("{e:?}")))?;
-    Ok(values.chunks(3 * cells).map(|item| item.iter().map(|v| v.round() as u8).collect()).collect())
+    let mut is_finite = true;
+    // Clamped here and not on the device, which may make a number of what is none.
+    let mut byte = |&value: &f32| {
+        is_finite &= value.is_finite();
+        (value.clamp(0.0, 1.0) * 255.0).round() as u8
+    };
+    let items = values.chunks(3 * cells).map(|item| item.iter().map(&mut byte).collect()).collect();
+    if is_finite { Ok(items) } else { Err(Error::NotFinite { what: "pictures" }) }
 }
 
-/// Numbers of codes, `each` for a picture or video.
+/// Numbers of codes, of [`Quantizer::nearest_if_finite`](crate::quantizer::Quantizer::nearest_if_finite), `each` for a picture
+/// or video.
 pub(crate) fn to_tokens(indices: Tensor<1, Int>, each: usize) -> Result<Vec<Vec<u16>>, Error> {
-    let indices = read(indices)?;
-    Ok(indices.chunks(each).map(|tokens| tokens.iter().map(|&t| t as u16).collect()).collect())
+    let tokens = found(read(indices)?)?;
+    Ok(tokens.chunks(each).map(<[u16]>::to_vec).collect())
+}
+
+/// Fails where latents have no code.
+pub(crate) fn check_found(indices: &Tensor<1, Int>) -> Result<(), Error> {
+    found(read(indices.clone())?).map(drop)
+}
+
+fn found(indices: Vec<i64>) -> Result<Vec<u16>, Error> {
+    let tokens = indices.into_iter().map(|index| u16::try_from(index).ok());
+    tokens.collect::<Option<_>>().ok_or(Error::NotFinite { what: "latents" })
 }
 
 /// Tokens, `each` for a picture or video, as numbers of codes `[B each]`.

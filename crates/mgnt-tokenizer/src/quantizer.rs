@@ -32,6 +32,9 @@ pub struct Quantized {
     pub entropy_loss: Tensor<1>,
 }
 
+/// In the place of a code's number where there is none.
+pub(crate) const NO_CODE: i32 = -1;
+
 /// Temperature of the soft assignment in the entropy loss (MaskGIT's and MAGVIT's).
 const ENTROPY_TEMPERATURE: f64 = 0.01;
 
@@ -63,6 +66,15 @@ impl Quantizer {
     /// Numbers `[R]` of the codes nearest to `latents [R, D]`; ties go to the lowest.
     pub fn nearest(&self, latents: Tensor<2>) -> Tensor<1, Int> {
         self.distances(latents).argmin(1).flatten(0, 1)
+    }
+
+    /// As [`nearest`](Self::nearest), with [`NO_CODE`] for latents that are not at finite distances from all codes: by what is
+    /// no number, any code would be as near.
+    pub(crate) fn nearest_if_finite(&self, latents: Tensor<2>) -> Tensor<1, Int> {
+        let distances = self.distances(latents);
+        // A sum is no number where one of its terms is none.
+        let is_lost = distances.clone().sum_dim(1).is_finite().bool_not();
+        distances.argmin(1).mask_fill(is_lost, NO_CODE).flatten(0, 1)
     }
 
     /// Codes `[R, D]` of their numbers `[R]`.

@@ -1,18 +1,29 @@
 //! Writing that leaves the old file or the new one, never half of one.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
 
 /// Writes a file under a temporary name beside it, syncs it to disk, and renames it into place.
 ///
-/// Parent folders are made. Where `write` fails, the temporary file is removed and an older file stays.
+/// Parent folders are made. Where `write` fails, the temporary file is removed and an older file stays. A link stays, and
+/// what it leads to is written. What is neither a file nor a folder, such as a pipe, is written straight into.
+///
+/// Fails before `write` is called where `path` is a folder, or a link to nothing.
 pub fn write_file<E: From<Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
+    const EXPECTED: &str = "a file, or nothing";
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => return Err(place(path, EXPECTED, "a folder").into()),
+        // Nothing can take the place of a pipe or a device: who reads it would wait on, or every program would miss it.
+        Ok(there) if !there.is_file() => return write_into(path, write),
+        _ => {}
+    }
+    let path = &behind_links(path, EXPECTED)?;
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let temporary = temporary_name(path);
@@ -34,6 +45,16 @@ pub fn write_file<E: From<Error>>(
     written
 }
 
+fn write_into<E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
+) -> Result<(), E> {
+    let file = File::options().write(true).open(path).map_err(Error::io(path))?;
+    let mut writer = BufWriter::new(file);
+    write(&mut writer)?;
+    Ok(writer.flush().map_err(Error::io(path))?)
+}
+
 /// Writes bytes as [`write_file`] does.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_file(path, |writer| writer.write_all(bytes).map_err(Error::io(path)))
@@ -41,11 +62,12 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// Fills a folder under a temporary name and renames it into place, replacing an older one of that name, whatever that
 /// holds. On Linux the two change places in one step; elsewhere, and on file systems that cannot, a process that is
-/// killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and [`remove_leftovers`].
+/// killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and [`remove_leftovers`]. A link
+/// stays, and the folder that it leads to is replaced.
 ///
-/// Fails before `fill` is called where `path` ends in no name of its own, such as `.`, or is a file.
+/// Fails before `fill` is called where [`check_folder_name`] does.
 pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-    check_folder_name(path)?;
+    let path = &named_folder(path)?;
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let temporary = temporary_name(path);
@@ -76,20 +98,47 @@ pub fn put_back(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses a place that no folder can be renamed to: one without a name of its own, such as `.`, and a file.
+/// Refuses a place that no folder can be renamed to: one without a name of its own, such as `.`, a file, and a link to
+/// nothing.
 pub fn check_folder_name(path: &Path) -> Result<(), Error> {
-    let wrong = |expected, got: &str| Err(Error::Place { path: path.into(), expected, got: got.into() });
-    if path.file_name().is_none() {
-        return wrong("a folder's own name", "a folder that is named by where it is");
-    }
-    if path.exists() && !path.is_dir() {
-        return wrong("a folder, or nothing", "a file");
-    }
-    Ok(())
+    named_folder(path).map(drop)
 }
 
-/// Puts the folder `new` in the place of the one at `path`, if there is one. On the way that may be called `old`.
+/// The place that a folder can be renamed to: `path`, or where it leads if it is a link.
+fn named_folder(path: &Path) -> Result<PathBuf, Error> {
+    const EXPECTED: &str = "a folder, or nothing";
+    let own_name = |place: &Path| place.file_name().is_some();
+    let behind = if own_name(path) { behind_links(path, EXPECTED)? } else { path.into() };
+    if !own_name(&behind) {
+        return Err(place(path, "a folder's own name", "a folder that is named by where it is"));
+    }
+    if behind.exists() && !behind.is_dir() {
+        return Err(place(path, EXPECTED, "a file"));
+    }
+    Ok(behind)
+}
+
+/// Where a link leads; another path as it is.
+fn behind_links(path: &Path, expected: &'static str) -> Result<PathBuf, Error> {
+    // Without a slash at the end, behind which the system would not show the link.
+    let path: PathBuf = path.components().collect();
+    if !path.is_symlink() {
+        return Ok(path);
+    }
+    fs::canonicalize(&path).map_err(|reason| match reason.kind() {
+        ErrorKind::NotFound => place(&path, expected, "a link to nothing"),
+        _ => Error::io(&path)(reason),
+    })
+}
+
+fn place(path: &Path, expected: &'static str, got: &str) -> Error {
+    Error::Place { path: path.into(), expected, got: got.into() }
+}
+
+/// Puts the folder `new` in the place of the one at `path`, or where that leads if it is a link; there may be none. On the
+/// way the older one may be called `old`.
 pub fn replace_folder(new: &Path, path: &Path, old: &Path) -> Result<(), Error> {
+    let path = &named_folder(path)?;
     if !path.exists() {
         return fs::rename(new, path).map_err(Error::io(path));
     }
@@ -197,6 +246,76 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_written_into_and_stays() {
+        use std::io::Read;
+        use std::os::unix::fs::FileTypeExt;
+
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        // Open at both ends, so that nobody waits for the other.
+        let mut ends = File::options().read(true).write(true).open(&pipe).unwrap();
+        write_bytes(&pipe, b"text").unwrap();
+        let mut got = [0; 4];
+        ends.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"text");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        let refused = write_bytes(folder.path(), b"text").unwrap_err().to_string();
+        assert!(refused.ends_with("expected a file, or nothing, got a folder"), "{refused}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_what_they_lead_to_is_replaced() {
+        use std::os::unix::fs::symlink;
+
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("far")).unwrap();
+        for (link, to) in [("file", "far/file"), ("model", "far/model"), ("root", "/"), ("lost", "far/none")]
+        {
+            symlink(to, at(link)).unwrap();
+        }
+        fs::write(at("far/file"), "old").unwrap();
+        write_bytes(&at("file"), b"new").unwrap();
+        assert_eq!(fs::read_to_string(at("far/file")).unwrap(), "new");
+
+        fs::create_dir(at("far/model")).unwrap();
+        for name in ["model", "model/"] {
+            write_folder(&at(name), |folder| write_bytes(&folder.join("f"), name.as_bytes())).unwrap();
+            assert_eq!(fs::read_to_string(at("far/model/f")).unwrap(), name);
+        }
+        fs::create_dir(at("ready")).unwrap();
+        replace_folder(&at("ready"), &at("model"), &at("old")).unwrap();
+        assert_eq!(fs::read_dir(at("far/model")).unwrap().count(), 0);
+        for link in ["file", "model", "root", "lost"] {
+            assert!(at(link).is_symlink(), "{link}");
+        }
+        assert_eq!(
+            (fs::read_dir(at("far")).unwrap().count(), fs::read_dir(folder.path()).unwrap().count()),
+            (2, 5)
+        );
+
+        let refused =
+            |path: &Path| write_folder::<Error>(path, |_| panic!("it is filled")).unwrap_err().to_string();
+        for path in [at("lost"), at("lost/")] {
+            assert!(
+                refused(&path).ends_with("expected a folder, or nothing, got a link to nothing"),
+                "{}",
+                refused(&path)
+            );
+        }
+        assert!(refused(&at("root")).contains("own name"), "{}", refused(&at("root")));
+        let refused = write_bytes(&at("lost"), b"").unwrap_err().to_string();
+        assert!(refused.ends_with("expected a file, or nothing, got a link to nothing"), "{refused}");
     }
 
     #[test]

@@ -25,7 +25,8 @@ impl Format {
     /// says what is wrong.
     pub fn of(start: &[u8]) -> Self {
         match start {
-            [b'P', b'K', ..] => Self::Torch,
+            // A zip begins with its first file, or with its end if it has none; two letters may be the length of a header.
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::Torch,
             // Eight bytes of length, then an object.
             [_, _, _, _, _, _, _, _, b'{', ..] => Self::Safetensors,
             // A pickle begins with its protocol, which as MessagePack would be an empty map and a number.
@@ -60,7 +61,10 @@ mod tests {
         for (start, format) in [
             (&b"PK\x03\x04"[..], Format::Torch),
             (b"\x80\x02\x8a\nl\xfc\x9cF\xf9", Format::Torch),
+            (b"PK\x05\x06", Format::Torch),
             (b"\x88\0\0\0\0\0\0\0{\"a\"", Format::Safetensors),
+            // A header of 0x4b50 bytes.
+            (b"PK\0\0\0\0\0\0{\"a\"", Format::Safetensors),
             (b"\x81\xa6params", Format::Flax),
             (b"\xde\0\x10\xa1a", Format::Flax),
             (b"", Format::Torch),

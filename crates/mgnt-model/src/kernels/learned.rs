@@ -1,5 +1,6 @@
 //! Parameters as the kernels of a training step take them: once for all sub-models, whose gradients for a parameter are then one.
 
+use burn::nn::Dropout;
 use burn::tensor::{DType, Tensor};
 
 use super::{Kernels, Scales};
@@ -31,6 +32,10 @@ pub(crate) struct LearnedBlock {
     pub down: Tensor<2>,
     /// The bias before it, gamma and beta, `[3, D]`.
     pub mlp_norm: Tensor<2>,
+    /// Share of attention's weights that is dropped on a tape.
+    pub attention_dropout: f64,
+    /// The same of what a branch adds.
+    pub dropout: f64,
 }
 
 /// Those of the head.
@@ -51,6 +56,8 @@ impl LearnedBlock {
     pub fn new(block: &Block, kernels: &dyn Kernels, to: DType) -> Self {
         let Block { attention, mlp, .. } = block;
         let apart = [&attention.query, &attention.key, &attention.value];
+        // A frozen part drops nothing.
+        let share = |dropout: &Dropout| if dropout.training.is_enabled() { dropout.prob } else { 0.0 };
         let matrix = |dense: &Dense| kernels.shared_matrix(dense.weight.val(), to);
         let norm = |before: &Dense, scales: Scales| {
             kernels.shared_vectors([before.bias.val(), scales.gamma, scales.beta])
@@ -64,6 +71,8 @@ impl LearnedBlock {
             up_bias: kernels.shared_vector(mlp.up.bias.val()),
             down: matrix(&mlp.down),
             mlp_norm: norm(&mlp.down, (&block.mlp_norm).into()),
+            attention_dropout: share(&attention.dropout),
+            dropout: share(&block.dropout),
         }
     }
 }

@@ -21,9 +21,9 @@ impl OnTape<'_> {
         let mut stream = x.reshape([rows, width]);
         for block in blocks {
             let sums = self.attention(block, stream.clone());
-            stream = self.normed(stream, sums, &block.attention_norm);
+            stream = self.normed(stream, sums, &block.attention_norm, block.dropout);
             let sums = self.mlp(block, stream.clone());
-            stream = self.normed(stream, sums, &block.mlp_norm);
+            stream = self.normed(stream, sums, &block.mlp_norm, block.dropout);
         }
         stream.reshape([1, rows, width])
     }
@@ -32,7 +32,7 @@ impl OnTape<'_> {
         let (heads, outputs) =
             (self.sub_model.heads(self.config), self.sub_model.attention_width(self.config));
         let sums = self.kernels.dense_of_three(x, block.heads.clone(), outputs);
-        let mask = self.mask(heads, &sums);
+        let mask = self.mask(heads, &sums, block.attention_dropout);
         let of = Samples { count: self.samples, heads };
         let mixed = self.kernels.attention(sums, block.head_biases.clone(), mask, of);
         self.kernels.dense(mixed, block.output.clone(), self.config.width)
@@ -45,8 +45,9 @@ impl OnTape<'_> {
         self.kernels.dense(hidden, block.down.clone(), self.config.width)
     }
 
-    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, parameters: &Tensor<2>) -> Tensor<2> {
-        let share = self.dropout(&stream.device());
+    /// `share` of the sums is dropped.
+    fn normed(&self, stream: Tensor<2>, sums: Tensor<3>, parameters: &Tensor<2>, share: f64) -> Tensor<2> {
+        let share = on_tape(share, &stream.device());
         let dropped = (share > 0.0).then(|| {
             let drawn = Tensor::random(stream.dims(), Distribution::Uniform(0.0, 1.0), &stream.device());
             Dropped { drawn, share }
@@ -54,9 +55,9 @@ impl OnTape<'_> {
         self.kernels.normed(stream, sums, parameters.clone(), dropped, NORM_EPSILON)
     }
 
-    /// What attention's weights are multiplied by where some are dropped, in the type of the sums.
-    fn mask(&self, heads: usize, sums: &Tensor<3>) -> Option<Tensor<4>> {
-        let ([_, rows, _], share) = (sums.dims(), self.dropout(&sums.device()));
+    /// What attention's weights are multiplied by where a `share` is dropped, in the type of the sums.
+    fn mask(&self, heads: usize, sums: &Tensor<3>, share: f64) -> Option<Tensor<4>> {
+        let ([_, rows, _], share) = (sums.dims(), on_tape(share, &sums.device()));
         let active = rows / self.samples;
         let shape = [self.samples, heads, active, whole_rows(active)];
         (share > 0.0).then(|| {
@@ -67,9 +68,9 @@ impl OnTape<'_> {
             mask.reshape(shape)
         })
     }
+}
 
-    /// The share that is dropped: off the tape nothing is.
-    fn dropout(&self, device: &Device) -> f64 {
-        if device.is_autodiff() { self.config.dropout } else { 0.0 }
-    }
+/// The share that is dropped: off the tape nothing is.
+fn on_tape(share: f64, device: &Device) -> f64 {
+    if device.is_autodiff() { share } else { 0.0 }
 }

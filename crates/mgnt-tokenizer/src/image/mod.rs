@@ -132,11 +132,14 @@ impl ImageTokenizer {
     }
 
     /// Everything between pictures `[B, 3, H, W]` in 0 to 1 and their reconstruction.
+    ///
+    /// Fails where latents are not finite, which have no code.
     pub fn probe(&self, pictures: Tensor<4>) -> Result<Probe<4, 3>, Error> {
         host::check_channels("pictures", pictures.dims())?;
         let latents = self.encode(pictures);
         let [batch, _, rows, columns] = latents.dims();
-        let indices = self.quantizer.nearest(to_rows(latents.clone()));
+        let indices = self.quantizer.nearest_if_finite(to_rows(latents.clone()));
+        host::check_found(&indices)?;
         let quantized = self.lookup(indices.clone(), [batch, rows, columns]);
         Ok(Probe {
             reconstruction: self.decode(quantized.clone()),
@@ -163,14 +166,24 @@ impl ImageTokenizer {
     }
 
     /// Tokens of pictures given as bytes `[size, size, 3]`, in raster order.
+    ///
+    /// Fails where latents are not finite.
     pub fn tokens(&self, pictures: &[&[u8]], device: &Device) -> Result<Vec<Vec<u16>>, Error> {
+        if pictures.is_empty() {
+            return Ok(Vec::new());
+        }
         let input = self.to_tensor(pictures, device)?;
-        let indices = self.quantizer.nearest(to_rows(self.encode(input)));
+        let indices = self.quantizer.nearest_if_finite(to_rows(self.encode(input)));
         host::to_tokens(indices, self.config.grid() * self.config.grid())
     }
 
     /// Pictures as bytes `[size, size, 3]` of tokens in raster order.
+    ///
+    /// Fails where what the decoder makes of them is not finite.
     pub fn pictures(&self, tokens: &[Vec<u16>], device: &Device) -> Result<Vec<Vec<u8>>, Error> {
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
         let grid = self.config.grid();
         let indices = host::from_tokens(tokens, grid * grid, self.config.codes, device)?;
         host::to_bytes(self.decode(self.lookup(indices, [tokens.len(), grid, grid])))
@@ -294,6 +307,48 @@ mod tests {
         let grads = (out.reconstruction - input).abs().mean().backward();
         let weight = tokenizer.encoder.conv_in.weight.val().grad(&grads).unwrap();
         assert!(weight.abs().sum().into_scalar::<f32>() > 0.0);
+    }
+
+    /// The tokenizer with something that is no number in the first value of a tensor.
+    fn spoilt(tokenizer: &ImageTokenizer, name: &str, value: f32) -> ImageTokenizer {
+        let mut weights = module::to_map(tokenizer).unwrap();
+        let tensor = weights.remove(name).unwrap();
+        let mut values = tensor.to_f32();
+        values[0] = value;
+        weights.insert_f32(name, tensor.shape(), &values).unwrap();
+        ImageTokenizer::from_weights(tokenizer.config(), weights, &Device::flex()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_finite_is_neither_a_token_nor_a_picture() {
+        let device = Device::flex();
+        let tokenizer = ImageTokenizer::init(&small(), 3, &device).unwrap();
+        let picture: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 7 % 256) as u8).collect();
+        let tokens = tokenizer.tokens(&[&picture], &device).unwrap();
+        for value in [f32::NAN, f32::INFINITY] {
+            for name in ["encoder.conv_out.bias", "quantizer.codebook"] {
+                let spoilt = spoilt(&tokenizer, name, value);
+                let error = spoilt.tokens(&[&picture], &device).unwrap_err().to_string();
+                assert!(error.contains("latents are not finite"), "{name}: {error}");
+                let input = spoilt.to_tensor(&[&picture], &device).unwrap();
+                let error = spoilt.probe(input).unwrap_err().to_string();
+                assert!(error.contains("latents are not finite"), "{name}: {error}");
+            }
+            let spoilt = spoilt(&tokenizer, "decoder.conv_out.bias", value);
+            assert!(spoilt.tokens(&[&picture], &device).unwrap() == tokens);
+            let error = spoilt.pictures(&tokens, &device).unwrap_err().to_string();
+            assert!(error.contains("pictures are not finite"), "{error}");
+        }
+        let input = Tensor::full([1, 3, 16, 16], f32::NAN, &device);
+        assert!(matches!(tokenizer.probe(input), Err(Error::NotFinite { .. })));
+    }
+
+    #[test]
+    fn of_no_pictures_there_are_no_tokens() {
+        let device = Device::flex();
+        let tokenizer = ImageTokenizer::init(&small(), 3, &device).unwrap();
+        assert!(tokenizer.tokens(&[], &device).unwrap().is_empty());
+        assert!(tokenizer.pictures(&[], &device).unwrap().is_empty());
     }
 
     #[test]

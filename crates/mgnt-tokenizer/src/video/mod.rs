@@ -112,12 +112,15 @@ impl VideoTokenizer {
     }
 
     /// Everything between videos `[B, 3, T, H, W]` in 0 to 1 and their reconstruction.
+    ///
+    /// Fails where latents are not finite, which have no code.
     pub fn probe(&self, videos: Tensor<5>) -> Result<Probe<5, 4>, Error> {
         host::check_channels("videos", videos.dims())?;
         let latents = self.encode(videos);
         let [batch, _, layers, rows, columns] = latents.dims();
         let grid = [batch, layers, rows, columns];
-        let indices = self.quantizer.nearest(to_rows(latents.clone()));
+        let indices = self.quantizer.nearest_if_finite(to_rows(latents.clone()));
+        host::check_found(&indices)?;
         let quantized = self.lookup(indices.clone(), grid);
         Ok(Probe {
             reconstruction: self.decode(quantized.clone()),
@@ -128,14 +131,24 @@ impl VideoTokenizer {
     }
 
     /// Tokens of videos given as bytes `[frames, size, size, 3]`: layer by layer, each in raster order.
+    ///
+    /// Fails where latents are not finite.
     pub fn tokens(&self, videos: &[&[u8]], device: &Device) -> Result<Vec<Vec<u16>>, Error> {
+        if videos.is_empty() {
+            return Ok(Vec::new());
+        }
         let input = self.to_tensor(videos, device)?;
-        let indices = self.quantizer.nearest(to_rows(self.encode(input)));
+        let indices = self.quantizer.nearest_if_finite(to_rows(self.encode(input)));
         host::to_tokens(indices, self.config.grid().iter().product())
     }
 
     /// Videos as bytes `[frames, size, size, 3]` of tokens in the order of [`VideoTokenizer::tokens`].
+    ///
+    /// Fails where what the decoder makes of them is not finite.
     pub fn videos(&self, tokens: &[Vec<u16>], device: &Device) -> Result<Vec<Vec<u8>>, Error> {
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
         let [layers, rows, columns] = self.config.grid();
         let indices = host::from_tokens(tokens, layers * rows * columns, self.config.codes, device)?;
         host::to_bytes(self.decode(self.lookup(indices, [tokens.len(), layers, rows, columns])))
@@ -235,6 +248,25 @@ mod tests {
         let probe = tokenizer.probe(Tensor::zeros([1, 3, 1, 8, 12], &device)).unwrap();
         assert_eq!(probe.indices.dims(), [1, 1, 2, 3]);
         assert_eq!(probe.reconstruction.dims(), [1, 3, 2, 8, 12]);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_neither_a_token_nor_a_video() {
+        let device = Device::flex();
+        let tokenizer = VideoTokenizer::init(&small(), 3, &device).unwrap();
+        let video = vec![9; 4 * 8 * 8 * 3];
+        let mut weights = module::to_map(&tokenizer).unwrap();
+        for name in ["encoder.conv_out.bias", "decoder.conv_out.bias"] {
+            let shape = weights.get(name).unwrap().shape().to_vec();
+            weights.insert_f32(name, &shape, &vec![f32::NAN; shape[0]]).unwrap();
+        }
+        let spoilt = VideoTokenizer::from_weights(&small(), weights, &device).unwrap();
+        let input = spoilt.to_tensor(&[&video], &device).unwrap();
+        assert!(matches!(spoilt.tokens(&[&video], &device), Err(Error::NotFinite { .. })));
+        assert!(matches!(spoilt.videos(&[vec![0; 8]], &device), Err(Error::NotFinite { .. })));
+        assert!(matches!(spoilt.probe(input), Err(Error::NotFinite { .. })));
+        assert!(spoilt.tokens(&[], &device).unwrap().is_empty());
+        assert!(spoilt.videos(&[], &device).unwrap().is_empty());
     }
 
     #[test]
