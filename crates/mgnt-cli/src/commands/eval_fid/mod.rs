@@ -6,7 +6,7 @@ mod samples;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{ArgGroup, Args, Command, ValueEnum};
+use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
 use indicatif::ProgressBar;
 use mgnt_eval::{
     Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, is_npz,
@@ -23,16 +23,20 @@ use crate::failure::bad_use;
 pub(super) use run_folder::VERSION;
 use samples::Keep;
 
-/// What says how to decode: of no use without a model.
-fn decoding() -> ArgGroup {
+/// Has each option that says how to decode ask for a model, without which it is of no use.
+fn decoding_needs_a_model() -> impl FnMut(Arg) -> Arg {
     let strategy = StrategyArguments::augment_args(Command::new("strategy"));
-    let options = strategy.get_arguments().map(|option| option.get_id().clone());
-    ArgGroup::new("decoding").multiple(true).args(options).arg("dtype").requires("model")
+    let own = strategy.get_arguments().map(|option| option.get_id().clone());
+    let names: Vec<Id> = own.chain(["dtype".into()]).collect();
+    move |option| match names.contains(option.get_id()) {
+        true => option.requires("model").conflicts_with("fake"),
+        false => option,
+    }
 }
 
 /// Arguments of `mgnt eval-fid`.
 #[derive(Args)]
-#[command(group = decoding())]
+#[command(mut_args(decoding_needs_a_model()))]
 #[command(group = ArgGroup::new("task").required(true).multiple(true).args(["fake", "model", "save_reference"]))]
 pub struct Arguments {
     /// The reference: a packed store, a folder of pictures, an .npz (mu and sigma of pytorch-fid or ADM, or pictures
@@ -44,7 +48,7 @@ pub struct Arguments {
     real_samples: Option<u32>,
     /// Pictures to measure: a packed store, a folder of pictures, or an .npz of arr_0
     #[arg(long, value_name = "PATH", conflicts_with_all = [
-        "model", "tokenizer", "out", "keep", "samples", "classes", "seed", "shard", "decoding",
+        "model", "tokenizer", "out", "keep", "samples", "classes", "seed", "shard",
     ])]
     fake: Option<PathBuf>,
     /// In place of --fake: generate with this transformer
