@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use mgnt_weights::{TensorMap, safetensors};
+use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 
-use crate::world::{fail, golden, succeed};
+use crate::world::{fail, golden, output, succeed};
 
 /// Holds every tensor of `expected` that `got` answers against it; returns how many there were.
 fn agree(got: &Path, expected: &Path) -> usize {
@@ -52,6 +52,47 @@ fn imported_transformers_say_what_the_published_code_says() {
         &["weights.safetensors", "classes"],
     );
 
+    let line = format!("import magvit-flax --transformer {} --classes 10 -o x", weights.display());
+    fail(&line, path, 2, &["weights.safetensors: expected names of magvit-flax, got those of maskgit-flax"]);
+    for (line, parts) in [
+        ("maskgit-flax --tokenizer f --classes 10", ["--classes", "--tokenizer"]),
+        ("maskgit-flax --transformer f --classes 10 --size 256", ["--size", "--transformer"]),
+        ("magvit-flax --tokenizer f --classes 10", ["--classes", "--tokenizer"]),
+        ("magvit-flax --transformer f --classes 10 --size 128", ["--size", "--transformer"]),
+        ("magvit-flax --transformer f --classes 10 --frames 16", ["--frames", "--transformer"]),
+        (
+            "magvit-flax --transformer f --classes 10 --temporal-downsample true",
+            ["--temporal-downsample", "--transformer"],
+        ),
+    ] {
+        fail(&format!("import {line} -o x"), path, 2, &parts);
+    }
+    let published = safetensors::read(&weights).unwrap();
+    let bias = "MlmLayer_0/mlm_dense/bias";
+    let mut spoilt = published.clone();
+    spoilt.insert_f32(bias, &[64], &[f32::NAN; 64]).unwrap();
+    safetensors::write(&path.join("spoilt.safetensors"), &spoilt).unwrap();
+    let line = "import maskgit-flax --transformer spoilt.safetensors --classes 10 -o x";
+    fail(line, path, 1, &["spoilt.safetensors: tensor `head.dense.bias`: expected finite values, got NaN"]);
+    assert!(!path.join("x").exists());
+    let mut large = published;
+    large.insert_f32(bias, &[64], &[1e5; 64]).unwrap();
+    safetensors::write(&path.join("large.safetensors"), &large).unwrap();
+    let line = "import maskgit-flax --transformer large.safetensors --classes 10 -o large";
+    let said = String::from_utf8(output(line, path).stderr).unwrap();
+    assert!(said.contains("8 heads; 32 codes, 10 classes, no null class"), "{said}");
+    succeed("export large --dtype bf16 -o large-bf16.safetensors", path);
+    fail(
+        "export large --dtype f16 -o x",
+        path,
+        1,
+        &["large", "`head.dense.bias`: 1e5 is beyond what F16 can hold"],
+    );
+    fs::create_dir(path.join("run")).unwrap();
+    fs::rename(path.join("large"), path.join("run/model")).unwrap();
+    fail("export run -o x", path, 1, &["the folder of a training, whose model is run/model"]);
+    assert!(!path.join("x").exists());
+
     let nested = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
     let (mut weights, mut input, mut expected) = (TensorMap::new(), TensorMap::new(), TensorMap::new());
     for (name, tensor) in nested.iter() {
@@ -79,6 +120,19 @@ fn imported_transformers_say_what_the_published_code_says() {
         succeed(&line, path);
         assert!(agree(&path.join("out.safetensors"), &file) >= 16, "{trace}");
     }
+    let trace = safetensors::read(&golden("nested/trace_cached_explicit_p2.safetensors")).unwrap();
+    let steps = trace.get("p").unwrap().shape()[0];
+    let wrong = |name: &str, shape: &[usize], values: &[i32], part: &str| {
+        let mut input = trace.clone();
+        input.insert_i32(name, shape, values).unwrap();
+        safetensors::write(&path.join("wrong.safetensors"), &input).unwrap();
+        fail("probe n --input wrong.safetensors --output x", path, 1, &[part]);
+    };
+    wrong("refresh", &[1], &[1], &format!("`refresh`: expected {steps} values, one for each of `p`, got 1"));
+    wrong("refresh", &[steps], &vec![2; steps], "`refresh`: expected 0 or 1, got 2");
+    wrong("class_ids", &[0], &[], "`class_ids`: expected at least one");
+    wrong("sequence", &[0, 65], &[], "`sequence`: expected shape [B, 65], B at least 1, got [0, 65]");
+    assert!(!path.join("x").exists());
 }
 
 #[test]
@@ -107,6 +161,15 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     assert!(fs::metadata(path.join("small/model.safetensors")).unwrap().len() < whole * 11 / 20);
     succeed(&format!("probe small --input {} --output out.safetensors", case.display()), path);
     fail("export torch --names port --directory -o x", path, 2, &["--directory", "--names"]);
+
+    let mut bytes = TensorMap::new();
+    bytes.insert(
+        "image",
+        NamedTensor::new("image", DType::U8, vec![1, 32, 32, 3], vec![200; 32 * 32 * 3]).unwrap(),
+    );
+    safetensors::write(&path.join("bytes.safetensors"), &bytes).unwrap();
+    let line = "probe torch --input bytes.safetensors --output x";
+    fail(line, path, 1, &["`image`: expected floats in 0 to 1, got U8"]);
 
     for (file, line) in [
         (&bin, "import maskgit-vqgan-torch cut -o x"),

@@ -6,27 +6,66 @@ use mgnt_weights::{Error as WeightsError, TensorMap};
 
 use crate::{Error, ModelConfig, Nesting, Norm};
 
+/// Whose names the tensors of a published transformer have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// MaskGIT's, such as `TransformerLayer_0/Attention_0`.
+    Maskgit,
+    /// MAGVIT's, such as `BertLayer_0/BertAttention_0`.
+    Magvit,
+}
+
+impl Family {
+    /// Told by the name of the embedding; `None` where there is none.
+    pub fn of(tensors: &TensorMap) -> Option<Self> {
+        let families = [Self::Maskgit, Self::Magvit];
+        families.into_iter().find(|family| {
+            let embedding = format!("{}Embed_0/", family.prefix());
+            tensors.iter().any(|(name, _)| name.starts_with(&embedding))
+        })
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Maskgit => "",
+            Self::Magvit => "Bert",
+        }
+    }
+
+    fn layer(self) -> &'static str {
+        match self {
+            Self::Maskgit => "TransformerLayer",
+            Self::Magvit => "BertLayer",
+        }
+    }
+}
+
 /// Turns the tensors of a MaskGIT or MAGVIT transformer, named by tree paths joined with `/`, into ours.
 ///
 /// Every size but the split of the vocabulary is read off the tensors: `classes` tells how many rows of the token
-/// table are classes, and `null_class` whether one more is MAGVIT's unconditional class. Tensors that belong to no
-/// part of the model are an error, as are missing ones.
+/// table are classes, and `null_class` whether one more is MAGVIT's unconditional class; the rows that neither takes are
+/// codes, less one for the mask. A tensor that is missing, left over or of another shape is an error, which lists them all.
 pub fn from_flax(
     mut tensors: TensorMap,
     classes: usize,
     null_class: bool,
 ) -> Result<(ModelConfig, TensorMap), Error> {
-    let prefix = if tensors.iter().any(|(name, _)| name.starts_with("BertEmbed_0/")) { "Bert" } else { "" };
-    let layer = if prefix.is_empty() { "TransformerLayer" } else { "BertLayer" };
+    let family = Family::of(&tensors).unwrap_or(Family::Maskgit);
+    let (prefix, layer) = (family.prefix(), family.layer());
     let config = sizes(&tensors, prefix, layer, classes, null_class)?;
     config.validate()?;
 
-    let mut ours = TensorMap::new();
+    let (mut ours, mut problems) = (TensorMap::new(), Vec::new());
     let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
     let mut take = |theirs: String, name: String, given: &[usize], shape: &[usize]| -> Result<(), Error> {
-        let values = tensors.f32_of_shape(&theirs, given)?;
-        tensors.remove(&theirs);
-        Ok(ours.insert_f32(&name, shape, &values)?)
+        match tensors.remove(&theirs) {
+            None => problems.push(format!("  missing  {theirs} {given:?}")),
+            Some(tensor) if tensor.shape() != given => {
+                problems.push(format!("  shape    {theirs}: expected {given:?}, got {:?}", tensor.shape()));
+            }
+            Some(tensor) => ours.insert_f32(&name, shape, &tensor.to_f32())?,
+        }
+        Ok(())
     };
     let embed = format!("{prefix}Embed_0");
     take(format!("{embed}/word_embeddings/embedding"), "embedding.tokens".into(), &[v, d], &[v, d])?;
@@ -71,11 +110,8 @@ pub fn from_flax(
         take(format!("{theirs}/scale"), format!("{name}.gamma"), &[d], &[d])?;
         take(format!("{theirs}/bias"), format!("{name}.beta"), &[d], &[d])?;
     }
-    if !tensors.is_empty() {
-        let extra = tensors.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())).collect();
-        return Err(WeightsError::Mismatch(extra).into());
-    }
-    Ok((config, ours))
+    problems.extend(tensors.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())));
+    if problems.is_empty() { Ok((config, ours)) } else { Err(WeightsError::Mismatch(problems).into()) }
 }
 
 fn sizes(
@@ -85,18 +121,24 @@ fn sizes(
     classes: usize,
     null_class: bool,
 ) -> Result<ModelConfig, Error> {
-    let shape = |name: String, rank: usize| -> Result<Vec<usize>, Error> {
-        let shape = tensors.get(&name)?.shape().to_vec();
-        if shape.len() == rank {
-            Ok(shape)
-        } else {
-            Err(WeightsError::Rank { name, expected: rank, got: shape }.into())
+    let mut problems = Vec::new();
+    let mut shape = |name: String, rank: usize| {
+        match tensors.get(&name).map(|tensor| tensor.shape()) {
+            Ok(shape) if shape.len() == rank => return shape.to_vec(),
+            Ok(shape) => {
+                problems.push(format!("  shape    {name}: expected {rank} dimensions, got {shape:?}"));
+            }
+            Err(_) => problems.push(format!("  missing  {name}")),
         }
+        vec![0; rank]
     };
-    let words = shape(format!("{prefix}Embed_0/word_embeddings/embedding"), 2)?;
-    let positions = shape(format!("{prefix}Embed_0/position_embeddings/embedding"), 2)?;
-    let query = shape(format!("{layer}_0/{prefix}Attention_0/self_attention/query/kernel"), 3)?;
-    let up = shape(format!("{layer}_0/{prefix}Mlp_0/intermediate_output/kernel"), 2)?;
+    let words = shape(format!("{prefix}Embed_0/word_embeddings/embedding"), 2);
+    let positions = shape(format!("{prefix}Embed_0/position_embeddings/embedding"), 2);
+    let query = shape(format!("{layer}_0/{prefix}Attention_0/self_attention/query/kernel"), 3);
+    let up = shape(format!("{layer}_0/{prefix}Mlp_0/intermediate_output/kernel"), 2);
+    if !problems.is_empty() {
+        return Err(WeightsError::Mismatch(problems).into());
+    }
     let layers = (0..)
         .take_while(|i| {
             tensors.get(&format!("{layer}_{i}/{prefix}Attention_0/self_attention/query/kernel")).is_ok()

@@ -69,6 +69,7 @@ fn published_magvit_names() {
         renamed.insert(name, tensor.clone());
     }
     assert!(renamed.get("BertLayer_0/BertAttention_0/self_attention/query/kernel").is_ok());
+    assert_eq!(published::Family::of(&renamed), Some(published::Family::Magvit));
     let (config, weights) = published::from_flax(renamed.clone(), 9, true).unwrap();
     assert_eq!((config.codes, config.classes, config.vocabulary().null()), (32, 9, 41));
     let model = NestedTransformer::from_weights(&config, weights, &Device::flex()).unwrap();
@@ -321,4 +322,37 @@ fn a_wrong_number_of_classes_or_a_stray_tensor_is_refused() {
     stray.insert_f32("Other_0/kernel", &[1], &[0.0]).unwrap();
     let error = published::from_flax(stray, 10, false).unwrap_err().to_string();
     assert!(error.contains("extra    Other_0/kernel"), "{error}");
+}
+
+#[test]
+fn every_published_tensor_that_does_not_fit_is_listed() {
+    let mut weights = safetensors::read(&golden("maskgit-transformer/weights.safetensors")).unwrap();
+    let refused =
+        |weights: &TensorMap| published::from_flax(weights.clone(), 10, false).unwrap_err().to_string();
+    assert_eq!(published::Family::of(&weights), Some(published::Family::Maskgit));
+    weights.remove("TransformerLayer_0/Attention_0/self_attention/key/bias").unwrap();
+    weights.remove("MlmLayer_0/mlm_ln/scale").unwrap();
+    weights.insert_f32("MlmLayer_0/mlm_bias/bias", &[5], &[0.0; 5]).unwrap();
+    weights.insert_f32("Other_0/kernel", &[1], &[0.0]).unwrap();
+    let error = refused(&weights);
+    for part in [
+        "missing  TransformerLayer_0/Attention_0/self_attention/key/bias [8, 8]",
+        "missing  MlmLayer_0/mlm_ln/scale [64]",
+        "shape    MlmLayer_0/mlm_bias/bias: expected [43], got [5]",
+        "extra    Other_0/kernel [1]",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(error.lines().count(), 5, "{error}");
+
+    weights.remove("Embed_0/position_embeddings/embedding").unwrap();
+    weights.insert_f32("TransformerLayer_0/Mlp_0/intermediate_output/kernel", &[1], &[0.0]).unwrap();
+    let error = refused(&weights);
+    for part in [
+        "missing  Embed_0/position_embeddings/embedding",
+        "shape    TransformerLayer_0/Mlp_0/intermediate_output/kernel: expected 2 dimensions, got [1]",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(published::Family::of(&TensorMap::new()), None);
 }

@@ -32,16 +32,23 @@ impl ModelDirectory {
     }
 
     /// Reads and parses `config.ron`.
+    ///
+    /// Where this is the folder of a training, the error says where its model is.
     pub fn config<C: DeserializeOwned>(&self) -> Result<C, Error> {
-        let path = self.path.join(CONFIG);
+        self.check()?;
+        read_ron(&self.path.join(CONFIG))
+    }
+
+    /// Refuses the folder of a training, and says where its model is.
+    fn check(&self) -> Result<(), Error> {
         let models = ["model", "best"].map(|name| self.path.join(name));
-        if !path.exists()
+        if !self.path.join(CONFIG).exists()
             && let Some(model) = models.into_iter().find(|model| model.join(CONFIG).exists())
         {
             let got = format!("the folder of a training, whose model is {}", model.display());
             return Err(Error::Place { path: self.path.clone(), expected: "a model directory", got });
         }
-        read_ron(&path)
+        Ok(())
     }
 
     /// Fills a module with the weights.
@@ -50,8 +57,9 @@ impl ModelDirectory {
         crate::module::from_map(module, self.weights()?).map_err(|error| error.at(self.path.join(WEIGHTS)))
     }
 
-    /// Reads `model.safetensors`.
+    /// Reads `model.safetensors`; an error as of [`config`](Self::config).
     pub fn weights(&self) -> Result<TensorMap, Error> {
+        self.check()?;
         safetensors::read(&self.path.join(WEIGHTS))
     }
 
@@ -132,8 +140,10 @@ mod tests {
         let of_run = ModelDirectory::new(folder.path().join("run"));
         let best = of_run.path().join("best");
         ModelDirectory::new(&best).save(&config, &weights).unwrap();
-        let error = of_run.config::<Config>().unwrap_err().to_string();
-        assert!(error.contains(&format!("whose model is {}", best.display())), "{error}");
+        for error in [of_run.config::<Config>().unwrap_err(), of_run.weights().unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains(&format!("whose model is {}", best.display())), "{error}");
+        }
 
         let photos = folder.path().join("photos");
         fs::create_dir(&photos).unwrap();

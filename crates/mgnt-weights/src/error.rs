@@ -58,16 +58,6 @@ pub enum Error {
         /// The shape in the file.
         got: Vec<usize>,
     },
-    /// A tensor has another number of dimensions.
-    #[error("tensor `{name}`: expected {expected} dimensions, got shape {got:?}")]
-    Rank {
-        /// Its name.
-        name: String,
-        /// The number that was needed.
-        expected: usize,
-        /// The shape in the file.
-        got: Vec<usize>,
-    },
     /// A tensor has a type that cannot serve.
     #[error("tensor `{name}`: expected {expected}, got {got:?}")]
     Type {
@@ -89,6 +79,24 @@ pub enum Error {
         expected: usize,
         /// Bytes that were given.
         got: usize,
+    },
+    /// A tensor has a value that is not finite.
+    #[error("tensor `{name}`: expected finite values, got {value}")]
+    NotFinite {
+        /// Its name.
+        name: String,
+        /// The first such value.
+        value: f32,
+    },
+    /// A tensor has a finite value that another type cannot hold.
+    #[error("tensor `{name}`: {value:e} is beyond what {to:?} can hold")]
+    Beyond {
+        /// Its name.
+        name: String,
+        /// The first such value.
+        value: f64,
+        /// The other type.
+        to: DType,
     },
     /// Another error, of a file or folder.
     #[error("{path}: {error}", path = path.display())]

@@ -97,20 +97,28 @@ impl NamedTensor {
         }
     }
 
-    /// The same numbers in another float type, rounded to nearest; integers stay what they are.
-    pub fn to_float(self, dtype: DType) -> Self {
+    /// The same numbers in another float type, rounded to nearest; integers stay what they are. `name` is for the error only.
+    ///
+    /// Fails where that would make a finite number infinite.
+    pub fn to_float(self, name: &str, dtype: DType) -> Result<Self, Error> {
         if self.dtype == dtype || !self.dtype.is_float() {
-            return self;
+            return Ok(self);
         }
+        // From f64, which holds every float type, so that nothing is rounded twice.
+        let values = self.to_f64();
         let bytes = match dtype {
-            // From f64, which holds every float type, so that nothing is rounded twice.
-            DType::F16 => self.to_f64().into_iter().flat_map(|v| f16::from_f64(v).to_le_bytes()).collect(),
-            DType::Bf16 => self.to_f64().into_iter().flat_map(|v| bf16::from_f64(v).to_le_bytes()).collect(),
-            DType::F32 => self.to_f32().into_iter().flat_map(f32::to_le_bytes).collect(),
-            DType::F64 => self.to_f64().into_iter().flat_map(f64::to_le_bytes).collect(),
-            DType::U8 | DType::U16 | DType::I32 | DType::I64 => return self,
+            DType::F16 => values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect(),
+            DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+            DType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+            DType::F64 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
+            DType::U8 | DType::U16 | DType::I32 | DType::I64 => return Ok(self),
         };
-        Self { dtype, shape: self.shape, bytes }
+        let rounded = Self { dtype, shape: self.shape, bytes };
+        let mut pairs = values.iter().zip(rounded.to_f32());
+        match pairs.find(|(value, rounded)| value.is_finite() && rounded.is_infinite()) {
+            Some((&value, _)) => Err(Error::Beyond { name: name.into(), value, to: dtype }),
+            None => Ok(rounded),
+        }
     }
 
     /// The values of an integer tensor; `None` for a float tensor.
@@ -225,6 +233,16 @@ impl TensorMap {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// Fails at the first value that is not finite in `f32`.
+    pub fn check_finite(&self) -> Result<(), Error> {
+        for (name, tensor) in self.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
+            if let Some(value) = tensor.to_f32().into_iter().find(|value| !value.is_finite()) {
+                return Err(Error::NotFinite { name: name.into(), value });
+            }
+        }
+        Ok(())
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()
@@ -271,15 +289,29 @@ mod tests {
     fn float_types_change_and_integers_stay() {
         let mut map = TensorMap::new();
         map.insert_f32("x", &[3], &[1.0, -0.333_333_34, 70000.0]).unwrap();
+        map.insert_f32("infinite", &[2], &[f32::NEG_INFINITY, f32::NAN]).unwrap();
         map.insert_i32("i", &[1], &[7]).unwrap();
-        let x = map.remove("x").unwrap();
-        let half = x.clone().to_float(DType::Bf16);
+        let [x, infinite, i] = ["x", "infinite", "i"].map(|name| map.remove(name).unwrap());
+        let half = x.clone().to_float("x", DType::Bf16).unwrap();
         assert_eq!((half.dtype(), half.bytes().len()), (DType::Bf16, 6));
         assert_eq!(half.to_f32()[..2], [1.0, -0.333_984_38]);
-        assert_eq!(x.clone().to_float(DType::F16).to_f32()[2], f32::INFINITY);
-        assert_eq!(x.clone().to_float(DType::F64).to_f32(), x.to_f32());
-        let i = map.remove("i").unwrap();
-        assert_eq!(i.clone().to_float(DType::F16), i);
+        assert_eq!(x.clone().to_float("x", DType::F64).unwrap().to_f32(), x.to_f32());
+        assert_eq!(i.clone().to_float("i", DType::F16).unwrap(), i);
+        let error = x.to_float("x", DType::F16).unwrap_err().to_string();
+        assert_eq!(error, "tensor `x`: 7e4 is beyond what F16 can hold");
+        let infinite = infinite.to_float("infinite", DType::F16).unwrap().to_f32();
+        assert!(infinite[0] == f32::NEG_INFINITY && infinite[1].is_nan());
+    }
+
+    #[test]
+    fn what_is_not_finite_is_named() {
+        let mut map = TensorMap::new();
+        map.insert_i32("i", &[1], &[7]).unwrap();
+        map.insert_f32("a", &[2], &[f32::MAX, f32::MIN_POSITIVE]).unwrap();
+        map.check_finite().unwrap();
+        map.insert_f64("b", &[2], &[0.0, -1e300]).unwrap();
+        let error = map.check_finite().unwrap_err().to_string();
+        assert_eq!(error, "tensor `b`: expected finite values, got -inf");
     }
 
     #[test]

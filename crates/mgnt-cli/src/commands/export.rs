@@ -57,7 +57,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let names: Vec<String> = weights.iter().map(|(name, _)| name.to_owned()).collect();
     for name in names {
         if let Some(tensor) = weights.remove(&name) {
-            out.insert(name, tensor.to_float(dtype));
+            let tensor = tensor.to_float(&name, dtype).map_err(|error| error.at(&arguments.model))?;
+            out.insert(name, tensor);
         }
     }
     // What PyTorch's own loaders look for.

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, Subcommand};
-use mgnt_model::{NestedTransformer, published as transformer};
+use mgnt_model::NestedTransformer;
+use mgnt_model::published::{self as transformer, Family};
 use mgnt_tokenizer::published::{self as tokenizer, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_weights::{TensorMap, flax, read};
 
 use crate::device::DeviceWord;
+use crate::failure::bad_use;
 
 /// Arguments of `mgnt import`.
 #[derive(Args)]
@@ -26,13 +28,13 @@ enum Kind {
         #[arg(long, value_name = "FILE", requires = "classes")]
         transformer: Option<PathBuf>,
         /// Classes that the transformer's vocabulary has
-        #[arg(long, value_name = "C")]
+        #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
         classes: Option<usize>,
         /// The tokenizer's file
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
         /// Side of the tokenizer's pictures in pixels
-        #[arg(long, value_name = "PIXELS", default_value_t = 256)]
+        #[arg(long, value_name = "PIXELS", default_value_t = 256, conflicts_with = "transformer")]
         size: usize,
         /// The model directory to write
         #[arg(long, short, value_name = "DIR")]
@@ -57,19 +59,25 @@ enum Kind {
         #[arg(long, value_name = "FILE", requires = "classes")]
         transformer: Option<PathBuf>,
         /// Classes that the transformer's vocabulary has, besides the unconditional one
-        #[arg(long, value_name = "C")]
+        #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
         classes: Option<usize>,
         /// The tokenizer's file
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
         /// Frames of the tokenizer's videos
-        #[arg(long, value_name = "T", default_value_t = 16)]
+        #[arg(long, value_name = "T", default_value_t = 16, conflicts_with = "transformer")]
         frames: usize,
         /// Side of the tokenizer's videos in pixels
-        #[arg(long, value_name = "PIXELS", default_value_t = 128)]
+        #[arg(long, value_name = "PIXELS", default_value_t = 128, conflicts_with = "transformer")]
         size: usize,
         /// Whether each level but the last halves the frames
-        #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "true,true,false")]
+        #[arg(
+            long,
+            value_name = "LIST",
+            value_delimiter = ',',
+            default_value = "true,true,false",
+            conflicts_with = "transformer"
+        )]
         temporal_downsample: Vec<bool>,
         /// The model directory to write
         #[arg(long, short, value_name = "DIR")]
@@ -81,10 +89,10 @@ enum Kind {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.kind {
         Kind::MaskgitFlax { transformer: Some(file), classes, out, .. } => {
-            import_transformer(&file, classes.unwrap_or(0), false, &out)
+            import_transformer(&file, classes.unwrap_or(0), Family::Maskgit, &out)
         }
         Kind::MagvitFlax { transformer: Some(file), classes, out, .. } => {
-            import_transformer(&file, classes.unwrap_or(0), true, &out)
+            import_transformer(&file, classes.unwrap_or(0), Family::Magvit, &out)
         }
         Kind::MaskgitFlax { tokenizer: Some(file), size, out, .. } => {
             image(tokenizer::image_from_flax(read(&file)?, size), &file, &out)
@@ -95,6 +103,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Kind::MagvitFlax { tokenizer: Some(file), frames, size, temporal_downsample, out, .. } => {
             let shape = VideoShape { frames, size, temporal_downsample };
             let (config, weights) = tokenizer::video_from_flax(read(&file)?, &shape).map_err(named(&file))?;
+            weights.check_finite().map_err(named(&file))?;
             let model = VideoTokenizer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?;
             model.save(&out)?;
             done(&out, &format!("video tokenizer, {:?} tokens of {} codes", config.grid(), config.codes))
@@ -103,16 +112,33 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn import_transformer(file: &Path, classes: usize, null_class: bool, out: &Path) -> anyhow::Result<()> {
+fn import_transformer(file: &Path, classes: usize, family: Family, out: &Path) -> anyhow::Result<()> {
     let tensors = flax::parameters(read(file)?);
+    // The vocabularies of the two differ by a class, which nothing else in a file tells.
+    if let Some(other) = Family::of(&tensors).filter(|of_file| *of_file != family) {
+        let name = |family| if family == Family::Magvit { "magvit-flax" } else { "maskgit-flax" };
+        let file = file.display();
+        return Err(bad_use(format!(
+            "{file}: expected names of {}, got those of {}",
+            name(family),
+            name(other)
+        )));
+    }
+    let null_class = family == Family::Magvit;
     let (config, weights) = transformer::from_flax(tensors, classes, null_class).map_err(named(file))?;
+    weights.check_finite().map_err(named(file))?;
     NestedTransformer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
     let millions = config.parameters() as f64 / 1e6;
     done(
         out,
         &format!(
-            "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads",
-            config.layers, config.width, config.heads
+            "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads; {} codes, {} classes, {} null class",
+            config.layers,
+            config.width,
+            config.heads,
+            config.codes,
+            config.classes,
+            if config.null_class { "a" } else { "no" }
         ),
     )
 }
@@ -121,6 +147,7 @@ type Imported = Result<(mgnt_tokenizer::ImageTokenizerConfig, TensorMap), mgnt_t
 
 fn image(imported: Imported, file: &Path, out: &Path) -> anyhow::Result<()> {
     let (config, weights) = imported.map_err(named(file))?;
+    weights.check_finite().map_err(named(file))?;
     ImageTokenizer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
     done(out, &format!("image tokenizer, {0} x {0} tokens of {1} codes", config.grid(), config.codes))
 }

@@ -40,12 +40,12 @@ fn forwards(
 ) -> anyhow::Result<()> {
     let (config, device) = (model.config(), model.device());
     let (positions, rows) = (config.positions(), config.vocabulary().len() as i64);
-    let [batch, length] = *sequence.shape() else {
-        return Err(anyhow!("`sequence`: expected shape [B, {positions}], got {:?}", sequence.shape()));
+    let batch = match *sequence.shape() {
+        [batch, length] if batch > 0 && length == positions => batch,
+        ref shape => {
+            return Err(anyhow!("`sequence`: expected shape [B, {positions}], B at least 1, got {shape:?}"));
+        }
     };
-    if length != positions {
-        return Err(anyhow!("`sequence`: expected shape [B, {positions}], got {:?}", sequence.shape()));
-    }
     let ids = sequence.to_i64().context("`sequence`: expected integers")?;
     if let Some(wrong) = ids.iter().find(|&&id| id < -1 || id >= rows) {
         return Err(anyhow!("`sequence`: expected -1 (mask) to {}, got {wrong}", rows - 1));
@@ -57,7 +57,7 @@ fn forwards(
     let sub_models = if asked.sub_models.is_empty() { &config.sub_models } else { asked.sub_models };
     for &p in sub_models {
         let sub_model = config.sub_model(p)?;
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [batch, length]), &device);
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [batch, positions]), &device);
         insert(output, &format!("logits_p{p}"), model.forward(tokens, sub_model))?;
     }
     Ok(())
@@ -82,6 +82,9 @@ fn replayed(
             .collect()
     };
     let classes = numbers("class_ids")?;
+    if classes.is_empty() {
+        return Err(anyhow!("`class_ids`: expected at least one, got none"));
+    }
     let (order, finals) = (numbers("order")?, numbers("final_tokens")?);
     for (name, got) in [("order", order.len()), ("final_tokens", finals.len())] {
         if got != classes.len() * tokens {
@@ -108,17 +111,25 @@ fn replayed(
             Ok(count)
         })
         .collect::<anyhow::Result<_>>()?;
+    let factors = numbers("p")?;
     let cache = match (asked.cache, input.get("refresh")) {
         (false, _) => CachePolicy::Off,
         (true, Err(_)) => CachePolicy::AtSizeSwitch,
         (true, Ok(_)) => {
-            let refresh = numbers("refresh")?.into_iter().enumerate();
-            CachePolicy::Explicit(refresh.filter(|(_, asked)| *asked == 1).map(|(i, _)| i).collect())
+            let refresh = numbers("refresh")?;
+            let (expected, got) = (factors.len(), refresh.len());
+            if got != expected {
+                return Err(anyhow!("`refresh`: expected {expected} values, one for each of `p`, got {got}"));
+            }
+            if let Some(wrong) = refresh.iter().find(|&&asked| asked > 1) {
+                return Err(anyhow!("`refresh`: expected 0 or 1, got {wrong}"));
+            }
+            CachePolicy::Explicit((0..got).filter(|&i| refresh[i] == 1).collect())
         }
     };
     let strategy = Strategy {
         mask: MaskSchedule::Counts(decided),
-        ..Strategy::new(ModelSchedule::from_factors(numbers("p")?)).with_cache(cache)
+        ..Strategy::new(ModelSchedule::from_factors(factors)).with_cache(cache)
     };
     let plan = strategy.plan(model.config())?;
     let vocabulary = model.config().vocabulary().len();
@@ -132,7 +143,7 @@ fn replayed(
     })
 }
 
-/// `image [B, H, W, 3]` in 0 to 1 to latents, codes and reconstruction; `indices` alone to a reconstruction. All
+/// `image [B, H, W, 3]`, floats in 0 to 1, to latents, codes and reconstruction; `indices` alone to a reconstruction. All
 /// channels-last.
 pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
@@ -167,6 +178,10 @@ pub fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> 
 
 fn floats<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -> anyhow::Result<Tensor<D>> {
     let shape = shaped::<D>(name, tensor)?;
+    // Bytes are from 0 to 255.
+    if !tensor.dtype().is_float() {
+        return Err(anyhow!("`{name}`: expected floats in 0 to 1, got {:?}", tensor.dtype()));
+    }
     Ok(Tensor::from_data(TensorData::new(tensor.to_f32(), shape), device))
 }
 
@@ -209,13 +224,16 @@ pub fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<Tenso
         return Ok(output);
     }
     let images = input.get("images")?;
-    let [count, height, width, 3] = *images.shape() else {
-        return Err(anyhow!("`images`: expected shape [B, H, W, 3], got {:?}", images.shape()));
+    let (&[count, height, width, 3], false) = (images.shape(), images.bytes().is_empty()) else {
+        return Err(anyhow!(
+            "`images`: expected shape [B, H, W, 3], each at least 1, got {:?}",
+            images.shape()
+        ));
     };
     if images.dtype() != mgnt_weights::DType::U8 {
         return Err(anyhow!("`images`: expected U8, got {:?}", images.dtype()));
     }
-    let pictures = (images.bytes().chunks_exact((height * width * 3).max(1)))
+    let pictures = (images.bytes().chunks_exact(height * width * 3))
         .map(|rgb| Ok(Picture::new(width, height, rgb.to_vec())?))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let names = [
