@@ -72,6 +72,15 @@ fn killed(world: &Path, run: &str, lines: usize, later: Duration) -> bool {
     Victim { command: TRAIN, world, run }.killed(lines, later)
 }
 
+#[test]
+fn a_training_goes_on_where_nobody_listens() {
+    let own = world();
+    let mut child = mgnt(&format!("{TRAIN} --out alone"), own.path()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert!(child.wait().unwrap().success());
+    assert!(weights(own.path(), "alone") == weights(own.path(), "run"));
+}
+
 /// Moments are counted in steps that the training tells of, so that the machine's speed does not matter.
 #[test]
 fn a_training_killed_at_twenty_moments_has_the_same_weights() {

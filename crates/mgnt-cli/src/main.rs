@@ -1,5 +1,13 @@
 //! The `mgnt` command: thin over the libraries, one file a command.
 
+/// As `eprintln!`, which panics where nobody can be told any more (a reader that left, a full disk): the work goes on.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod commands;
 mod device;
 mod failure;
@@ -77,18 +85,18 @@ enum Command {
 
 fn main() -> ExitCode {
     memory::keep_freed_memory();
-    let tell = std::panic::take_hook();
+    let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if mgnt_data::in_guarded_decoder() {
             return;
         }
         if std::env::var_os("RUST_BACKTRACE").is_some() {
-            tell(panic);
+            usual(panic);
             return;
         }
         let place = panic.location().map_or_else(String::new, |place| format!(" ({place})"));
         let why = failure::one_line(failure::text_of(panic.payload()));
-        eprintln!("error: {why}{place}; RUST_BACKTRACE=1 tells more");
+        tell!("error: {why}{place}; RUST_BACKTRACE=1 tells more");
     }));
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,mgnt=info"));
@@ -98,12 +106,14 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
+        // What cannot be written is not told of either.
+        .log_internal_errors(false)
         .init();
     // Burn panics where a device fails. That is a failure like others: the hook above has told of it.
     match catch_unwind(AssertUnwindSafe(|| run(arguments))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             ExitCode::from(failure::exit_code(&error))
         }
         Err(_) => ExitCode::FAILURE,

@@ -96,12 +96,7 @@ pub fn run<T: Task>(
             return Err(Error::run(out, "holds a run already; --resume continues it"));
         }
         refuse_others(out)?;
-        // Of a run without checkpoints, whose models and pictures would pass for this one's.
-        if let Some(other) = ["model", "best", "samples"].iter().find(|name| out.join(name).exists()) {
-            let reason = format!("holds {other}/ of another run; take another folder, or remove it");
-            return Err(Error::run(out, reason));
-        }
-        write_description(out, &description, recipe)?;
+        begin_anew(out, &described(&description, recipe)?)?;
     }
     atomic::remove_leftovers(out)?;
     atomic::remove_leftovers(checkpoints.folder())?;
@@ -221,18 +216,33 @@ fn refuse_others(out: &Path) -> Result<(), Error> {
 /// What a run is, and what it began with.
 const DESCRIPTION: &str = "run.json";
 
-/// Writes `run.json`.
-fn write_description(out: &Path, description: &Description, recipe: &impl Serialize) -> Result<(), Error> {
+/// Writes `run.json` where a run without checkpoints may have been. What it left would pass for this one's: of the same run it is
+/// removed, of another it is refused.
+fn begin_anew(out: &Path, description: &str) -> Result<(), Error> {
+    let path = out.join(DESCRIPTION);
+    let is_same = fs::read(&path).is_ok_and(|before| before == description.as_bytes());
+    let left = |name: &&&str| out.join(name).exists();
+    if is_same {
+        for folder in ["best", "samples"].iter().filter(left).map(|name| out.join(name)) {
+            fs::remove_dir_all(&folder).map_err(mgnt_weights::Error::io(&folder))?;
+        }
+    }
+    if let Some(other) = ["model", "best", "samples"].iter().find(left) {
+        let reason = format!("holds {other}/ of another run; take another folder, or remove it");
+        return Err(Error::run(out, reason));
+    }
+    Ok(atomic::write_bytes(&path, description.as_bytes())?)
+}
+
+/// What `run.json` says.
+fn described(description: &Description, recipe: &impl Serialize) -> Result<String, Error> {
     #[derive(Serialize)]
     struct Whole<'a, R> {
         #[serde(flatten)]
         description: &'a Description,
         recipe: &'a R,
     }
-    let path = out.join(DESCRIPTION);
-    let text = serde_json::to_string_pretty(&Whole { description, recipe });
-    let text = text.map_err(|e| Error::run(&path, e))?;
-    Ok(atomic::write_bytes(&path, text.as_bytes())?)
+    serde_json::to_string_pretty(&Whole { description, recipe }).map_err(|e| Error::run(DESCRIPTION, e))
 }
 
 #[cfg(test)]

@@ -307,7 +307,7 @@ fn recorded(
 ) -> anyhow::Result<Option<Row>> {
     let recorded = Recorded::new(model, plan, classes.len())?.filter(Recorded::is_graph);
     let Some(mut recorded) = recorded else {
-        eprintln!("{name}: no graph: the device has none, or a replay did not give the tokens of a decode");
+        tell!("{name}: no graph: the device has none, or a replay did not give the tokens of a decode");
         return Ok(None);
     };
     let mut times = Vec::new();

@@ -73,6 +73,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     } else {
         safetensors::write(&arguments.out, &out)?;
     }
-    eprintln!("{}: {} tensors", arguments.out.display(), out.len());
+    tell!("{}: {} tensors", arguments.out.display(), out.len());
     Ok(())
 }

@@ -159,6 +159,6 @@ fn named<E: std::error::Error + Send + Sync + 'static>(file: &Path) -> impl FnOn
 }
 
 fn done(out: &Path, what: &str) -> anyhow::Result<()> {
-    eprintln!("{}: {what}", out.display());
+    tell!("{}: {what}", out.display());
     Ok(())
 }

@@ -27,6 +27,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config: ModelConfig = read_ron(&arguments.config)?;
     NestedTransformer::init(&config, arguments.seed, &DeviceWord::Cpu.open()?)?.save(&arguments.out)?;
     let millions = config.parameters() as f64 / 1e6;
-    eprintln!("{}: {millions:.2} M random parameters", arguments.out.display());
+    tell!("{}: {millions:.2} M random parameters", arguments.out.display());
     Ok(())
 }

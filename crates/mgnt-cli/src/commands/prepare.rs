@@ -144,9 +144,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     })?;
     progress.finish_and_clear();
     if report.shards_resumed > 0 {
-        eprintln!("{} shards were there already", report.shards_resumed);
+        tell!("{} shards were there already", report.shards_resumed);
     }
-    eprintln!(
+    tell!(
         "{}: {} pictures of {} classes, {} files rejected",
         arguments.out.display(),
         report.pictures,

@@ -52,7 +52,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let compute = Compute { device: arguments.device, dtype: Dtype::F32 };
     tokenize(&store, &arguments.tokenizer, &options, &arguments.out, (&compute, &device))?;
     let mirrored = if arguments.flips { ", and of each mirrored" } else { "" };
-    eprintln!("{}: tokens of {} pictures{mirrored}", arguments.out.display(), store.len());
+    tell!("{}: tokens of {} pictures{mirrored}", arguments.out.display(), store.len());
     Ok(())
 }
 

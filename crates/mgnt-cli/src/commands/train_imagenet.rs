@@ -64,14 +64,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if training.devices.len() < 2 {
         task = training.home()?.trained(task, &device);
     } else if matches!(training.home()?, DeviceWord::Cuda(_)) {
-        eprintln!(
-            "several devices: blocks are computed by operations, not by the kernels that one device has"
-        );
+        tell!("several devices: blocks are computed by operations, not by the kernels that one device has");
     }
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;
     }
-    eprintln!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
+    tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
     let at_once = training.at_once()?;
     training.check_memory(&recipe.optimization, &|parts| {
         let mut recipe = recipe.clone();
@@ -89,14 +87,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
                 );
             }
             if recipe.optimization.draw_every == 0 {
-                eprintln!("no samples are drawn: the recipe's optimization.draw_every is 0");
+                tell!("no samples are drawn: the recipe's optimization.draw_every is 0");
             }
             let strategy = StrategyArguments { schedule: Some(arguments.schedule), ..Default::default() };
             let plan = strategy.plan(task.config())?;
             Some(Sampler::new(tokenizer, plan, task.config(), &store.info().classes, &device)?)
         }
         None if recipe.optimization.draw_every > 0 => {
-            eprintln!("no samples are drawn: --tokenizer is not given");
+            tell!("no samples are drawn: --tokenizer is not given");
             None
         }
         None => None,

@@ -55,7 +55,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = word.open_to_train()?;
     let networks = arguments.networks.open(&recipe, word, &device)?;
     if networks.rfid.is_some() && held_out.is_none() {
-        eprintln!("no rFID is taken: --validation is not given");
+        tell!("no rFID is taken: --validation is not given");
     }
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));

@@ -115,7 +115,7 @@ impl TrainingArguments {
         let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
         let Optimization { steps, warm_up_steps, .. } = *optimization;
         if warm_up_steps >= steps {
-            eprintln!(
+            tell!(
                 "the learning rate only rises: optimization.warm_up_steps={warm_up_steps} of {steps} steps"
             );
         }
@@ -132,8 +132,8 @@ impl TrainingArguments {
         };
         let outcome = train(task, optimization, recipe, options, RunWatcher::new(out, draw))?;
         match outcome {
-            Outcome::Finished => eprintln!("{} holds the trained model", out.join("model").display()),
-            Outcome::Interrupted(step) => eprintln!("stopped after {step} steps; --resume continues"),
+            Outcome::Finished => tell!("{} holds the trained model", out.join("model").display()),
+            Outcome::Interrupted(step) => tell!("stopped after {step} steps; --resume continues"),
         }
         Ok(())
     }

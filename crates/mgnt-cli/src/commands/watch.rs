@@ -21,7 +21,7 @@ pub fn stop_on_interrupt() -> anyhow::Result<Interrupter> {
             std::process::exit(130);
         }
         seen.stop(None);
-        eprintln!("stopping after this step; again to stop at once");
+        tell!("stopping after this step; again to stop at once");
     })?;
     Ok(stop)
 }

@@ -72,7 +72,7 @@ pub fn serve(device: Device, address: SocketAddr) -> anyhow::Result<()> {
     if let Ok(token) = std::env::var(TOKEN) {
         server = server.with_authorizer(TokenAuthorizer::new(token).with_context(|| TOKEN)?);
     }
-    eprintln!("serving on ws://{}", listener.local_addr()?);
+    tell!("serving on ws://{}", listener.local_addr()?);
     server.serve(WebSocketTransport::from_listener(listener)).context("serving")
 }
 

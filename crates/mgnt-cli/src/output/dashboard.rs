@@ -59,7 +59,7 @@ impl Dashboard {
         self.rows.optimizer = rate.into_iter().chain([others]).collect::<Vec<_>>().join("  ");
         match &self.board {
             Some(board) => board.show(line.step, &self.rows),
-            None => eprintln!("{}", self.rows.line(line)),
+            None => tell!("{}", self.rows.line(line)),
         }
     }
 
@@ -68,7 +68,7 @@ impl Dashboard {
         self.rows.held_out = figures(&line.figures, "validation_", |_| true);
         match &self.board {
             Some(board) => board.show(line.step, &self.rows),
-            None => eprintln!("step {}/{}  held out: {}", line.step, line.steps, self.rows.held_out),
+            None => tell!("step {}/{}  held out: {}", line.step, line.steps, self.rows.held_out),
         }
     }
 
@@ -83,8 +83,8 @@ impl Dashboard {
     /// A line that stays.
     pub fn say(&self, line: &str) {
         match &self.board {
-            Some(board) => board.screen.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(board) => board.screen.suspend(|| tell!("{line}")),
+            None => tell!("{line}"),
         }
     }
 }

@@ -241,12 +241,18 @@ fn models_of_a_run_without_checkpoints_are_not_taken_for_this_ones() {
     let whole = train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
     assert_eq!(whole, Outcome::Finished);
     fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    let other = Optimization { seed: 99, ..recipe() };
     for name in ["model", "best"] {
-        let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+        let error = train(slope(&[]), &other, &out, false, None).0.unwrap_err().to_string();
         assert!(error.contains(&format!("{name}/ of another run")), "{error}");
-        fs::remove_dir_all(out.join(name)).unwrap();
+        if name == "model" {
+            fs::remove_dir_all(out.join(name)).unwrap();
+        }
     }
+    // What the same run left that was killed before its first checkpoint is made again.
+    fs::write(out.join("best/old"), "").unwrap();
     train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
+    assert!(out.join("best/weight").exists() && !out.join("best/old").exists());
 }
 
 #[test]
@@ -265,9 +271,7 @@ fn a_folder_of_something_else_is_left_alone() {
     // Of a run that ended before its first checkpoint.
     let out = folder.path().join("again");
     train(slope(&[]), &recipe(), &out, false, Some(1)).0.unwrap();
-    for name in ["checkpoints", "best", "model"] {
-        let _ = fs::remove_dir_all(out.join(name));
-    }
+    fs::remove_dir_all(out.join("checkpoints")).unwrap();
     train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
 }
 

@@ -110,7 +110,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let shipped = shipped.transpose()?;
     let photos = match &shipped {
         Some(shipped) => {
-            eprintln!("decoding photos by the weights that come with mgnt");
+            tell!("decoding photos by the weights that come with mgnt");
             let compared = shipped.compare(each, arguments.hurry, arguments.seed, &device)?;
             atomic::write_bytes(&out.join("photos.png"), &compared.grid)?;
             Some(compared)
@@ -118,12 +118,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => None,
     };
 
-    eprintln!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
+    tell!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
     let size = tokenizer_recipe.tokenizer.size;
     let store = Arc::new(drawn(out, "train", usize::from(arguments.pictures), size, 1)?);
     let held_out = Arc::new(drawn(out, "held-out", HELD_OUT, size, 2)?);
 
-    eprintln!("2/5 training the tokenizer");
+    tell!("2/5 training the tokenizer");
     let tokenizer_run = out.join("tokenizer");
     let task = TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), Networks::default(), &device)?;
     let optimization = &tokenizer_recipe.optimization;
@@ -140,13 +140,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
 
-    eprintln!("3/5 turning pictures into tokens");
+    tell!("3/5 turning pictures into tokens");
     let tokenizer_folder = tokenizer_run.join("model");
     let tokens = Arc::new(tokens(out, "train", &store, &tokenizer_folder, (&compute, &device))?);
     let held_out_tokens =
         Arc::new(self::tokens(out, "held-out", &held_out, &tokenizer_folder, (&compute, &device))?);
 
-    eprintln!("4/5 training the nested transformer");
+    tell!("4/5 training the nested transformer");
     let run = out.join("transformer");
     let task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
     let task = arguments.device.trained(task, &device);
@@ -154,7 +154,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
 
-    eprintln!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
+    tell!("5/5 decoding the same seeds by the baseline and by the schedule with its cache");
     let model = compute.load(&run.join("model"), &device)?;
     let tokenizer = compute.image_tokenizer(&tokenizer_folder, &device)?;
     let names = synthetic::CLASSES.map(String::from);
@@ -268,7 +268,7 @@ fn finish<T: Task>(
         RunWatcher::new(options.out, None),
     )?;
     if let Outcome::Interrupted(step) = outcome {
-        eprintln!("stopped after {step} steps; the same command continues");
+        tell!("stopped after {step} steps; the same command continues");
     }
     Ok(outcome == Outcome::Finished)
 }

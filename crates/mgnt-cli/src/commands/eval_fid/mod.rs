@@ -153,7 +153,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let reference = reference(&arguments, &real, &network)?;
     if let Some(path) = &arguments.save_reference {
         save_reference(path, arguments.form, &reference, &real, &network, arguments.dims)?;
-        eprintln!("{}: the reference", path.display());
+        tell!("{}: the reference", path.display());
     }
     let real = Side::new(&real, &reference)?;
     if let Some(pictures) = fake {

@@ -308,7 +308,7 @@ impl Progress {
         if self.bar.is_hidden() {
             let done = shard.first + shard.classes.len();
             let seconds = self.start.elapsed().as_secs_f64();
-            eprintln!(
+            tell!(
                 "shard {}/{}: {done} of {} pictures generated and measured, {seconds:.0} s",
                 shard.number + 1,
                 self.shards,

@@ -78,7 +78,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     safetensors::write(&arguments.output, &output)?;
     for (name, tensor) in output.iter() {
-        eprintln!("{name} {:?}", tensor.shape());
+        tell!("{name} {:?}", tensor.shape());
     }
     Ok(())
 }

@@ -146,7 +146,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             search::coordinate_search::<anyhow::Error>(model.config(), &start, budget, most, &mut measure)?;
         write_ron(&arguments.out.join("best.ron"), &found.strategy)?;
         let end = if found.settled { "no single change is better" } else { "--most was reached" };
-        eprintln!("best within {gigaflops} GFLOPs: {} at {:.4}; {end}", found.strategy.models, found.value);
+        tell!("best within {gigaflops} GFLOPs: {} at {:.4}; {end}", found.strategy.models, found.value);
     }
     sweep.finish()
 }
@@ -271,9 +271,12 @@ impl Sweep<'_> {
             }
             let row = self.one(name, strategy, text.clone(), seed)?;
             sum += row.fid;
-            eprintln!(
+            tell!(
                 "{name}: seed {seed}, {:.4} GFLOPs, FID-{} {:.4}, {:.1} images/s",
-                row.gflops, row.dims, row.fid, row.images_per_second
+                row.gflops,
+                row.dims,
+                row.fid,
+                row.images_per_second
             );
             self.log.keep(row)?;
         }
