@@ -65,9 +65,13 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{generate} --out x --schedule 3x4"), world, 2, &["3"]);
     fail(&format!("{generate} --out x --schedule 8x3 --steps 4"), world, 2, &["3 iterations"]);
     fail(&format!("{generate} --out store"), world, 2, &["--out store"]);
+    let swapped = "generate --model tokenizer/model --tokenizer run/model --out x";
+    fail(swapped, world, 2, &["tokenizer/model: expected a transformer, got an image tokenizer"]);
+    fail("generate --model run/model --tokenizer run/model --out x", world, 2, &["got a transformer"]);
+    fail(&format!("{generate} --out x --class fish"), world, 2, &["the number of a class"]);
+    fail("report tokenizer --schedule 8x3", world, 2, &["of which no strategy"]);
     fail(&format!("{generate} --out x --device cuda:0"), world, 2, &["--features cuda"]);
     fail(&format!("{generate} --out x --device tpu"), world, 2, &["cuda[:n]"]);
-    fail("generate --model tokenizer/model --tokenizer tokenizer/model --out x", world, 1, &["config.ron"]);
     fail(
         "generate --model run --tokenizer tokenizer/model --out x",
         world,

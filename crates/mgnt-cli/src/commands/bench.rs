@@ -85,6 +85,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if matches!(arguments.what, What::Train) && arguments.compute.dtype != Dtype::F32 {
         return Err(bad_use("--dtype: of a training the recipe's `precision` says it"));
     }
+    if !matches!(arguments.what, What::Decode) && arguments.strategy != StrategyArguments::default() {
+        return Err(bad_use("a strategy is of decodes: forwards and training steps have none"));
+    }
     let device = match arguments.what {
         What::Train => arguments.compute.device.open_to_train()?,
         _ => arguments.compute.open()?,

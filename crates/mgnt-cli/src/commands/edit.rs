@@ -10,7 +10,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::atomic;
 use serde::Serialize;
 
-use super::generation::{MadeWith, check_class, check_pair, pictures};
+use super::generation::{MadeWith, check_class, check_pair, parse_class, pictures};
 use super::strategy::StrategyArguments;
 use super::{output_folder, print_json};
 use crate::device::{Compute, Dtype, decoder};
@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_name = "X,Y,W,H")]
     keep: Option<Rectangle>,
     /// Class of what is painted; without it, none
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "C", value_parser = parse_class)]
     class: Option<usize>,
     /// Number of edits
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -8,7 +8,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::generation::{Generator, MadeWith, add_up, classes};
+use super::generation::{Generator, MadeWith, add_up, classes, parse_class};
 use super::strategy::StrategyArguments;
 use super::watch::bar;
 use super::{output_folder, print_json};
@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     tokenizer: PathBuf,
     /// Class of all pictures; without it they go through the classes in turn
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "C", value_parser = parse_class)]
     class: Option<usize>,
     /// Number of pictures
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -197,6 +197,13 @@ pub fn model_sha256(folder: &Path) -> anyhow::Result<String> {
     Ok(sha256((config? + &weights?).as_bytes()))
 }
 
+/// A class on the command line: a model knows its number alone.
+pub fn parse_class(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| {
+        "expected the number of a class, from 0 on (a store's manifest lists them in order)".into()
+    })
+}
+
 /// Refuses a class that a model with `all` classes does not have.
 pub fn check_class(all: usize, class: Option<usize>) -> anyhow::Result<()> {
     match class {

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::strategy::StrategyArguments;
+use crate::failure::bad_use;
 use crate::output::page::Page;
 use crate::output::words::{short, spoken};
 
@@ -49,6 +50,13 @@ struct Description {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let run = &arguments.run;
     let description: Description = read_json(&run.join("run.json"))?;
+    if description.task != "transformer" && arguments.strategy != StrategyArguments::default() {
+        return Err(bad_use(format!(
+            "{}: a training of the {}, of which no strategy says anything",
+            run.display(),
+            description.task
+        )));
+    }
     let history = History::read(run)?;
     let mut runs = vec![run];
     runs.extend(&arguments.beside);

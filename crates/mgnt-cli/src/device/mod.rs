@@ -13,11 +13,13 @@ use std::sync::Arc;
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{DecodeMemory, Decoder, Plan};
-use mgnt_model::NestedTransformer;
 use mgnt_model::kernels::Kernels;
-use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
+use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer};
 use mgnt_train::TransformerTask;
+use mgnt_weights::directory::ModelDirectory;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub use inventory::{Listed, list};
 
@@ -268,6 +270,19 @@ fn enough(place: &str, has: u64, memory: DecodeMemory, option: &str, batch: usiz
     )
 }
 
+/// The error of a model directory, or that it is of the other kind, which is easily given in this one's place.
+fn other_kind<Other: DeserializeOwned>(
+    directory: &Path,
+    expected: &str,
+    got: &str,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    match ModelDirectory::new(directory).config::<Other>() {
+        Ok(_) => bad_use(format!("{}: expected {expected}, got {got}", directory.display())),
+        Err(_) => error,
+    }
+}
+
 /// Bytes in words.
 pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
@@ -294,7 +309,10 @@ impl Compute {
 
     /// Reads a model directory.
     pub fn load(&self, directory: &Path, device: &Device) -> anyhow::Result<NestedTransformer> {
-        self.cast(NestedTransformer::load(directory, device)?)
+        let model = NestedTransformer::load(directory, device);
+        self.cast(model.map_err(|error| {
+            other_kind::<ImageTokenizerConfig>(directory, "a transformer", "an image tokenizer", error.into())
+        })?)
     }
 
     /// The model in the type that was asked for, as it is fast on the device.
@@ -321,7 +339,10 @@ impl Compute {
     /// Reads an image tokenizer, which is in `f32` in any type: where the device would round that, as exact as the type
     /// that was asked for.
     pub fn image_tokenizer(&self, directory: &Path, device: &Device) -> anyhow::Result<ImageTokenizer> {
-        Ok(self.exact_image(ImageTokenizer::load(directory, device)?))
+        let tokenizer = ImageTokenizer::load(directory, device);
+        Ok(self.exact_image(tokenizer.map_err(|error| {
+            other_kind::<ModelConfig>(directory, "an image tokenizer", "a transformer", error.into())
+        })?))
     }
 
     /// An image tokenizer as exact as the type that was asked for.
