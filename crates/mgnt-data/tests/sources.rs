@@ -99,6 +99,11 @@ fn what_is_not_a_folder_per_class() {
     assert!(refusal(Path::new("no/such"), &any).starts_with("no/such: "));
     assert!(refusal(tree(&["a.jpg"]).path(), &any).contains("no class folders"));
     assert!(refusal(tree(&["train/a/1.jpg"]).path(), &split("val")).contains("val"));
+    for outside in ["", "..", "train/..", "/", "/etc", "train/"] {
+        assert!(
+            refusal(tree(&["train/a/1.jpg"]).path(), &split(outside)).contains("a folder within the source")
+        );
+    }
     let with_empty = tree(&["a/1.jpg"]);
     fs::create_dir(with_empty.path().join("b")).unwrap();
     assert!(refusal(with_empty.path(), &any).contains("class `b` has no files"));

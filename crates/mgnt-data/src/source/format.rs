@@ -89,6 +89,16 @@ impl Format {
         let refuse = |field, expected: &str| {
             Err(Error::Field { field, expected: expected.into(), got: format!("the format {self}") })
         };
+        // No way out of the source: an empty one would make its pictures' keys places of the whole system.
+        let is_within = |split: &&str| split.split('/').all(|name| !["", ".", ".."].contains(&name));
+        if let Some(split) = options.split.as_deref().filter(|split| !is_within(split)) {
+            let got = format!("`{split}`");
+            return Err(Error::Field {
+                field: "split",
+                expected: "a folder within the source, or a word".into(),
+                got,
+            });
+        }
         match self {
             Self::Flat if options.labels.is_none() => refuse("labels", "a file of labels for flat pictures"),
             Self::Flat => Ok(()),
