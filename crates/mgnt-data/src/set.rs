@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::manifest::{self, StoreKind, sha256, sha256_of_file};
-use crate::{Error, Picture, PictureStore};
+use crate::{Crop, Error, Picture, PictureStore};
 
 /// A set of pictures: a packed store, or the picture files of a folder.
 #[derive(Debug)]
@@ -103,6 +103,14 @@ impl PictureSet {
         match &self.kind {
             Kind::Store(store) => store.len(),
             Kind::Files(files) => files.len(),
+        }
+    }
+
+    /// How the pictures of a packed store were made square; of files it is not known.
+    pub fn crop(&self) -> Option<Crop> {
+        match &self.kind {
+            Kind::Store(store) => Some(store.manifest().crop),
+            Kind::Files(_) => None,
         }
     }
 

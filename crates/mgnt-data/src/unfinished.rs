@@ -347,6 +347,7 @@ mod tests {
         assert_eq!(fs::read_to_string(precious.join("thesis.txt")).unwrap(), "text");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
+
     /// Names and contents of a folder's files, at any depth.
     fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         let mut contents = Vec::new();

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use mgnt_data::manifest::{sha256, sha256_of_file};
-use mgnt_data::{Picture, PictureSet, PictureStore};
+use mgnt_data::{Picture, PictureSet};
 use mgnt_weights::DType;
 use mgnt_weights::npz::Archive;
 use rayon::prelude::*;
@@ -82,10 +82,7 @@ impl Pictures {
     /// How the pictures of a packed store were made square, in words; of others it is not known.
     pub fn crop(&self) -> Option<String> {
         match self {
-            // A folder of files is no store, and does not open as one.
-            Self::Set(set) => {
-                PictureStore::open(set.path()).ok().map(|store| store.manifest().crop.to_string())
-            }
+            Self::Set(set) => set.crop().map(|crop| crop.to_string()),
             Self::Array(_) => None,
         }
     }

@@ -190,16 +190,13 @@ fn lock(out: &Path) -> Result<File, Error> {
 
 /// Fails where the folder has what a run would write over, and it is no run's.
 fn refuse_others(out: &Path) -> Result<(), Error> {
-    #[derive(serde::Deserialize)]
-    struct Ours {
-        #[serde(rename = "task")]
-        _task: String,
-        #[serde(rename = "tokens_a_sample")]
-        _tokens_a_sample: usize,
-    }
+    let is_ours = |text: &[u8]| {
+        serde_json::from_slice::<serde_json::Value>(text)
+            .is_ok_and(|found| ["task", "tokens_a_sample"].iter().all(|field| found.get(field).is_some()))
+    };
     let description = out.join(DESCRIPTION);
     let ours = match fs::read(&description) {
-        Ok(text) => serde_json::from_slice::<Ours>(&text).is_ok(),
+        Ok(text) => is_ours(&text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => return Err(mgnt_weights::Error::io(&description)(error).into()),
     };

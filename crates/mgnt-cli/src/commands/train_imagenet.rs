@@ -77,6 +77,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Ok(Forecast::new(&recipe, task.config(), at_once)?.memory.total())
     })?;
     let sampler = match &arguments.tokenizer {
+        Some(_) if recipe.optimization.draw_every == 0 => {
+            tell!("no samples are drawn: the recipe's optimization.draw_every is 0");
+            None
+        }
         Some(folder) => {
             let tokenizer = ImageTokenizer::load(folder, &device)?;
             let (expected, got) = (&store.info().tokenizer, sha256_of_file(&folder.join(WEIGHTS))?);
@@ -85,9 +89,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
                     "{}: not the tokenizer of the tokens, whose weights have the sha256 {expected}, these {got}",
                     folder.display()
                 );
-            }
-            if recipe.optimization.draw_every == 0 {
-                tell!("no samples are drawn: the recipe's optimization.draw_every is 0");
             }
             let strategy = StrategyArguments { schedule: Some(arguments.schedule), ..Default::default() };
             let plan = strategy.plan(task.config())?;

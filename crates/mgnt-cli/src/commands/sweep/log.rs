@@ -93,20 +93,27 @@ mod tests {
     use super::*;
     use crate::failure::exit_code;
 
-    fn row(seed: u64) -> Row {
-        Row {
-            name: "größer".into(),
-            schedule: "1x2".into(),
-            seed,
-            samples: 4,
-            dims: 64,
-            gflops: 1.5,
-            less_compute: 2.0,
-            fid: 0.1,
-            images_per_second: 3.0,
-            strategy: "s".into(),
-            world: "w".into(),
+    impl Row {
+        /// Of a strategy, for tests.
+        pub(in crate::commands::sweep) fn of(strategy: &str, seed: u64, fid: f64) -> Self {
+            Self {
+                name: format!("größer {strategy}"),
+                schedule: "1x2".into(),
+                seed,
+                samples: 4,
+                dims: 64,
+                gflops: 1.5,
+                less_compute: 2.0,
+                fid,
+                images_per_second: 3.0,
+                strategy: strategy.into(),
+                world: "w".into(),
+            }
         }
+    }
+
+    fn row(seed: u64) -> Row {
+        Row::of("s", seed, 0.1)
     }
 
     fn refused(out: &Path, part: &str) {

@@ -62,31 +62,20 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn row(strategy: &str, seed: u64, fid: f64) -> Row {
-        Row {
-            name: format!("named {strategy}"),
-            schedule: "1x2".into(),
-            seed,
-            samples: 4,
-            dims: 64,
-            gflops: 1.5,
-            less_compute: 2.0,
-            fid,
-            images_per_second: 3.0,
-            strategy: strategy.into(),
-            world: "w".into(),
-        }
-    }
-
     #[test]
     fn strategies_are_compared_on_the_same_seeds() {
-        let rows =
-            [row("a", 0, 1.0), row("b", 0, 5.0), row("a", 1, 3.0), row("a", 7, 100.0), row("b", 7, 7.0)];
+        let rows = [
+            Row::of("a", 0, 1.0),
+            Row::of("b", 0, 5.0),
+            Row::of("a", 1, 3.0),
+            Row::of("a", 7, 100.0),
+            Row::of("b", 7, 7.0),
+        ];
         let rows: Vec<&Row> = rows.iter().collect();
         let means = |seeds: &[u64]| -> Vec<(String, f64)> {
             points(&compared(&rows, seeds)).into_iter().map(|point| (point.name, point.value)).collect()
         };
-        let named = |name: &str, value: f64| (format!("named {name}"), value);
+        let named = |name: &str, value: f64| (format!("größer {name}"), value);
         assert_eq!(means(&[0]), [named("a", 1.0), named("b", 5.0)]);
         // Of one strategy a seed is missing.
         assert_eq!(means(&[0, 1]), [named("a", 2.0)]);
@@ -95,7 +84,7 @@ mod tests {
 
     #[test]
     fn quotes_in_a_field_are_doubled() {
-        let row = Row { name: "a \"b\", c".into(), ..row("s", 0, 1.0) };
+        let row = Row { name: "a \"b\", c".into(), ..Row::of("s", 0, 1.0) };
         assert!(csv(&[&row]).lines().nth(1).unwrap().starts_with("\"a \"\"b\"\", c\",\"1x2\",0,4,64,1.5"));
     }
 }
