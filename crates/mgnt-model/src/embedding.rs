@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::kernels::Kernels;
+use crate::kernels::{GoesOn, Kernels};
 use crate::precision;
 
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
@@ -31,7 +31,8 @@ impl Embedding {
         positions: Tensor<2, Int>,
     ) -> Tensor<3> {
         let sum = self.sum(tokens, positions);
-        kernels.add_norm(sum, None, (&self.norm).into(), true, DType::F32).stream.unsqueeze()
+        let norm = (&self.norm).into();
+        kernels.add_norm(sum.into(), None, norm, GoesOn::Through, DType::F32).stream.full().unsqueeze()
     }
 
     fn sum(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<2> {

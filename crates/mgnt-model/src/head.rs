@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor, s};
 
 use crate::attention::Dense;
 use crate::gelu::gelu;
-use crate::kernels::Kernels;
+use crate::kernels::{GoesOn, Kernels};
 use crate::precision;
 
 /// The residual stream to logits, through the transposed token table; whole and shared by all sub-models.
@@ -44,10 +44,11 @@ impl Head {
         let compute = self.dense.weight.val().dtype();
         let (weight, bias) = (self.dense.weight.val(), self.dense.bias.val());
         let hidden = kernels.gelu(precision::cast(x, compute), weight, bias, width, DType::F32);
-        let x = kernels.add_norm(hidden, None, (&self.norm).into(), false, compute).input;
+        let norm = (&self.norm).into();
+        let x = kernels.add_norm(hidden.into(), None, norm, GoesOn::Past, compute).input;
         let table = precision::cast(table.slice(s![0..rows, ..]), compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
-        let sums = kernels.product(x, table.transpose(), rows);
+        let sums = kernels.product(x, table.transpose(), rows, DType::F32);
         let sums = if sums.dims()[0] == 1 { sums } else { sums.sum_dim(0) };
         sums.squeeze_dim(0) + bias
     }

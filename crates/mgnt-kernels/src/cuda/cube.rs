@@ -4,7 +4,7 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Normed, Parameter, Samples, Scales,
+    AdamW, Aim, Branch, Dropped, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, Samples, Scales, Stream,
 };
 
 use crate::cuda::{dense_on_tape, learned, library, passes, shared};
@@ -21,11 +21,11 @@ pub fn on(device: &Device) -> Option<Arc<dyn Kernels>> {
 struct Cube;
 
 impl Kernels for Cube {
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, to: DType) -> Tensor<3> {
         let [rows, inputs] = x.dims();
         // The library splits long sums of itself.
         let parts = if library::is_there() { 1 } else { parts(rows, inputs, outputs) };
-        passes::product(x, weight, outputs, parts)
+        passes::product(x, weight, outputs, parts, if parts == 1 { to } else { DType::F32 })
     }
 
     fn bias_type(&self, of: DType) -> DType {
@@ -54,13 +54,13 @@ impl Kernels for Cube {
 
     fn add_norm(
         &self,
-        stream: Tensor<2>,
+        stream: Stream,
         branch: Option<Branch>,
         norm: Scales,
-        is_post: bool,
+        on: GoesOn,
         to: DType,
     ) -> Normed {
-        passes::add_norm(stream, branch, norm, is_post, to)
+        passes::add_norm(stream, branch, norm, on, to)
     }
 
     fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {

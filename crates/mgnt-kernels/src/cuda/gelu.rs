@@ -16,7 +16,7 @@ pub fn gelu(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, outputs: usize,
         Some(hidden) => hidden,
         None => {
             let bias = if bias.dtype == DType::F32 { bias } else { cast(bias, DType::F32) };
-            of_sums(product(x, weight, outputs, 1), bias, to)
+            of_sums(product(x, weight, outputs, 1, DType::F32), bias, to)
         }
     }
 }

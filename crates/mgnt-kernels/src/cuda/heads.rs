@@ -1,5 +1,6 @@
 use std::array::from_fn;
 
+use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
@@ -26,7 +27,7 @@ pub fn heads(
         None => {
             let (bias, each) = (into_contiguous(bias), outputs / 3);
             let biases = from_fn(|part| view_from(bias.clone(), part * each, [each], [1]));
-            (product(x, weight, outputs, 1), Some(biases))
+            (product(x, weight, outputs, 1, DType::F32), Some(biases))
         }
     };
     let queries = write(sums, biases, &keys, &values, from, active);

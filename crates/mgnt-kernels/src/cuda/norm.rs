@@ -4,7 +4,17 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use mgnt_model::kernels::GoesOn;
+
 use crate::cuda::rows::{by_row, element, empty, vector};
+
+/// The residual stream: in `f32`, or in halves.
+pub struct Stream {
+    pub first: CubeTensor,
+    /// What rounding left of it; otherwise it is not read.
+    pub rest: CubeTensor,
+    pub is_in_halves: bool,
+}
 
 /// What is added to the stream.
 pub struct Branch {
@@ -23,20 +33,27 @@ pub struct Scales {
 
 /// [`Kernels::add_norm`](mgnt_model::kernels::Kernels::add_norm).
 pub fn add_norm(
-    stream: CubeTensor,
+    stream: Stream,
     branch: Branch,
     norm: Scales,
-    is_post: bool,
+    on: GoesOn,
     to: DType,
 ) -> (CubeTensor, CubeTensor) {
-    let [stream, parts, bias, gamma, beta] =
-        [stream, branch.parts, branch.bias, norm.gamma, norm.beta].map(into_contiguous);
+    let is_in_halves = stream.is_in_halves;
+    let [stream, rest, parts, bias, gamma, beta] =
+        [stream.first, stream.rest, branch.parts, branch.bias, norm.gamma, norm.beta].map(into_contiguous);
     let (rows, width) = (stream.meta.shape()[0], stream.meta.shape()[1]);
     let count_of_parts = if branch.is_there { parts.meta.shape()[0] } else { 0 };
-    let (next, input) = (empty([rows, width], DType::F32, &stream), empty([rows, width], to, &stream));
+    // What nothing is added to is there already.
+    let is_written = on != GoesOn::Past || branch.is_there;
+    let of_next = next_type(on, to);
+    let next = if is_written { empty([rows, width], of_next, &stream) } else { stream.clone() };
+    let input = empty([rows, width], to, &stream);
     let client = stream.client.clone();
-    let size = vector(&client, stream.dtype.size(), &[width]);
+    let bytes = if is_in_halves || on == GoesOn::InHalves { to.size() } else { DType::F32.size() };
+    let size = vector(&client, bytes, &[width]);
     let (count, dim, plane) = by_row(&client, rows);
+    let elements = [stream.dtype, parts.dtype, next.dtype, to].map(element);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         add_norm_of_rows::launch_unchecked(
@@ -45,6 +62,7 @@ pub fn add_norm(
             dim,
             size,
             stream.into_tensor_arg(),
+            rest.into_tensor_arg(),
             parts.into_tensor_arg(),
             bias.into_tensor_arg(),
             gamma.into_tensor_arg(),
@@ -53,35 +71,46 @@ pub fn add_norm(
             input.clone().into_tensor_arg(),
             rows as u32,
             norm.epsilon,
-            is_post,
+            is_in_halves,
+            is_written.then_some(on),
             count_of_parts,
             width,
             width / size,
             plane,
-            element(to),
+            elements,
         );
     }
     (next, input)
 }
 
+/// Of the stream that goes on.
+pub fn next_type(on: GoesOn, to: DType) -> DType {
+    match on {
+        GoesOn::Past | GoesOn::Through => DType::F32,
+        GoesOn::InHalves => to,
+    }
+}
+
 /// A plane has a row, which its units keep in registers.
 #[cube(launch_unchecked)]
-fn add_norm_of_rows<E: Float, N: Size>(
-    stream: &Tensor<Vector<f32, N>>,
-    parts: &Tensor<Vector<f32, N>>,
+fn add_norm_of_rows<S: Float, P: Float, L: Float, E: Float, N: Size>(
+    stream: &Tensor<Vector<S, N>>,
+    rest: &Tensor<Vector<S, N>>,
+    parts: &Tensor<Vector<P, N>>,
     bias: &Tensor<Vector<f32, N>>,
     gamma: &Tensor<Vector<f32, N>>,
     beta: &Tensor<Vector<f32, N>>,
-    next: &mut Tensor<Vector<f32, N>>,
+    next: &mut Tensor<Vector<L, N>>,
     input: &mut Tensor<Vector<E, N>>,
     rows: u32,
     epsilon: f32,
-    #[comptime] is_post: bool,
+    #[comptime] is_in_halves: bool,
+    #[comptime] written: Option<GoesOn>,
     #[comptime] count_of_parts: usize,
     #[comptime] width: usize,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
-    #[define(E)] _element: ElemType,
+    #[define(S, P, L, E)] _elements: [ElemType; 4],
 ) {
     let row = CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
     if row >= rows as usize {
@@ -98,16 +127,19 @@ fn add_norm_of_rows<E: Float, N: Size>(
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
         if at < vectors {
-            vector = stream[first + at];
+            vector = Vector::cast_from(stream[first + at]);
+            if comptime!(is_in_halves) {
+                vector += Vector::cast_from(rest[first + at]);
+            }
             if comptime!(count_of_parts > 0) {
                 vector += bias[at];
             }
             #[unroll]
             for part in 0..count_of_parts {
-                vector += parts[part * a_part + first + at];
+                vector += Vector::cast_from(parts[part * a_part + first + at]);
             }
-            if comptime!(!is_post) {
-                next[first + at] = vector;
+            if comptime!(written == Some(GoesOn::Past)) {
+                next[first + at] = Vector::cast_from(vector);
             }
         }
         sum += vector.vector_sum();
@@ -119,10 +151,14 @@ fn add_norm_of_rows<E: Float, N: Size>(
         let at = unit + i * plane;
         if at < vectors {
             let normed = held[i] * Vector::new(scale) * gamma[at] + beta[at];
-            if comptime!(is_post) {
-                next[first + at] = normed;
+            let rounded = Vector::<E, N>::cast_from(normed);
+            if comptime!(written == Some(GoesOn::Through)) {
+                next[first + at] = Vector::cast_from(normed);
             }
-            input[first + at] = Vector::cast_from(normed);
+            if comptime!(written == Some(GoesOn::InHalves)) {
+                next[first + at] = Vector::cast_from(normed - Vector::<f32, N>::cast_from(rounded));
+            }
+            input[first + at] = rounded;
         }
     }
 }

@@ -5,18 +5,19 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{AdamW, Branch, Heads, Normed, Parameter, Scales};
+use mgnt_model::kernels::{AdamW, Branch, GoesOn, Heads, Normed, Parameter, Scales, Stream};
 
 use crate::cuda::{attend, decide, draw, gelu, heads, norm, product, update};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait Passes: Backend {
-    #[fusion(dtype = shapes::full(x), shape = shapes::product(x, outputs, parts))]
+    #[fusion(dtype = *to, shape = shapes::product(x, outputs, parts))]
     fn product(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         outputs: usize,
         parts: usize,
+        to: DType,
     ) -> FloatTensor<Self>;
 
     #[fusion(meta = shapes::heads)]
@@ -50,13 +51,15 @@ pub(crate) trait Passes: Backend {
     #[fusion(meta = shapes::add_norm)]
     fn add_norm(
         stream: FloatTensor<Self>,
+        rest: FloatTensor<Self>,
         parts: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f32,
+        is_in_halves: bool,
         has_branch: bool,
-        is_post: bool,
+        on: GoesOn,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
@@ -97,8 +100,9 @@ impl Passes for CubeBackend {
         weight: FloatTensor<Self>,
         outputs: usize,
         parts: usize,
+        to: DType,
     ) -> FloatTensor<Self> {
-        product::product(x, weight, outputs, parts)
+        product::product(x, weight, outputs, parts, to)
     }
 
     fn heads(
@@ -133,20 +137,22 @@ impl Passes for CubeBackend {
 
     fn add_norm(
         stream: FloatTensor<Self>,
+        rest: FloatTensor<Self>,
         parts: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f32,
+        is_in_halves: bool,
         has_branch: bool,
-        is_post: bool,
+        on: GoesOn,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         norm::add_norm(
-            stream,
+            norm::Stream { first: stream, rest, is_in_halves },
             norm::Branch { parts, bias, is_there: has_branch },
             norm::Scales { gamma, beta, epsilon },
-            is_post,
+            on,
             to,
         )
     }
@@ -188,8 +194,8 @@ impl Passes for CubeBackend {
     }
 }
 
-pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), weight.into_dispatch(), outputs, parts))
+pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize, to: DType) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), weight.into_dispatch(), outputs, parts, to))
 }
 
 pub(crate) fn heads(
@@ -223,31 +229,39 @@ pub(crate) fn gelu(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: us
 }
 
 pub(crate) fn add_norm(
-    stream: Tensor<2>,
+    stream: Stream,
     branch: Option<Branch>,
     norm: Scales,
-    is_post: bool,
+    on: GoesOn,
     to: DType,
 ) -> Normed {
+    // An operation has all of its tensors: others stand for what is not there, and are not read.
     let has_branch = branch.is_some();
-    let stream = stream.into_dispatch();
-    // An operation has all of its tensors: others stand for a branch that is not there, and are not read.
+    let is_in_halves = stream.rest.is_some();
+    let rest = stream.rest.unwrap_or_else(|| stream.first.clone()).into_dispatch();
+    let stream = stream.first.into_dispatch();
     let (parts, bias) = match branch {
         Some(Branch { parts, bias }) => (parts.into_dispatch(), bias.into_dispatch()),
         None => (stream.clone(), norm.beta.clone().into_dispatch()),
     };
-    let (stream, input) = Dispatch::add_norm(
+    let (next, input) = Dispatch::add_norm(
         stream,
+        rest,
         parts,
         bias,
         norm.gamma.into_dispatch(),
         norm.beta.into_dispatch(),
         norm.epsilon as f32,
+        is_in_halves,
         has_branch,
-        is_post,
+        on,
         to,
     );
-    let [stream, input] = [stream, input].map(Tensor::from_dispatch);
+    let [next, input]: [Tensor<2>; 2] = [next, input].map(Tensor::from_dispatch);
+    let stream = match on {
+        GoesOn::Past | GoesOn::Through => next.into(),
+        GoesOn::InHalves => Stream { first: input.clone(), rest: Some(next) },
+    };
     Normed { stream, input }
 }
 
@@ -297,10 +311,9 @@ pub(crate) fn averaged(average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tens
 mod shapes {
     use burn::backend::fusion::custom::TensorSpec;
     use burn::tensor::{DType, Shape};
+    use mgnt_model::kernels::GoesOn;
 
-    pub fn full(_: DType) -> DType {
-        DType::F32
-    }
+    use crate::cuda::norm::next_type;
 
     pub fn product(x: &Shape, outputs: &usize, parts: &usize) -> Shape {
         [*parts, x[0], *outputs].into()
@@ -355,15 +368,18 @@ mod shapes {
     #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn add_norm(
         stream: &TensorSpec,
+        _rest: &TensorSpec,
         _parts: &TensorSpec,
         _bias: &TensorSpec,
         _gamma: &TensorSpec,
         _beta: &TensorSpec,
         _epsilon: &f32,
+        _is_in_halves: &bool,
         _has_branch: &bool,
-        _is_post: &bool,
+        on: &GoesOn,
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {
-        (stream.clone(), TensorSpec::new(stream.shape.clone(), *to))
+        let of = |dtype| TensorSpec::new(stream.shape.clone(), dtype);
+        (of(next_type(*on, *to)), of(*to))
     }
 }

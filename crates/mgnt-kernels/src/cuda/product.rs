@@ -9,14 +9,14 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::cuda::library::{self, Then};
 use crate::cuda::rows::empty;
 
-/// [`Kernels::product`](mgnt_model::kernels::Kernels::product): the backend's own, into `f32`.
+/// [`Kernels::product`](mgnt_model::kernels::Kernels::product), into type `to`.
 ///
 /// Rows, columns and parts are taken as views of what is there: their first number is the tensor's.
-pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize) -> CubeTensor {
+pub fn product(x: CubeTensor, weight: CubeTensor, outputs: usize, parts: usize, to: DType) -> CubeTensor {
     let x = into_contiguous(x);
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
     let each = inputs / parts;
-    let out = empty([parts, rows, outputs], DType::F32, &x);
+    let out = empty([parts, rows, outputs], to, &x);
     if parts == 1 {
         // Without a batch, for which there are more kernels.
         let x = view(x, [rows, inputs], [inputs, 1]);

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::precision::cast;
+use crate::precision::{cast, full};
 use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
@@ -27,8 +27,9 @@ pub use operations::Operations;
 /// positions each; products take operands of one type and sum in `f32`.
 pub trait Kernels: Debug + Send + Sync {
     /// `x [R, n]` times the first n rows and `outputs` columns of `weight`, which may be the view of a transposed one; in as
-    /// many parts P of n as the device likes, which are not summed yet: `[P, R, outputs]` in `f32`, which nothing has rounded.
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
+    /// many parts P of n as the device likes, which are not summed yet: `[P, R, outputs]`. A single part is of type `to`, or of
+    /// `f32`; several are of `f32`.
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, to: DType) -> Tensor<3>;
 
     /// The type in which [`heads`](Self::heads) and [`gelu`](Self::gelu) take biases best where operands and results are of the
     /// type `of`; they take `f32` as well.
@@ -55,17 +56,10 @@ pub trait Kernels: Debug + Send + Sync {
     /// added: `[R, outputs]` in type `to`. A bias may be rounded to that type.
     fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2>;
 
-    /// LayerNorm of `stream [R, D]` with a branch, its `parts [P, R, D]` and `bias [D]`, added: that sum and its
-    /// LayerNorm, both `[R, D]`, the sum in `f32` and the other in type `to`. Where `is_post`, the LayerNorm in `f32` takes
-    /// the sum's place.
-    fn add_norm(
-        &self,
-        stream: Tensor<2>,
-        branch: Option<Branch>,
-        norm: Scales,
-        is_post: bool,
-        to: DType,
-    ) -> Normed;
+    /// LayerNorm of the residual stream `[R, D]` with a branch, its `parts [P, R, D]` and `bias [D]`, added, in `f32`: in type
+    /// `to` as the next product takes it, and the stream as it goes `on`.
+    fn add_norm(&self, stream: Stream, branch: Option<Branch>, norm: Scales, on: GoesOn, to: DType)
+    -> Normed;
 
     /// Products of `x [R, n]`, rounded to the type of the weights, with the first n rows and `outputs` columns of each: side by
     /// side, `[1, R, outputs]` of each, in that type. It may be on a tape, with no copy of what a sub-model uses of a weight.
@@ -247,7 +241,7 @@ pub struct Dropped {
 /// A branch that is to be added to the residual stream.
 #[derive(Debug)]
 pub struct Branch {
-    /// Parts of its product, `[P, R, D]`, `f32`.
+    /// Parts of its product, `[P, R, D]`, in `f32` or a half.
     pub parts: Tensor<3>,
     /// `[D]`, `f32`.
     pub bias: Tensor<1>,
@@ -275,11 +269,56 @@ impl From<&LayerNorm> for Scales {
     }
 }
 
+/// The residual stream of R rows: in `f32`, or in two halves of one type, of which the first is what products take. Together
+/// they have 16 bits where they are of bf16, and 22 of f16; to write `f32` beside what products take is half as much again.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// `[R, D]`: itself in `f32`, or rounded to a half.
+    pub first: Tensor<2>,
+    /// `[R, D]`: what was lost by that, rounded to the same type.
+    pub rest: Option<Tensor<2>>,
+}
+
+impl Stream {
+    /// `[R, D]` in `f32`.
+    pub fn full(self) -> Tensor<2> {
+        match self.rest {
+            Some(rest) => full(self.first) + full(rest),
+            None => self.first,
+        }
+    }
+}
+
+impl From<Tensor<2>> for Stream {
+    /// Of `[R, D]` in `f32`.
+    fn from(first: Tensor<2>) -> Self {
+        Self { first, rest: None }
+    }
+}
+
+/// How the residual stream goes on behind a LayerNorm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GoesOn {
+    /// Past it, in `f32`: LayerNorms stand before the branches.
+    Past,
+    /// Through it, in `f32`: they stand behind.
+    Through,
+    /// Through it, in halves of the type that products take.
+    InHalves,
+}
+
+impl GoesOn {
+    /// Through a LayerNorm to products of type `to`, with the fewest bytes.
+    pub fn to_products_of(to: DType) -> Self {
+        if to == DType::F32 { Self::Through } else { Self::InHalves }
+    }
+}
+
 /// What [`Kernels::add_norm`] returns: the residual stream, and what the next product takes.
 #[derive(Debug)]
 pub struct Normed {
-    /// `[R, D]`, `f32`.
-    pub stream: Tensor<2>,
+    /// As it goes on.
+    pub stream: Stream,
     /// `[R, D]`.
     pub input: Tensor<2>,
 }

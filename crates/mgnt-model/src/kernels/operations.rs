@@ -2,7 +2,8 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
 use super::{
-    AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Normed, Parameter, SQUARES, Samples, Scales,
+    AdamW, Aim, Branch, Dropped, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, SQUARES, Samples,
+    Scales, Stream,
 };
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
@@ -13,9 +14,9 @@ use crate::precision::{cast, full};
 pub struct Operations;
 
 impl Kernels for Operations {
-    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
+    fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, to: DType) -> Tensor<3> {
         let [_, inputs] = x.dims();
-        full(x).matmul(full(weight.slice(s![0..inputs, 0..outputs]))).unsqueeze()
+        cast(full(x).matmul(full(weight.slice(s![0..inputs, 0..outputs]))), to).unsqueeze()
     }
 
     fn bias_type(&self, _: DType) -> DType {
@@ -33,7 +34,7 @@ impl Kernels for Operations {
     ) -> Heads {
         let ([batch, heads, _, width], [rows, _]) = (keys.dims(), x.dims());
         let active = rows / batch;
-        let sums = self.product(x, weight, 3 * heads * width);
+        let sums = self.product(x, weight, 3 * heads * width, DType::F32);
         let all = (sums + bias.unsqueeze()).reshape([batch, active, 3 * heads, width]);
         let all = cast(all, keys.dtype()).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
@@ -47,24 +48,33 @@ impl Kernels for Operations {
     }
 
     fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2> {
-        let sums = self.product(x, weight, outputs).squeeze_dim(0) + bias.slice(s![0..outputs]).unsqueeze();
-        cast(gelu(sums, false), to)
+        let sums = self.product(x, weight, outputs, DType::F32).squeeze_dim(0);
+        cast(gelu(sums + bias.slice(s![0..outputs]).unsqueeze(), false), to)
     }
 
     fn add_norm(
         &self,
-        stream: Tensor<2>,
+        stream: Stream,
         branch: Option<Branch>,
         norm: Scales,
-        is_post: bool,
+        on: GoesOn,
         to: DType,
     ) -> Normed {
         let sum = match branch {
-            Some(Branch { parts, bias }) => stream + summed(parts, bias),
-            None => stream,
+            Some(Branch { parts, bias }) => stream.full() + summed(full(parts), bias),
+            None => stream.full(),
         };
         let normed = normed(sum.clone(), norm);
-        Normed { input: cast(normed.clone(), to), stream: if is_post { normed } else { sum } }
+        let input = cast(normed.clone(), to);
+        let stream = match on {
+            GoesOn::Past => sum.into(),
+            GoesOn::Through => normed.into(),
+            GoesOn::InHalves => {
+                let rest = cast(normed - full(input.clone()), to);
+                Stream { first: input.clone(), rest: Some(rest) }
+            }
+        };
+        Normed { stream, input }
     }
 
     fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {

@@ -3,7 +3,7 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Entropy, Heads, Kernels, Parameter, SQUARES, Samples, Scales,
+    AdamW, Aim, Branch, Dropped, Entropy, GoesOn, Heads, Kernels, Parameter, SQUARES, Samples, Scales, Stream,
 };
 use mgnt_weights::TensorMap;
 
@@ -34,12 +34,15 @@ pub fn answers(
     // Of the last a device may take the sums in parts.
     for (name, inputs) in [("short", WIDTH), ("long", 1024)] {
         let (x, weight) = (numbers.halves([ROWS, inputs], 1), numbers.halves([1100, 400], 2));
-        let parts = kernels.product(x * (1.0 / (inputs as f64).sqrt()), weight, HIDDEN);
+        let x = x * (1.0 / (inputs as f64).sqrt());
+        let parts = kernels.product(x.clone(), weight.clone(), HIDDEN, DType::F32);
         insert(&mut products, name, parts.sum_dim(0))?;
+        let parts = kernels.product(x, weight, HIDDEN, numbers.compute);
+        insert(&mut products, &format!("{name}, rounded"), parts.sum_dim(0))?;
     }
     let transposed = numbers.halves([400, 300], 2).transpose();
     let x = numbers.halves([ROWS, WIDTH], 1) * (1.0 / (WIDTH as f64).sqrt());
-    insert(&mut products, "transposed", kernels.product(x, transposed, HIDDEN).sum_dim(0))?;
+    insert(&mut products, "transposed", kernels.product(x, transposed, HIDDEN, DType::F32).sum_dim(0))?;
     told("product", products);
 
     let mut heads = TensorMap::new();
@@ -88,17 +91,35 @@ pub fn answers(
     told("gelu", gelu);
 
     let mut norms = TensorMap::new();
-    for (is_post, parts) in [(true, 1), (false, 4), (false, 0)] {
+    let halves = GoesOn::to_products_of(numbers.compute);
+    for (on, parts) in [(GoesOn::Through, 1), (GoesOn::Past, 4), (GoesOn::Past, 0), (halves, 2), (halves, 0)]
+    {
         let branch = (parts > 0).then(|| Branch {
             parts: numbers.full([parts, ROWS, WIDTH], 12),
             bias: numbers.full([WIDTH], 13),
         });
         let norm =
             Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
-        let stream = numbers.full([ROWS, WIDTH], 16);
-        let normed = kernels.add_norm(stream, branch, norm, is_post, numbers.compute);
-        insert(&mut norms, &format!("stream of {parts}"), normed.stream)?;
-        insert(&mut norms, &format!("input of {parts}"), normed.input)?;
+        let stream = Stream::from(numbers.full([ROWS, WIDTH], 16));
+        let normed = kernels.add_norm(stream, branch, norm, on, numbers.compute);
+        insert(&mut norms, &format!("stream of {parts}, {on:?}"), normed.stream.full())?;
+        insert(&mut norms, &format!("input of {parts}, {on:?}"), normed.input)?;
+    }
+    // A branch that was rounded, and a stream whose halves are of one size, so that neither may be left out.
+    if halves == GoesOn::InHalves {
+        let half = |seed| numbers.halves([ROWS, WIDTH], seed);
+        let stream = Stream { first: half(20), rest: Some(half(25)) };
+        let normed = |on| {
+            let branch = Branch { parts: half(26).unsqueeze(), bias: numbers.full([WIDTH], 13) };
+            let (gamma, beta) = (numbers.full([WIDTH], 14), numbers.full([WIDTH], 15));
+            let norm = Scales { gamma, beta, epsilon: 1e-12 };
+            kernels.add_norm(stream.clone(), Some(branch), norm, on, numbers.compute)
+        };
+        insert(&mut norms, "input of halves", normed(halves).input)?;
+        let (whole, joined) = (normed(GoesOn::Through).stream.full(), normed(halves).stream.full());
+        // Where what rounding leaves is not there, this is far from one.
+        insert(&mut norms, "what halves lose", (joined - whole.clone()) * 64.0 + 1.0)?;
+        insert(&mut norms, "stream of halves", whole)?;
     }
     told("LayerNorm", norms);
 
