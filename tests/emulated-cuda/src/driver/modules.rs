@@ -16,6 +16,7 @@ unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_char) 
     let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
     match load(&text) {
         Ok(loaded) => {
+            keep(&loaded, &text);
             state().kernels.extend(loaded.values().cloned());
             unsafe { set(module, Box::into_raw(Box::new(loaded)) as usize) }
         }
@@ -25,6 +26,17 @@ unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_char) 
                 let _ = std::fs::write(path, text.as_bytes());
             }
             INVALID_PTX
+        }
+    }
+}
+
+/// Leaves a module's text where it was asked for, by the name of its kernel, for other tools to look at.
+fn keep(loaded: &Loaded, text: &str) {
+    let Ok(folder) = std::env::var("EMULATED_CUDA_MODULES") else { return };
+    for name in loaded.keys() {
+        let path = std::path::Path::new(&folder).join(format!("{name}.ptx"));
+        if let Err(error) = std::fs::write(&path, text) {
+            eprintln!("emulated CUDA: {}: {error}", path.display());
         }
     }
 }
