@@ -9,6 +9,7 @@ use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, 
 use mgnt_model::compute::{Forward, forward_flops};
 use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_train::{Precision, Recipe};
 use mgnt_weights::directory::read_ron;
 use serde::Serialize;
 
@@ -92,9 +93,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Train => arguments.compute.device.open_to_train()?,
         _ => arguments.compute.open()?,
     };
-    let dtype = arguments.compute.dtype;
-    let product = LargeProduct::for_device(arguments.compute.device);
-    let matrix_peak_gflops = product.peak(dtype, arguments.compute.kernels(&device).as_deref(), &device);
+    let compute = match arguments.what {
+        What::Train => of_training(&arguments)?,
+        _ => arguments.compute,
+    };
+    let (dtype, product) = (compute.dtype, LargeProduct::for_device(compute.device));
+    let matrix_peak_gflops = product.peak(dtype, compute.kernels(&device).as_deref(), &device);
     let config = || read_ron::<ModelConfig>(&arguments.config);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
@@ -148,6 +152,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         println!("peak memory {:.0} MiB", bytes as f64 / f64::from(1 << 20));
     }
     Ok(())
+}
+
+/// Where a recipe trains, and in which type its products are.
+fn of_training(arguments: &Arguments) -> anyhow::Result<Compute> {
+    let recipe: Recipe = read_ron(&arguments.config)?;
+    let device = arguments.compute.device;
+    let dtype = match recipe.precision {
+        Precision::Bf16 => Dtype::Bf16,
+        // No step takes exact products.
+        Precision::F32 if device.is_cpu() => Dtype::F32,
+        Precision::F32 => Dtype::Tf32,
+    };
+    Ok(Compute { device, dtype })
 }
 
 /// A product that is large enough for a device to be at its best.
@@ -340,11 +357,35 @@ pub(super) fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Bench {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
 
     #[test]
     fn medians() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn a_training_is_held_against_products_of_its_own_type() {
+        for (recipe, device, dtype) in [
+            ("debug", "cpu", Dtype::F32),
+            ("debug", "cuda:1", Dtype::Tf32),
+            ("imagenet256-L", "cpu", Dtype::Bf16),
+            ("imagenet256-L", "cuda", Dtype::Bf16),
+        ] {
+            let recipe = format!("{}/../../configs/image/{recipe}.ron", env!("CARGO_MANIFEST_DIR"));
+            let words = ["bench", "train", "--config", &recipe, "--device", device];
+            let Bench { arguments } = Bench::parse_from(words);
+            let compute = of_training(&arguments).unwrap();
+            assert_eq!((compute.dtype, compute.device), (dtype, arguments.compute.device), "{words:?}");
+        }
     }
 }

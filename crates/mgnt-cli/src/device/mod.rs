@@ -161,7 +161,7 @@ impl fmt::Display for DeviceWord {
 }
 
 /// Where and in which type of number a transformer runs.
-#[derive(Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct Compute {
     /// Device to compute on
     #[arg(long, value_name = "cpu|ndarray|wgpu|cuda[:n]", default_value = "cpu")]
