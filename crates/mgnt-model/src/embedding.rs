@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::kernels::{GoesOn, Kernels};
+use crate::kernels::{Embedded, GoesOn, Kernels, Normed};
 use crate::precision;
 
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
@@ -23,22 +23,24 @@ impl Embedding {
         self.dropout.forward(self.norm.forward(sum))
     }
 
-    /// The same without a tape, by kernels of the device.
+    /// The same without a tape, by kernels of the device: `[B * A, D]`, as the stream goes on, and as products of that type take it.
     pub fn forward_by(
         &self,
         kernels: &dyn Kernels,
         tokens: Tensor<2, Int>,
         positions: Tensor<2, Int>,
-    ) -> Tensor<3> {
-        let sum = self.sum(tokens, positions);
-        let norm = (&self.norm).into();
-        kernels.add_norm(sum.into(), None, norm, GoesOn::Through, DType::F32).stream.full().unsqueeze()
+        on: GoesOn,
+        to: DType,
+    ) -> Normed {
+        let [tokens, positions] = [tokens, positions].map(|numbers| numbers.flatten(0, 1));
+        let (of_token, of_position) = (self.tokens.val(), self.positions.val());
+        let embedded = Embedded { tokens, positions, of_token, of_position };
+        kernels.embed(embedded, (&self.norm).into(), on, to)
     }
 
     fn sum(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<2> {
-        let rows = tokens.shape().num_elements();
-        let token = self.tokens.val().select(0, tokens.reshape([rows]));
-        let position = self.positions.val().select(0, positions.reshape([rows]));
+        let token = self.tokens.val().select(0, tokens.flatten(0, 1));
+        let position = self.positions.val().select(0, positions.flatten(0, 1));
         precision::full(token) + precision::full(position)
     }
 }

@@ -15,7 +15,7 @@ use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
-use crate::kernels::{Biases, ByKernels, Kernels, Learned, LearnedBlock, LearnedHead, OnTape};
+use crate::kernels::{Biases, ByKernels, GoesOn, Kernels, Learned, LearnedBlock, LearnedHead, OnTape};
 use crate::{Error, KvCache, ModelConfig, Nesting, Norm, SubModel, host, precision};
 
 /// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
@@ -298,7 +298,11 @@ impl NestedTransformer {
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
         match self.kernels().filter(|_| !self.device().is_autodiff()) {
-            Some(kernels) => self.embedding.forward_by(kernels, tokens, positions),
+            Some(kernels) => {
+                let on = GoesOn::Through;
+                let normed = self.embedding.forward_by(kernels, tokens, positions, on, DType::F32);
+                normed.input.unsqueeze()
+            }
             None => self.embedding.forward(tokens, positions),
         }
     }
@@ -331,8 +335,23 @@ impl NestedTransformer {
     ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
-        let x = self.embed(tokens, positions);
-        let (x, blocks) = self.through_blocks(x, batch, cache, length > 0, sub_model);
+        let keep = length > 0;
+        let (x, blocks) = match self.by_kernels(batch, sub_model).filter(|_| !self.device().is_autodiff()) {
+            Some(by_kernels) => {
+                let first = match by_kernels.goes_on() {
+                    GoesOn::Past => {
+                        let x = self.embed(tokens, positions);
+                        by_kernels.first(&self.blocks, x.flatten(0, 1))
+                    }
+                    on => {
+                        let ByKernels { kernels, compute, .. } = by_kernels;
+                        self.embedding.forward_by(kernels, tokens, positions, on, compute)
+                    }
+                };
+                by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep)
+            }
+            None => self.through_blocks(self.embed(tokens, positions), batch, cache, keep, sub_model),
+        };
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
 
@@ -363,6 +382,22 @@ impl NestedTransformer {
         self.config.norm == Norm::Post
     }
 
+    /// The place of a sub-model among those of the configuration.
+    fn place_of(&self, sub_model: SubModel) -> usize {
+        let sizes = &self.config.sub_models;
+        match sizes.iter().position(|&p| p == sub_model.p()) {
+            Some(place) => place,
+            None => panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}"),
+        }
+    }
+
+    /// Its blocks by kernels, for a decode, if they are computed so.
+    fn by_kernels(&self, batch: usize, sub_model: SubModel) -> Option<ByKernels<'_>> {
+        let (config, biases, compute) = (&self.config, &self.biases, self.compute_type());
+        let place = self.place_of(sub_model);
+        self.kernels().map(|kernels| ByKernels { kernels, config, biases, sub_model, place, batch, compute })
+    }
+
     /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
     /// context where they are to be kept.
     fn through_blocks(
@@ -373,17 +408,13 @@ impl NestedTransformer {
         keep: bool,
         sub_model: SubModel,
     ) -> (Tensor<3>, Vec<KeysValues>) {
-        let sizes = &self.config.sub_models;
-        let Some(place) = sizes.iter().position(|&p| p == sub_model.p()) else {
-            panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}");
-        };
+        self.place_of(sub_model);
+        if let Some(by_kernels) = self.by_kernels(batch, sub_model).filter(|_| !x.device().is_autodiff()) {
+            let first = by_kernels.first(&self.blocks, x.flatten(0, 1));
+            return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep);
+        }
         if let Some(kernels) = self.kernels_for_blocks() {
             let (config, compute) = (&self.config, self.compute_type());
-            if self.is_for_kernels() && !x.device().is_autodiff() {
-                let biases = &self.biases;
-                let by_kernels = ByKernels { kernels, config, biases, sub_model, place, batch, compute };
-                return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), x, cache, keep);
-            }
             if self.is_learned_by_kernels() && cache.is_none() && !keep {
                 let on_tape = OnTape { kernels, config, sub_model, samples: batch };
                 let x = match &self.learned {

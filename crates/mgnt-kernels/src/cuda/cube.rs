@@ -4,7 +4,8 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, Samples, Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, Samples,
+    Scales, Stream,
 };
 
 use crate::cuda::{dense_on_tape, learned, library, passes, shared};
@@ -61,6 +62,10 @@ impl Kernels for Cube {
         to: DType,
     ) -> Normed {
         passes::add_norm(stream, branch, norm, on, to)
+    }
+
+    fn embed(&self, embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed {
+        passes::embed(embedded, norm, on, to)
     }
 
     fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {

@@ -9,7 +9,7 @@ use crate::cuda::product::view_from;
 use crate::cuda::rows::{by_row, element, empty, vector};
 
 /// Below every logit.
-const LOWEST: f32 = f32::MIN;
+pub const LOWEST: f32 = f32::MIN;
 
 /// What rows of logits are held against.
 pub struct Aim {

@@ -9,6 +9,7 @@ mod decide;
 mod dense;
 mod dense_on_tape;
 mod draw;
+mod embed;
 mod entropy;
 mod flash;
 mod gelu;

@@ -146,8 +146,26 @@ fn add_norm_of_rows<S: Float, P: Float, L: Float, E: Float, N: Size>(
         held[i] = vector;
     }
     let scale = centre::<N>(&mut held, plane_sum(sum), unit, epsilon, width, vectors, plane);
+    leave::<L, E, N>(&held, scale, gamma, beta, next, input, first, unit, written, vectors, plane);
+}
+
+/// Writes what a unit holds of a row as the stream goes on, and as products take it.
+#[cube]
+pub fn leave<L: Float, E: Float, N: Size>(
+    held: &Array<Vector<f32, N>>,
+    scale: f32,
+    gamma: &Tensor<Vector<f32, N>>,
+    beta: &Tensor<Vector<f32, N>>,
+    next: &mut Tensor<Vector<L, N>>,
+    input: &mut Tensor<Vector<E, N>>,
+    first: usize,
+    unit: usize,
+    #[comptime] written: Option<GoesOn>,
+    #[comptime] vectors: usize,
+    #[comptime] plane: usize,
+) {
     #[unroll]
-    for i in 0..each {
+    for i in 0..comptime!(vectors.div_ceil(plane)) {
         let at = unit + i * plane;
         if at < vectors {
             let normed = held[i] * Vector::new(scale) * gamma[at] + beta[at];

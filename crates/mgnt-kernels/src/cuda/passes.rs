@@ -5,9 +5,9 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{AdamW, Branch, GoesOn, Heads, Normed, Parameter, Scales, Stream};
+use mgnt_model::kernels::{AdamW, Branch, Embedded, GoesOn, Heads, Normed, Parameter, Scales, Stream};
 
-use crate::cuda::{attend, decide, draw, gelu, heads, norm, product, update};
+use crate::cuda::{attend, decide, draw, embed, gelu, heads, norm, product, update};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait Passes: Backend {
@@ -59,6 +59,20 @@ pub(crate) trait Passes: Backend {
         epsilon: f32,
         is_in_halves: bool,
         has_branch: bool,
+        on: GoesOn,
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
+    #[fusion(meta = shapes::embed)]
+    fn embed(
+        tokens: IntTensor<Self>,
+        positions: IntTensor<Self>,
+        of_token: FloatTensor<Self>,
+        of_position: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
         on: GoesOn,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -155,6 +169,21 @@ impl Passes for CubeBackend {
             on,
             to,
         )
+    }
+
+    fn embed(
+        tokens: IntTensor<Self>,
+        positions: IntTensor<Self>,
+        of_token: FloatTensor<Self>,
+        of_position: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f32,
+        on: GoesOn,
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let norm = norm::Scales { gamma, beta, epsilon };
+        embed::embed([tokens, positions], [of_token, of_position], norm, on, to)
     }
 
     fn draw(
@@ -257,12 +286,31 @@ pub(crate) fn add_norm(
         on,
         to,
     );
-    let [next, input]: [Tensor<2>; 2] = [next, input].map(Tensor::from_dispatch);
+    normed([next, input].map(Tensor::from_dispatch), on)
+}
+
+fn normed([next, input]: [Tensor<2>; 2], on: GoesOn) -> Normed {
     let stream = match on {
         GoesOn::Past | GoesOn::Through => next.into(),
         GoesOn::InHalves => Stream { first: input.clone(), rest: Some(next) },
     };
     Normed { stream, input }
+}
+
+pub(crate) fn embed(embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed {
+    let Embedded { tokens, positions, of_token, of_position } = embedded;
+    let (next, input) = Dispatch::embed(
+        tokens.into_dispatch(),
+        positions.into_dispatch(),
+        of_token.into_dispatch(),
+        of_position.into_dispatch(),
+        norm.gamma.into_dispatch(),
+        norm.beta.into_dispatch(),
+        norm.epsilon as f32,
+        on,
+        to,
+    );
+    normed([next, input].map(Tensor::from_dispatch), on)
 }
 
 pub(crate) fn draw(logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {
@@ -380,6 +428,22 @@ mod shapes {
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {
         let of = |dtype| TensorSpec::new(stream.shape.clone(), dtype);
+        (of(next_type(*on, *to)), of(*to))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    pub fn embed(
+        tokens: &TensorSpec,
+        _positions: &TensorSpec,
+        of_token: &TensorSpec,
+        _of_position: &TensorSpec,
+        _gamma: &TensorSpec,
+        _beta: &TensorSpec,
+        _epsilon: &f32,
+        on: &GoesOn,
+        to: &DType,
+    ) -> (TensorSpec, TensorSpec) {
+        let of = |dtype| TensorSpec::new([tokens.shape[0], of_token.shape[1]].into(), dtype);
         (of(next_type(*on, *to)), of(*to))
     }
 }

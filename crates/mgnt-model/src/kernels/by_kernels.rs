@@ -1,7 +1,7 @@
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Device, Tensor, s};
 
-use super::{Branch, GoesOn, Heads, Kernels, Stream};
+use super::{Branch, GoesOn, Heads, Kernels, Normed, Stream};
 use crate::attention::Dense;
 use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues, KvCache};
@@ -40,34 +40,43 @@ impl Biases {
 }
 
 impl ByKernels<'_> {
-    /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole context
-    /// where they are to be kept.
+    /// How the residual stream goes on from block to block.
+    pub fn goes_on(&self) -> GoesOn {
+        match self.config.norm {
+            Norm::Pre => GoesOn::Past,
+            Norm::Post => GoesOn::to_products_of(self.compute),
+        }
+    }
+
+    /// The stream `[B * A, D]` before the first block, and what that takes.
+    pub fn first(&self, blocks: &[Block], x: Tensor<2>) -> Normed {
+        let stream = Stream::from(x.clone());
+        match (self.config.norm, blocks.first()) {
+            (Norm::Pre, Some(block)) => {
+                let norm = (&block.attention_norm).into();
+                self.kernels.add_norm(stream, None, norm, GoesOn::Past, self.compute)
+            }
+            _ => Normed { stream, input: precision::cast(x, self.compute) },
+        }
+    }
+
+    /// What stands before the first block to the stream `[1, B * A, D]` after the last, and the blocks' keys and values of the whole
+    /// context where they are to be kept.
     pub fn through_blocks(
         &self,
         blocks: &[Block],
         last_norm: Option<&LayerNorm>,
-        x: Tensor<3>,
+        first: Normed,
         cache: Option<KvCache>,
         keep: bool,
     ) -> (Tensor<3>, Vec<KeysValues>) {
-        let [_, rows, width] = x.dims();
+        let Normed { mut stream, mut input } = first;
+        let [rows, width] = input.dims();
         let length = cache.as_ref().map_or(0, KvCache::len);
-        let room = Room { device: x.device(), length, positions: length + rows / self.batch };
+        let room = Room { device: input.device(), length, positions: length + rows / self.batch };
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
         let (mut kept, mut written) = (Vec::new(), None);
-        let x = x.reshape([rows, width]);
-        let mut stream = Stream::from(x.clone());
-        let mut input = match (self.config.norm, blocks.first()) {
-            (Norm::Pre, Some(block)) => {
-                let norm = (&block.attention_norm).into();
-                self.kernels.add_norm(stream.clone(), None, norm, GoesOn::Past, self.compute).input
-            }
-            _ => precision::cast(x, self.compute),
-        };
-        let on = match self.config.norm {
-            Norm::Pre => GoesOn::Past,
-            Norm::Post => GoesOn::to_products_of(self.compute),
-        };
+        let on = self.goes_on();
         let all = blocks.iter().zip(self.biases).zip(behind(blocks, last_norm));
         for (index, ((block, biases), [middle, last])) in all.enumerate() {
             // What is not to be kept is written over by the next block.

@@ -61,6 +61,10 @@ pub trait Kernels: Debug + Send + Sync {
     fn add_norm(&self, stream: Stream, branch: Option<Branch>, norm: Scales, on: GoesOn, to: DType)
     -> Normed;
 
+    /// LayerNorm of the sum of a token's row and a position's, in `f32`: in type `to` as the first product takes it, and as the
+    /// stream goes `on`, which is not [past](GoesOn::Past) it.
+    fn embed(&self, embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed;
+
     /// Products of `x [R, n]`, rounded to the type of the weights, with the first n rows and `outputs` columns of each: side by
     /// side, `[1, R, outputs]` of each, in that type. It may be on a tape, with no copy of what a sub-model uses of a weight.
     fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
@@ -236,6 +240,19 @@ pub struct Dropped {
     pub drawn: Tensor<2>,
     /// Above 0, below 1.
     pub share: f64,
+}
+
+/// What [`Kernels::embed`] embeds.
+#[derive(Debug)]
+pub struct Embedded {
+    /// `[R]`, rows of `of_token`.
+    pub tokens: Tensor<1, Int>,
+    /// `[R]`, rows of `of_position`.
+    pub positions: Tensor<1, Int>,
+    /// `[vocabulary, D]`.
+    pub of_token: Tensor<2>,
+    /// `[1 + N, D]`, of the same type.
+    pub of_position: Tensor<2>,
 }
 
 /// A branch that is to be added to the residual stream.

@@ -2,8 +2,8 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
 use super::{
-    AdamW, Aim, Branch, Dropped, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, SQUARES, Samples,
-    Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, SQUARES,
+    Samples, Scales, Stream,
 };
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
@@ -75,6 +75,12 @@ impl Kernels for Operations {
             }
         };
         Normed { stream, input }
+    }
+
+    fn embed(&self, embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed {
+        let Embedded { tokens, positions, of_token, of_position } = embedded;
+        let sum = full(of_token.select(0, tokens)) + full(of_position.select(0, positions));
+        self.add_norm(sum.into(), None, norm, on, to)
     }
 
     fn draw(&self, logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {

@@ -317,6 +317,7 @@ mod tests {
                 "attention",
                 "gelu",
                 "LayerNorm",
+                "embedding",
                 "draw",
                 "decide",
                 "AdamW",

@@ -3,7 +3,8 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Entropy, GoesOn, Heads, Kernels, Parameter, SQUARES, Samples, Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Parameter, SQUARES, Samples,
+    Scales, Stream,
 };
 use mgnt_weights::TensorMap;
 
@@ -123,13 +124,34 @@ pub fn answers(
     }
     told("LayerNorm", norms);
 
+    let mut embedded = TensorMap::new();
+    for on in [GoesOn::Through, halves] {
+        let whole = |times: usize, of: usize| {
+            let numbers: Vec<i32> = (0..ROWS).map(|row| (row * times % of) as i32).collect();
+            Tensor::<1, Int>::from_data(TensorData::new(numbers, [ROWS]), (device, DType::I32))
+        };
+        let rows = Embedded {
+            tokens: whole(31, 101),
+            positions: whole(7, ACTIVE),
+            of_token: numbers.halves([101, WIDTH], 54),
+            of_position: numbers.halves([ACTIVE, WIDTH], 55),
+        };
+        let norm =
+            Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
+        let normed = kernels.embed(rows, norm, on, numbers.compute);
+        insert(&mut embedded, &format!("stream, {on:?}"), normed.stream.full())?;
+        insert(&mut embedded, &format!("input, {on:?}"), normed.input)?;
+    }
+    told("embedding", embedded);
+
     // Numbers of codes that fill a warp's shares, and that do not.
     let mut drawn = TensorMap::new();
     for (name, codes, temperature) in
         [("drawn", 320, 1.0), ("drawn at a temperature", 333, 0.7), ("of few", 5, 1.5)]
     {
         let logits = numbers.full([ROWS, codes], 48) * 2.0;
-        let uniform = (0..ROWS).map(|row| (row as f32 + 0.5) / ROWS as f32 * 0.999).collect::<Vec<_>>();
+        // Up to one, which no sum of probabilities is above.
+        let uniform = (0..ROWS).map(|row| row as f32 / (ROWS - 1) as f32).collect::<Vec<_>>();
         let uniform = Tensor::from_data(TensorData::new(uniform, [ROWS, 1]), device);
         let (codes, logarithms) = kernels.draw(logits, uniform, temperature);
         insert(&mut drawn, &format!("{name}: codes"), codes.float())?;
