@@ -14,6 +14,12 @@ impl KeysValues {
         Self { keys: zeros(), values: zeros() }
     }
 
+    /// Buffers that hold anything.
+    pub fn unwritten(shape: [usize; 4], device: &Device, dtype: DType) -> Self {
+        let empty = || Tensor::empty(shape, (device, dtype));
+        Self { keys: empty(), values: empty() }
+    }
+
     /// Bytes of both.
     fn bytes(&self) -> u64 {
         let bytes = |t: &Tensor<4>| (t.shape().num_elements() * t.dtype().size()) as u64;

@@ -21,7 +21,7 @@ pub fn heads(
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
     let [keys, values] = [keys, values].map(own);
     let (rows, outputs) = (x.meta.shape()[0], 3 * keys.meta.shape()[1] * keys.meta.shape()[3]);
-    let active = rows / keys.meta.shape()[0];
+    let span = keys.meta.shape()[2] - from;
     let (sums, biases) = match by_library(&x, &weight, outputs, keys.dtype, Then::Bias(bias.clone())) {
         Some(sums) => (view(sums, [1, rows, outputs], [rows * outputs, outputs, 1]), None),
         None => {
@@ -30,7 +30,7 @@ pub fn heads(
             (product(x, weight, outputs, 1, DType::F32), Some(biases))
         }
     };
-    let queries = write(sums, biases, &keys, &values, from, active);
+    let queries = write(sums, biases, &keys, &values, from, span);
     (queries, keys, values)
 }
 

@@ -102,16 +102,17 @@ impl ByKernels<'_> {
     fn buffer(&self, cached: Option<Cached>, room: &Room) -> KeysValues {
         let (heads, width) = (self.sub_model.heads(self.config), self.config.head_width());
         let shape = [self.batch, heads, whole_rows(room.positions), width];
-        let zeros = |positions: usize| {
-            KeysValues::zeros([self.batch, heads, positions, width], &room.device, self.compute)
+        // Kernels write all that is behind what is cached.
+        let unwritten = |positions: usize| {
+            KeysValues::unwritten([self.batch, heads, positions, width], &room.device, self.compute)
         };
         let Some(Cached { buffer, .. }) = cached else {
-            return zeros(shape[2]);
+            return unwritten(shape[2]);
         };
         if buffer.keys.dims() == shape {
             return buffer;
         }
-        let rest = zeros(shape[2] - room.length);
+        let rest = unwritten(shape[2] - room.length);
         let fitted = |old: Tensor<4>, rest: Tensor<4>| {
             Tensor::cat(vec![old.slice(s![.., .., ..room.length, ..]), rest], 2)
         };

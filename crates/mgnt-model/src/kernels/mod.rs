@@ -37,7 +37,8 @@ pub trait Kernels: Debug + Send + Sync {
 
     /// Queries, keys and values from `x [R, n]`, the first n rows of `weight [_, 3 W]` and `bias [3 W]`, in the type of the
     /// buffers: queries `[B, heads, A, head width]`; keys and values into the buffers `[B, heads, room, head width]`, positions
-    /// `from` to `from + A`. Returns queries and both buffers; what else is in them stays. A bias may be rounded to that type.
+    /// `from` to `from + A`, and zeros behind those. Returns queries and both buffers; what is before stays. A bias may be rounded to
+    /// that type.
     fn heads(
         &self,
         x: Tensor<2>,

@@ -32,13 +32,23 @@ impl Kernels for Operations {
         values: Tensor<4>,
         from: usize,
     ) -> Heads {
-        let ([batch, heads, _, width], [rows, _]) = (keys.dims(), x.dims());
+        let ([batch, heads, room, width], [rows, _]) = (keys.dims(), x.dims());
         let active = rows / batch;
         let sums = self.product(x, weight, 3 * heads * width, DType::F32);
         let all = (sums + bias.unsqueeze()).reshape([batch, active, 3 * heads, width]);
         let all = cast(all, keys.dtype()).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
-        let into = |buffer: Tensor<4>, part| buffer.slice_assign(s![.., .., from..from + active, ..], part);
+        let into = |buffer: Tensor<4>, part: Tensor<4>| {
+            let (device, dtype, behind) = (part.device(), part.dtype(), room - from - active);
+            let part = match behind {
+                0 => part,
+                _ => {
+                    let zeros = Tensor::zeros([batch, heads, behind, width], (&device, dtype));
+                    Tensor::cat(vec![part, zeros], 2)
+                }
+            };
+            buffer.slice_assign(s![.., .., from.., ..], part)
+        };
         Heads { queries: part(0), keys: into(keys, part(1)), values: into(values, part(2)) }
     }
 
