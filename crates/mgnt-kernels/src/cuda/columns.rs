@@ -6,13 +6,19 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::norm_on_tape::{Dropped, kept};
 use crate::cuda::product::view;
-use crate::cuda::rows::{by_piece, element, empty, own, vector};
+use crate::cuda::rows::{element, empty, own, vector};
 
-/// Rows that a unit adds up.
+/// Rows that a cube adds up.
 const ROWS: usize = 64;
 
-/// Rows of sums of which a unit adds up a column's at the end.
-const LAST: usize = 1024;
+/// Units of a cube side by side, each with a vector of columns.
+const ACROSS: u32 = 32;
+
+/// And one below the other, each with every so many-th row: many short sums keep more of memory on its way than few long ones.
+const DOWN: u32 = 8;
+
+/// Rows of sums of which a cube adds up columns at the end.
+const LAST: usize = 512;
 
 /// Sums over the rows of `x [.., N C]` without gaps, `f32`, those of each C columns with zeros behind them, `[N whole]`; added to `before`,
 /// if there is that.
@@ -28,14 +34,13 @@ pub fn sum_of_columns(x: CubeTensor, parts: usize, whole: usize, before: Option<
     let size = vector(&client, sums.dtype.size(), &[each, whole]);
     let span = if adds { each } else { whole };
     let pieces = parts * span / size;
-    let (count, dim) = by_piece(&client, pieces);
     let of = element(sums.dtype);
-    // SAFETY: units beyond the last piece end at once, and the others stay within their tensors, which have no gaps.
+    // SAFETY: units beyond the last piece neither read nor write, and the others stay within their tensors, which have no gaps.
     unsafe {
         add_last::launch_unchecked(
             &client,
-            count,
-            dim,
+            cubes(pieces, 1),
+            CubeDim::new_2d(ACROSS, DOWN),
             size,
             sums.into_tensor_arg(),
             out.clone().into_tensor_arg(),
@@ -52,7 +57,29 @@ pub fn sum_of_columns(x: CubeTensor, parts: usize, whole: usize, before: Option<
     out
 }
 
-/// A unit has a column of what comes out, or a zero behind them.
+/// Of so many columns, and chunks of rows.
+fn cubes(columns: usize, chunks: usize) -> CubeCount {
+    CubeCount::Static(columns.div_ceil(ACROSS as usize) as u32, chunks as u32, 1)
+}
+
+/// Sums of the units below each other, in the first of them.
+#[cube]
+fn down<N: Size>(sums: Vector<f32, N>) -> Vector<f32, N> {
+    let across = UNIT_POS_X as usize;
+    let mut all = Shared::<[Vector<f32, N>]>::new_slice(comptime!((ACROSS * DOWN) as usize));
+    all[UNIT_POS_Y as usize * ACROSS as usize + across] = sums;
+    sync_cube();
+    let mut sum = sums;
+    if UNIT_POS_Y == 0 {
+        #[unroll]
+        for unit in 1..comptime!(DOWN as usize) {
+            sum += all[unit * ACROSS as usize + across];
+        }
+    }
+    sum
+}
+
+/// Units below each other have a column of what comes out, or a zero behind them.
 #[cube(launch_unchecked)]
 fn add_last<A: Float, N: Size>(
     sums: &Tensor<Vector<A, N>>,
@@ -66,22 +93,25 @@ fn add_last<A: Float, N: Size>(
     #[comptime] adds: bool,
     #[define(A)] _element: ElemType,
 ) {
-    let piece = ABSOLUTE_POS as u32;
-    if piece >= pieces {
-        terminate!();
-    }
+    let piece = CUBE_POS_X * ACROSS + UNIT_POS_X;
     let (part, place) = (piece / span, piece % span);
-    let at = (part * whole + place) as usize;
     let mut sum = Vector::<f32, N>::new(0.0);
-    if place < each {
-        for row in 0..rows {
-            sum += Vector::cast_from(sums[(row * columns + part * each + place) as usize]);
+    if piece < pieces && place < each {
+        for turn in 0..rows.div_ceil(DOWN) {
+            let row = turn * DOWN + UNIT_POS_Y;
+            if row < rows {
+                sum += Vector::cast_from(sums[(row * columns + part * each + place) as usize]);
+            }
         }
     }
-    if comptime!(adds) {
-        sum += out[at];
+    let mut sum = down::<N>(sum);
+    if UNIT_POS_Y == 0 && piece < pieces {
+        let at = (part * whole + place) as usize;
+        if comptime!(adds) {
+            sum += out[at];
+        }
+        out[at] = sum;
     }
-    out[at] = sum;
 }
 
 /// Sums over the rows of what is left of `x`, of `y z`, and of `y`, all `[R, C]` of `f32` without gaps: `[3 C]`, added to `before`, if there
@@ -98,21 +128,19 @@ pub fn sums_of_norm(
     let out = empty([chunks, 3 * columns], DType::F32, &x);
     let client = x.client.clone();
     let size = vector(&client, out.dtype.size(), &[columns]);
-    let pieces = chunks * columns / size;
-    let (count, dim) = by_piece(&client, pieces);
-    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
+    // SAFETY: units beyond the last row or column neither read nor write, and the others stay within their tensors, which have no
+    // gaps.
     unsafe {
         add_rows_of_norm::launch_unchecked(
             &client,
-            count,
-            dim,
+            cubes(columns / size, chunks),
+            CubeDim::new_2d(ACROSS, DOWN),
             size,
             x.into_tensor_arg(),
             y.into_tensor_arg(),
             z.into_tensor_arg(),
             into_contiguous(dropped.drawn).into_tensor_arg(),
             out.clone().into_tensor_arg(),
-            pieces as u32,
             rows as u32,
             (columns / size) as u32,
             dropped.share,
@@ -135,19 +163,17 @@ fn add_up(x: CubeTensor) -> CubeTensor {
     let out = empty([chunks, columns], DType::F32, &x);
     let client = x.client.clone();
     let size = vector(&client, out.dtype.size(), &[columns]);
-    let pieces = chunks * columns / size;
-    let (count, dim) = by_piece(&client, pieces);
     let of = element(x.dtype);
-    // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
+    // SAFETY: units beyond the last row or column neither read nor write, and the others stay within their tensors, which have no
+    // gaps.
     unsafe {
         add_rows::launch_unchecked(
             &client,
-            count,
-            dim,
+            cubes(columns / size, chunks),
+            CubeDim::new_2d(ACROSS, DOWN),
             size,
             x.into_tensor_arg(),
             out.clone().into_tensor_arg(),
-            pieces as u32,
             rows as u32,
             (columns / size) as u32,
             of,
@@ -160,23 +186,24 @@ fn add_up(x: CubeTensor) -> CubeTensor {
 fn add_rows<A: Float, N: Size>(
     x: &Tensor<Vector<A, N>>,
     out: &mut Tensor<Vector<f32, N>>,
-    pieces: u32,
     rows: u32,
     columns: u32,
     #[define(A)] _element: ElemType,
 ) {
-    let piece = ABSOLUTE_POS as u32;
-    if piece >= pieces {
-        terminate!();
-    }
-    let (chunk, column) = (piece / columns, piece % columns);
-    let first = chunk * ROWS as u32;
-    let last = min(first + ROWS as u32, rows);
+    let column = CUBE_POS_X * ACROSS + UNIT_POS_X;
+    let first = CUBE_POS_Y * ROWS as u32 + UNIT_POS_Y;
     let mut sum = Vector::<f32, N>::new(0.0);
-    for row in first..last {
-        sum += Vector::cast_from(x[(row * columns + column) as usize]);
+    #[unroll]
+    for turn in 0..comptime!(ROWS as u32 / DOWN) {
+        let row = first + turn * DOWN;
+        if row < rows && column < columns {
+            sum += Vector::cast_from(x[(row * columns + column) as usize]);
+        }
     }
-    out[piece as usize] = sum;
+    let sum = down::<N>(sum);
+    if UNIT_POS_Y == 0 && column < columns {
+        out[(CUBE_POS_Y * columns + column) as usize] = sum;
+    }
 }
 
 #[cube(launch_unchecked)]
@@ -186,35 +213,38 @@ fn add_rows_of_norm<N: Size>(
     z: &Tensor<Vector<f32, N>>,
     drawn: &Tensor<Vector<f32, N>>,
     out: &mut Tensor<Vector<f32, N>>,
-    pieces: u32,
     rows: u32,
     columns: u32,
     share: f32,
     #[comptime] drops: bool,
     #[comptime] size: usize,
 ) {
-    let piece = ABSOLUTE_POS as u32;
-    if piece >= pieces {
-        terminate!();
-    }
-    let (chunk, column) = (piece / columns, piece % columns);
-    let first = chunk * ROWS as u32;
-    let last = min(first + ROWS as u32, rows);
+    let column = CUBE_POS_X * ACROSS + UNIT_POS_X;
+    let first = CUBE_POS_Y * ROWS as u32 + UNIT_POS_Y;
     let mut of_x = Vector::<f32, N>::new(0.0);
     let mut of_products = Vector::<f32, N>::new(0.0);
     let mut of_y = Vector::<f32, N>::new(0.0);
-    for row in first..last {
-        let at = (row * columns + column) as usize;
-        let mut left = x[at];
-        if comptime!(drops) {
-            left *= kept::<N>(drawn[at], share, size);
+    #[unroll]
+    for turn in 0..comptime!(ROWS as u32 / DOWN) {
+        let row = first + turn * DOWN;
+        if row < rows && column < columns {
+            let at = (row * columns + column) as usize;
+            let mut left = x[at];
+            if comptime!(drops) {
+                left *= kept::<N>(drawn[at], share, size);
+            }
+            of_x += left;
+            of_products += y[at] * z[at];
+            of_y += y[at];
         }
-        of_x += left;
-        of_products += y[at] * z[at];
-        of_y += y[at];
     }
-    let to = (3 * chunk * columns + column) as usize;
-    out[to] = of_x;
-    out[to + columns as usize] = of_products;
-    out[to + 2 * columns as usize] = of_y;
+    let of_x = down::<N>(of_x);
+    let of_products = down::<N>(of_products);
+    let of_y = down::<N>(of_y);
+    if UNIT_POS_Y == 0 && column < columns {
+        let to = (3 * CUBE_POS_Y * columns + column) as usize;
+        out[to] = of_x;
+        out[to + columns as usize] = of_products;
+        out[to + 2 * columns as usize] = of_y;
+    }
 }
