@@ -1,10 +1,9 @@
 use burn::tensor::DType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cuda::norm_on_tape::{Dropped, kept};
+use crate::cuda::norm_on_tape::by_mark;
 use crate::cuda::product::view;
 use crate::cuda::rows::{element, empty, own, vector};
 
@@ -114,13 +113,13 @@ fn add_last<A: Float, N: Size>(
     }
 }
 
-/// Sums over the rows of what is left of `x`, of `y z`, and of `y`, all `[R, C]` of `f32` without gaps: `[3 C]`, added to `before`, if there
-/// is that.
+/// Sums over the rows of `x` without the `share` that was dropped by the marks of `z`, of `y z`, and of `y`, all `[R, C]` of `f32` without
+/// gaps: `[3 C]`, added to `before`, if there is that.
 pub fn sums_of_norm(
     x: CubeTensor,
     y: CubeTensor,
     z: CubeTensor,
-    dropped: Dropped,
+    share: f32,
     before: Option<CubeTensor>,
 ) -> CubeTensor {
     let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1]);
@@ -139,12 +138,11 @@ pub fn sums_of_norm(
             x.into_tensor_arg(),
             y.into_tensor_arg(),
             z.into_tensor_arg(),
-            into_contiguous(dropped.drawn).into_tensor_arg(),
             out.clone().into_tensor_arg(),
             rows as u32,
             (columns / size) as u32,
-            dropped.share,
-            dropped.share > 0.0,
+            share,
+            share > 0.0,
             size,
         );
     }
@@ -211,7 +209,6 @@ fn add_rows_of_norm<N: Size>(
     x: &Tensor<Vector<f32, N>>,
     y: &Tensor<Vector<f32, N>>,
     z: &Tensor<Vector<f32, N>>,
-    drawn: &Tensor<Vector<f32, N>>,
     out: &mut Tensor<Vector<f32, N>>,
     rows: u32,
     columns: u32,
@@ -230,11 +227,12 @@ fn add_rows_of_norm<N: Size>(
         if row < rows && column < columns {
             let at = (row * columns + column) as usize;
             let mut left = x[at];
+            let normal = z[at];
             if comptime!(drops) {
-                left *= kept::<N>(drawn[at], share, size);
+                left *= by_mark::<N>(normal, share, size);
             }
             of_x += left;
-            of_products += y[at] * z[at];
+            of_products += y[at] * normal;
             of_y += y[at];
         }
     }

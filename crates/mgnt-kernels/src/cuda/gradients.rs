@@ -64,7 +64,6 @@ pub(crate) trait GradientPasses: Backend {
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
         share: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -91,15 +90,13 @@ pub(crate) trait GradientPasses: Backend {
         shape: Shape,
     ) -> FloatTensor<Self>;
 
-    /// Over the rows of what is left of `x`, of `y z`, and of `y`, all `[R, C]` in `f32`: `[3, C]`, added to `before` where it is said to be
+    /// Over the rows of what is left of `x` by the marks of `z`, of `y z`, and of `y`, all `[R, C]` in `f32`: `[3, C]`, added to `before` where it is said to be
     /// there.
-    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(dtype = x, shape = shapes::sums_of_norm(x))]
     fn sums_of_norm(
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
         z: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
         share: f32,
         before: FloatTensor<Self>,
         has_before: bool,
@@ -161,18 +158,10 @@ impl GradientPasses for CubeBackend {
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
         share: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm_on_tape::norm_back(
-            gradient,
-            normal,
-            inverse,
-            parameters,
-            norm_on_tape::Dropped { drawn, share },
-            to,
-        )
+        norm_on_tape::norm_back(gradient, normal, inverse, parameters, share, to)
     }
 
     #[allow(clippy::type_complexity, reason = "the trait's")]
@@ -203,15 +192,13 @@ impl GradientPasses for CubeBackend {
         x: FloatTensor<Self>,
         y: FloatTensor<Self>,
         z: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
         share: f32,
         before: FloatTensor<Self>,
         has_before: bool,
     ) -> FloatTensor<Self> {
         let [x, y, z] = [x, y, z].map(into_contiguous);
         let width = x.meta.shape()[1];
-        let dropped = norm_on_tape::Dropped { drawn, share };
-        let sums = columns::sums_of_norm(x, y, z, dropped, has_before.then_some(before));
+        let sums = columns::sums_of_norm(x, y, z, share, has_before.then_some(before));
         view(sums, [3, width], [width, 1])
     }
 }
@@ -300,7 +287,6 @@ mod shapes {
         _normal: &TensorSpec,
         _inverse: &TensorSpec,
         _parameters: &TensorSpec,
-        _drawn: &TensorSpec,
         _share: &f32,
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {

@@ -155,7 +155,6 @@ struct Normal<B: Backend> {
     normal: FloatTensor<B>,
     inverse: FloatTensor<B>,
     parameters: FloatTensor<B>,
-    drawn: FloatTensor<B>,
     share: f32,
     /// Type of the sums.
     to: DType,
@@ -170,14 +169,14 @@ impl<B: GradientPasses> Backward<B, 3> for NormBack {
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let (Normal { normal, inverse, parameters, drawn, share, to }, _) = ops.state;
+        let (Normal { normal, inverse, parameters, share, to }, _) = ops.state;
         let [stream, sums, of_parameters] = ops.parents;
         let (of_stream, of_sums) =
-            B::norm_back(gradient.clone(), normal.clone(), inverse, parameters, drawn.clone(), share, to);
+            B::norm_back(gradient.clone(), normal.clone(), inverse, parameters, share, to);
         if let Some(parent) = of_parameters {
             let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
             let (before, has_before) = or_other(before, &gradient);
-            let back = B::sums_of_norm(of_stream.clone(), gradient, normal, drawn, share, before, has_before);
+            let back = B::sums_of_norm(of_stream.clone(), gradient, normal, share, before, has_before);
             gradients.register::<B>(parent.id, back);
         }
         if let Some(sums) = sums {
@@ -272,9 +271,9 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
         match NormBack.prepare::<C>([a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
                 let (normed, normal, inverse) =
-                    B::norm(stream, sums, parameters.clone(), drawn.clone(), share, epsilon);
+                    B::norm(stream, sums, parameters.clone(), drawn, share, epsilon);
                 let place = Place::default();
-                let kept = Normal { normal, inverse, parameters, drawn, share, to };
+                let kept = Normal { normal, inverse, parameters, share, to };
                 let normed = operation.finish((kept, place.clone()), normed);
                 place.open(normed.id().value);
                 normed

@@ -15,21 +15,60 @@ pub struct Dropped {
     pub share: f32,
 }
 
-/// What each number is multiplied by: nothing, or what makes up for those that go.
+/// Which numbers stay, a bit each.
 #[cube]
-pub fn kept<N: Size>(drawn: Vector<f32, N>, share: f32, #[comptime] size: usize) -> Vector<f32, N> {
-    let mut kept = Vector::<f32, N>::new(1.0 / (1.0 - share));
+fn staying<N: Size>(drawn: Vector<f32, N>, share: f32, #[comptime] size: usize) -> u32 {
+    let mut bits = 0u32;
     #[unroll]
     for j in 0..size {
-        if drawn.extract(j) < share {
-            kept.insert(j, 0.0);
+        if drawn.extract(j) >= share {
+            bits |= comptime!(1u32 << j as u32);
         }
     }
-    kept
+    bits
 }
 
-/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, and
-/// one over the deviations `[R, 1]`.
+/// What each is multiplied by: nothing, or what makes up for those that go.
+#[cube]
+fn factors<N: Size>(staying: u32, share: f32, #[comptime] size: usize) -> Vector<f32, N> {
+    let mut factors = Vector::<f32, N>::new(0.0);
+    #[unroll]
+    for j in 0..size {
+        if staying & comptime!(1u32 << j as u32) != 0 {
+            factors.insert(j, 1.0 / (1.0 - share));
+        }
+    }
+    factors
+}
+
+/// Numbers whose last bits say which stay, so that the way back reads nothing else for it: a change of less than 2^-22 of each.
+#[cube]
+fn marked<N: Size>(numbers: Vector<f32, N>, staying: u32, #[comptime] size: usize) -> Vector<f32, N> {
+    let mut marked = numbers;
+    #[unroll]
+    for j in 0..size {
+        let rest = u32::reinterpret(numbers.extract(j)) & 0xffff_fffeu32;
+        let bit = (staying >> comptime!(j as u32)) & 1u32;
+        marked.insert(j, f32::reinterpret(rest | bit));
+    }
+    marked
+}
+
+/// What each is multiplied by, by its mark.
+#[cube]
+pub fn by_mark<N: Size>(marked: Vector<f32, N>, share: f32, #[comptime] size: usize) -> Vector<f32, N> {
+    let mut factors = Vector::<f32, N>::new(0.0);
+    #[unroll]
+    for j in 0..size {
+        if u32::reinterpret(marked.extract(j)) & 1u32 != 0 {
+            factors.insert(j, 1.0 / (1.0 - share));
+        }
+    }
+    factors
+}
+
+/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, marked where
+/// something is dropped, and one over the deviations `[R, 1]`.
 pub fn norm(
     stream: CubeTensor,
     sums: CubeTensor,
@@ -102,6 +141,7 @@ fn norm_of_rows<S: Float, N: Size>(
     let first = row * vectors;
     let each = comptime!(vectors.div_ceil(plane));
     let mut held = Array::<Vector<f32, N>>::new(each);
+    let mut stay = Array::<u32>::new(each);
     let mut sum = 0.0f32;
     #[unroll]
     for i in 0..each {
@@ -110,7 +150,9 @@ fn norm_of_rows<S: Float, N: Size>(
         if at < vectors {
             let mut branch = Vector::cast_from(sums[first + at]) + parameters[at];
             if comptime!(drops) {
-                branch *= kept::<N>(drawn[first + at], share, size);
+                let bits = staying::<N>(drawn[first + at], share, size);
+                branch *= factors::<N>(bits, share, size);
+                stay[i] = bits;
             }
             vector = stream[first + at] + branch;
         }
@@ -126,19 +168,24 @@ fn norm_of_rows<S: Float, N: Size>(
         let at = unit + i * plane;
         if at < vectors {
             let vector = held[i] * Vector::new(scale);
-            normal[first + at] = vector;
+            if comptime!(drops) {
+                normal[first + at] = marked::<N>(vector, stay[i], size);
+            } else {
+                normal[first + at] = vector;
+            }
             normed[first + at] = vector * parameters[vectors + at] + parameters[2 * vectors + at];
         }
     }
 }
 
-/// Of `parameters [3, D]`: what goes back to the stream, `[R, D]` in `f32`, and the same to the sums, `[1, R, D]` in their type.
+/// Of `parameters [3, D]`: what goes back to the stream, `[R, D]` in `f32`, and the same to the sums, `[1, R, D]` in their type, of which
+/// a `share` was dropped.
 pub fn norm_back(
     gradient: CubeTensor,
     normal: CubeTensor,
     inverse: CubeTensor,
     parameters: CubeTensor,
-    dropped: Dropped,
+    share: f32,
     to: DType,
 ) -> (CubeTensor, CubeTensor) {
     let [gradient, parameters] = [gradient, parameters].map(into_contiguous);
@@ -146,7 +193,6 @@ pub fn norm_back(
     let (of_stream, of_sums) =
         (empty([rows, width], DType::F32, &normal), empty([1, rows, width], to, &normal));
     let client = normal.client.clone();
-    let Dropped { drawn, share } = dropped;
     let size = vector(&client, gradient.dtype.size(), &[width]);
     let (count, dim, plane) = by_row(&client, rows);
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
@@ -160,7 +206,6 @@ pub fn norm_back(
             normal.into_tensor_arg(),
             inverse.into_tensor_arg(),
             parameters.into_tensor_arg(),
-            into_contiguous(drawn).into_tensor_arg(),
             of_stream.clone().into_tensor_arg(),
             of_sums.clone().into_tensor_arg(),
             rows as u32,
@@ -183,7 +228,6 @@ fn norm_back_of_rows<S: Float, N: Size>(
     normal: &Tensor<Vector<f32, N>>,
     inverse: &Tensor<f32>,
     parameters: &Tensor<Vector<f32, N>>,
-    drawn: &Tensor<Vector<f32, N>>,
     of_stream: &mut Tensor<Vector<f32, N>>,
     of_sums: &mut Tensor<Vector<S, N>>,
     rows: u32,
@@ -232,7 +276,7 @@ fn norm_back_of_rows<S: Float, N: Size>(
             of_stream[first + at] = back;
             let mut of_branch = back;
             if comptime!(drops) {
-                of_branch *= kept::<N>(drawn[first + at], share, size);
+                of_branch *= by_mark::<N>(normals[i], share, size);
             }
             of_sums[first + at] = Vector::cast_from(of_branch);
         }
