@@ -336,18 +336,9 @@ impl NestedTransformer {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
         let keep = length > 0;
-        let (x, blocks) = match self.by_kernels(batch, sub_model).filter(|_| !self.device().is_autodiff()) {
+        let (x, blocks) = match self.by_kernels(&self.device(), batch, sub_model) {
             Some(by_kernels) => {
-                let first = match by_kernels.goes_on() {
-                    GoesOn::Past => {
-                        let x = self.embed(tokens, positions);
-                        by_kernels.first(&self.blocks, x.flatten(0, 1))
-                    }
-                    on => {
-                        let ByKernels { kernels, compute, .. } = by_kernels;
-                        self.embedding.forward_by(kernels, tokens, positions, on, compute)
-                    }
-                };
+                let first = by_kernels.embedded(&self.embedding, &self.blocks, [tokens, positions]);
                 by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep)
             }
             None => self.through_blocks(self.embed(tokens, positions), batch, cache, keep, sub_model),
@@ -382,20 +373,16 @@ impl NestedTransformer {
         self.config.norm == Norm::Post
     }
 
-    /// The place of a sub-model among those of the configuration.
-    fn place_of(&self, sub_model: SubModel) -> usize {
-        let sizes = &self.config.sub_models;
-        match sizes.iter().position(|&p| p == sub_model.p()) {
-            Some(place) => place,
-            None => panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}"),
-        }
-    }
-
-    /// Its blocks by kernels, for a decode, if they are computed so.
-    fn by_kernels(&self, batch: usize, sub_model: SubModel) -> Option<ByKernels<'_>> {
+    /// Its blocks by kernels, for a decode, if they are computed so of what is on that device; panics where the sub-model is another
+    /// model's.
+    fn by_kernels(&self, device: &Device, batch: usize, sub_model: SubModel) -> Option<ByKernels<'_>> {
         let (config, biases, compute) = (&self.config, &self.biases, self.compute_type());
-        let place = self.place_of(sub_model);
-        self.kernels().map(|kernels| ByKernels { kernels, config, biases, sub_model, place, batch, compute })
+        let sizes = &config.sub_models;
+        let Some(place) = sizes.iter().position(|&p| p == sub_model.p()) else {
+            panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}");
+        };
+        let kernels = self.kernels().filter(|_| !device.is_autodiff())?;
+        Some(ByKernels { kernels, config, biases, sub_model, place, batch, compute })
     }
 
     /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
@@ -408,8 +395,7 @@ impl NestedTransformer {
         keep: bool,
         sub_model: SubModel,
     ) -> (Tensor<3>, Vec<KeysValues>) {
-        self.place_of(sub_model);
-        if let Some(by_kernels) = self.by_kernels(batch, sub_model).filter(|_| !x.device().is_autodiff()) {
+        if let Some(by_kernels) = self.by_kernels(&x.device(), batch, sub_model) {
             let first = by_kernels.first(&self.blocks, x.flatten(0, 1));
             return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep);
         }

@@ -7,7 +7,7 @@ use crate::cuda::flash;
 use crate::cuda::heads::{Turned, from_heads, turn_heads};
 use crate::cuda::library;
 use crate::cuda::product::{multiply, turned, view};
-use crate::cuda::rows::{by_row, element, empty, own, vector_of_row};
+use crate::cuda::rows::{by_row, element, empty, largest_of_plane, own, vector_of_row};
 
 /// What takes a score's place beyond the positions: no exponential leaves anything of it.
 pub const HIDDEN: f32 = -1e30;
@@ -142,12 +142,7 @@ fn softmax_of_rows<E: Float, N: Size>(
         largest = max(largest, vector);
         held[i] = vector;
     }
-    let mut of_row = largest.extract(0usize);
-    #[unroll]
-    for j in 1..size {
-        of_row = max(of_row, largest.extract(j));
-    }
-    let largest = plane_max(of_row);
+    let largest = largest_of_plane::<N>(largest, size);
     let mut sum = 0.0f32;
     #[unroll]
     for i in 0..each {

@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::entropy::LOWEST;
-use crate::cuda::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{by_row, element, empty, largest_of_plane, vector};
 
 /// Type of codes.
 pub const CODES: DType = DType::I32;
@@ -70,12 +70,7 @@ fn draw_of_rows<I: Int, N: Size>(
             largest = max(largest, logits[first + at]);
         }
     }
-    let mut of_row = largest.extract(0usize);
-    #[unroll]
-    for j in 1..size {
-        of_row = max(of_row, largest.extract(j));
-    }
-    let largest = plane_max(of_row);
+    let largest = largest_of_plane::<N>(largest, size);
     let mut whole = 0.0f32;
     let mut sharp = 0.0f32;
     for i in 0..each {

@@ -90,6 +90,9 @@ fn embed_of_rows<I: Int, T: Float, L: Float, E: Float, N: Size>(
         if at < vectors {
             vector = Vector::cast_from(of_token[token + at]);
             vector += Vector::cast_from(of_position[position + at]);
+            if comptime!(written == Some(GoesOn::Past)) {
+                next[row * vectors + at] = Vector::cast_from(vector);
+            }
         }
         sum += vector.vector_sum();
         held[i] = vector;

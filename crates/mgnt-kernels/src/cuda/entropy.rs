@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::columns::sum_of_columns;
 use crate::cuda::product::view_from;
-use crate::cuda::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{by_row, element, empty, largest_of_plane, vector};
 
 /// Below every logit.
 pub const LOWEST: f32 = f32::MIN;
@@ -102,12 +102,7 @@ fn entropy_of_rows<I: Int, N: Size>(
             largest = max(largest, logits[first + at]);
         }
     }
-    let mut of_row = largest.extract(0usize);
-    #[unroll]
-    for j in 1..size {
-        of_row = max(of_row, largest.extract(j));
-    }
-    let largest = plane_max(of_row);
+    let largest = largest_of_plane::<N>(largest, size);
     let mut exponentials = 0.0f32;
     let mut all = 0.0f32;
     let mut of_teacher = 0.0f32;

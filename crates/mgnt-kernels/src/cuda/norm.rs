@@ -3,7 +3,6 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-
 use mgnt_model::kernels::GoesOn;
 
 use crate::cuda::rows::{by_row, element, empty, vector};

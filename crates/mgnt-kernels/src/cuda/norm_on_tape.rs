@@ -57,14 +57,12 @@ fn marked<N: Size>(numbers: Vector<f32, N>, staying: u32, #[comptime] size: usiz
 /// What each is multiplied by, by its mark.
 #[cube]
 pub fn by_mark<N: Size>(marked: Vector<f32, N>, share: f32, #[comptime] size: usize) -> Vector<f32, N> {
-    let mut factors = Vector::<f32, N>::new(0.0);
+    let mut staying = 0u32;
     #[unroll]
     for j in 0..size {
-        if u32::reinterpret(marked.extract(j)) & 1u32 != 0 {
-            factors.insert(j, 1.0 / (1.0 - share));
-        }
+        staying |= (u32::reinterpret(marked.extract(j)) & 1u32) << comptime!(j as u32);
     }
-    factors
+    factors::<N>(staying, share, size)
 }
 
 /// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]`, and for its way back the same before it was scaled, marked where

@@ -4,6 +4,7 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::calculate_cube_count_elemwise;
 use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -46,6 +47,17 @@ pub fn by_row(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {
     let plane = client.properties().hardware.plane_size_min;
     let dim = CubeDim::new_2d(plane, PLANES);
     (calculate_cube_count_elemwise(client, count * plane as usize, dim), dim, plane as usize)
+}
+
+/// The largest of what the units of a plane have.
+#[cube]
+pub fn largest_of_plane<N: Size>(largest: Vector<f32, N>, #[comptime] size: usize) -> f32 {
+    let mut of_unit = largest.extract(0usize);
+    #[unroll]
+    for j in 1..size {
+        of_unit = max(of_unit, largest.extract(j));
+    }
+    plane_max(of_unit)
 }
 
 /// A type as kernels name it.

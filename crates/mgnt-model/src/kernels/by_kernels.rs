@@ -1,11 +1,12 @@
 use burn::nn::LayerNorm;
-use burn::tensor::{DType, Device, Tensor, s};
+use burn::tensor::{DType, Device, Int, Tensor, s};
 
 use super::{Branch, GoesOn, Heads, Kernels, Normed, Stream};
 use crate::attention::Dense;
 use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues, KvCache};
 use crate::compute::whole_rows;
+use crate::embedding::Embedding;
 use crate::{ModelConfig, Norm, SubModel, precision};
 
 /// The blocks of a model with the kernels of its device.
@@ -40,8 +41,23 @@ impl Biases {
 }
 
 impl ByKernels<'_> {
+    /// What stands before the first block, of `tokens` at `positions`, both `[B, A]`.
+    pub fn embedded(
+        &self,
+        embedding: &Embedding,
+        blocks: &[Block],
+        [tokens, positions]: [Tensor<2, Int>; 2],
+    ) -> Normed {
+        let embedded = |on, to| embedding.forward_by(self.kernels, tokens, positions, on, to);
+        match self.goes_on() {
+            // The first block has a LayerNorm of its own.
+            GoesOn::Past => self.first(blocks, embedded(GoesOn::Through, DType::F32).input),
+            on => embedded(on, self.compute),
+        }
+    }
+
     /// How the residual stream goes on from block to block.
-    pub fn goes_on(&self) -> GoesOn {
+    fn goes_on(&self) -> GoesOn {
         match self.config.norm {
             Norm::Pre => GoesOn::Past,
             Norm::Post => GoesOn::to_products_of(self.compute),

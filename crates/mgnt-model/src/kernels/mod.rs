@@ -62,8 +62,8 @@ pub trait Kernels: Debug + Send + Sync {
     fn add_norm(&self, stream: Stream, branch: Option<Branch>, norm: Scales, on: GoesOn, to: DType)
     -> Normed;
 
-    /// LayerNorm of the sum of a token's row and a position's, in `f32`: in type `to` as the first product takes it, and as the
-    /// stream goes `on`, which is not [past](GoesOn::Past) it.
+    /// LayerNorm of the sum of a token's row and a position's, in `f32`: in type `to` as the first product takes it, and the
+    /// stream as it goes `on`.
     fn embed(&self, embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed;
 
     /// Products of `x [R, n]`, rounded to the type of the weights, with the first n rows and `outputs` columns of each: side by

@@ -91,6 +91,8 @@ pub fn answers(
     }
     told("gelu", gelu);
 
+    let scales =
+        || Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
     let mut norms = TensorMap::new();
     let halves = GoesOn::to_products_of(numbers.compute);
     for (on, parts) in [(GoesOn::Through, 1), (GoesOn::Past, 4), (GoesOn::Past, 0), (halves, 2), (halves, 0)]
@@ -99,10 +101,8 @@ pub fn answers(
             parts: numbers.full([parts, ROWS, WIDTH], 12),
             bias: numbers.full([WIDTH], 13),
         });
-        let norm =
-            Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
         let stream = Stream::from(numbers.full([ROWS, WIDTH], 16));
-        let normed = kernels.add_norm(stream, branch, norm, on, numbers.compute);
+        let normed = kernels.add_norm(stream, branch, scales(), on, numbers.compute);
         insert(&mut norms, &format!("stream of {parts}, {on:?}"), normed.stream.full())?;
         insert(&mut norms, &format!("input of {parts}, {on:?}"), normed.input)?;
     }
@@ -112,9 +112,7 @@ pub fn answers(
         let stream = Stream { first: half(20), rest: Some(half(25)) };
         let normed = |on| {
             let branch = Branch { parts: half(26).unsqueeze(), bias: numbers.full([WIDTH], 13) };
-            let (gamma, beta) = (numbers.full([WIDTH], 14), numbers.full([WIDTH], 15));
-            let norm = Scales { gamma, beta, epsilon: 1e-12 };
-            kernels.add_norm(stream.clone(), Some(branch), norm, on, numbers.compute)
+            kernels.add_norm(stream.clone(), Some(branch), scales(), on, numbers.compute)
         };
         insert(&mut norms, "input of halves", normed(halves).input)?;
         let (whole, joined) = (normed(GoesOn::Through).stream.full(), normed(halves).stream.full());
@@ -125,7 +123,7 @@ pub fn answers(
     told("LayerNorm", norms);
 
     let mut embedded = TensorMap::new();
-    for on in [GoesOn::Through, halves] {
+    for on in [GoesOn::Past, GoesOn::Through, halves] {
         let whole = |times: usize, of: usize| {
             let numbers: Vec<i32> = (0..ROWS).map(|row| (row * times % of) as i32).collect();
             Tensor::<1, Int>::from_data(TensorData::new(numbers, [ROWS]), (device, DType::I32))
@@ -136,9 +134,7 @@ pub fn answers(
             of_token: numbers.halves([101, WIDTH], 54),
             of_position: numbers.halves([ACTIVE, WIDTH], 55),
         };
-        let norm =
-            Scales { gamma: numbers.full([WIDTH], 14), beta: numbers.full([WIDTH], 15), epsilon: 1e-12 };
-        let normed = kernels.embed(rows, norm, on, numbers.compute);
+        let normed = kernels.embed(rows, scales(), on, numbers.compute);
         insert(&mut embedded, &format!("stream, {on:?}"), normed.stream.full())?;
         insert(&mut embedded, &format!("input, {on:?}"), normed.input)?;
     }
