@@ -38,6 +38,11 @@ pub fn has_some(id: u64) -> bool {
     places.get_mut(&id).is_some_and(|has_some| std::mem::replace(has_some, true))
 }
 
+/// Whether a tensor has a place: what goes back to it is added up in `f32`.
+pub fn is_open(id: u64) -> bool {
+    PLACES.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,7 +60,9 @@ mod tests {
         );
         drop(place);
         assert!(has_some(id), "the tape has it still");
+        assert_eq!([is_open(id), is_open(other)], [true, false]);
         drop(held);
+        assert!(!is_open(id));
         assert!(!has_some(id) && !has_some(id));
     }
 }

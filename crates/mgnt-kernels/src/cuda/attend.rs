@@ -3,6 +3,7 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::cuda::dropped::{Dropout, draws, factors};
 use crate::cuda::flash;
 use crate::cuda::heads::{Turned, from_heads, turn_heads};
 use crate::cuda::library;
@@ -18,24 +19,21 @@ pub fn attend(queries: CubeTensor, keys: CubeTensor, values: CubeTensor, positio
     if let Some(mixed) = flash::attend(&queries, &keys, &values, positions) {
         return mixed;
     }
-    let [_, weights] = weigh(queries, keys, positions, None);
+    let [weights, _] = weigh(queries, keys, positions, None);
     mix(weights, into_contiguous(values))
 }
 
-/// Weights `[B, heads, A, room]` of the first `positions`, and the same times a mask, where there is one; those of the others are
-/// zero.
-pub fn weigh(
-    queries: CubeTensor,
-    keys: CubeTensor,
-    positions: usize,
-    mask: Option<CubeTensor>,
-) -> [CubeTensor; 2] {
+/// Some of attention's weights go, by a key.
+pub type Drops = Option<(CubeTensor, Dropout)>;
+
+/// Weights `[B, heads, A, room]` of the first `positions`, and what dropout leaves of them; those of the others are zero.
+pub fn weigh(queries: CubeTensor, keys: CubeTensor, positions: usize, dropped: Drops) -> [CubeTensor; 2] {
     let [queries, keys] = [queries, keys].map(into_contiguous);
     let (of_queries, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
     let (batch, heads, active, width) = (of_queries[0], of_queries[1], of_queries[2], of_queries[3]);
     let scores = empty([batch, heads, active, room], queries.dtype, &queries);
     let scores = multiply(queries, turned(keys), scores);
-    let kept = softmax(&scores, positions, (width as f32).powf(-0.5), mask);
+    let kept = softmax(&scores, positions, (width as f32).powf(-0.5), dropped);
     [scores, kept]
 }
 
@@ -60,22 +58,21 @@ pub fn by_head(rows: CubeTensor, batch: usize, heads: usize) -> CubeTensor {
     view(rows, [batch, heads, active, width], [active * all, width, all, 1])
 }
 
-/// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero. Gives what a mask
-/// leaves of it.
-fn softmax(scores: &CubeTensor, positions: usize, scale: f32, mask: Option<CubeTensor>) -> CubeTensor {
+/// Softmax of the first `positions` of each row of scores, times `scale`, in their place; the rest becomes zero. Gives what
+/// dropout leaves of it.
+fn softmax(scores: &CubeTensor, positions: usize, scale: f32, dropped: Drops) -> CubeTensor {
     let shape = scores.meta.shape();
     let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
     let client = &scores.client;
     let (count, dim, plane) = by_row(client, rows);
     let size = vector_of_row(client, scores.dtype.size(), room, plane);
     let vectors = room / size;
-    let has_mask = mask.is_some();
-    let kept = match mask {
+    let kept = match dropped {
         Some(_) => empty([shape[0], shape[1], shape[2], room], scores.dtype, scores),
         None => scores.clone(),
     };
-    // Another tensor stands for a mask that is not there, and is not read.
-    let mask = mask.map_or_else(|| scores.clone(), into_contiguous);
+    // Another tensor stands for a key that is not there, and is not read.
+    let (key, dropout) = dropped.unwrap_or_else(|| (scores.clone(), Dropout::NONE));
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         softmax_of_rows::launch_unchecked(
@@ -84,12 +81,15 @@ fn softmax(scores: &CubeTensor, positions: usize, scale: f32, mask: Option<CubeT
             dim,
             size,
             scores.clone().into_tensor_arg(),
-            mask.into_tensor_arg(),
+            key.into_tensor_arg(),
             kept.clone().into_tensor_arg(),
             rows as u32,
             positions as u32,
             scale,
-            has_mask,
+            dropout.site,
+            dropout.threshold(),
+            dropout.of_rest(),
+            dropout.drops(),
             size,
             vectors,
             plane,
@@ -103,12 +103,15 @@ fn softmax(scores: &CubeTensor, positions: usize, scale: f32, mask: Option<CubeT
 #[cube(launch_unchecked)]
 fn softmax_of_rows<E: Float, N: Size>(
     scores: &mut Tensor<Vector<E, N>>,
-    mask: &Tensor<Vector<E, N>>,
+    key: &Tensor<f32>,
     kept: &mut Tensor<Vector<E, N>>,
     rows: u32,
     positions: u32,
     scale: f32,
-    #[comptime] has_mask: bool,
+    site: u32,
+    threshold: u32,
+    of_rest: f32,
+    #[comptime] drops: bool,
     #[comptime] size: usize,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
@@ -151,14 +154,16 @@ fn softmax_of_rows<E: Float, N: Size>(
         held[i] = vector;
     }
     let share = 1.0 / plane_sum(sum);
+    let draws = draws(key, site, threshold, of_rest, drops);
     #[unroll]
     for i in 0..each {
         let at = unit + i * plane;
         if at < vectors {
             let weight = Vector::<E, N>::cast_from(held[i] * Vector::new(share));
             scores[first + at] = weight;
-            if comptime!(has_mask) {
-                kept[first + at] = times::<E, N>(weight, mask[first + at]);
+            if comptime!(drops) {
+                let factors = factors::<N>(&draws, row as u32, (at * size) as u32, size);
+                kept[first + at] = Vector::cast_from(Vector::<f32, N>::cast_from(weight) * factors);
             }
         }
     }
@@ -170,7 +175,7 @@ pub fn attend_back(
     gradient: CubeTensor,
     [queries, keys, values]: [CubeTensor; 3],
     weights: CubeTensor,
-    mask: Option<CubeTensor>,
+    dropped: Drops,
 ) -> CubeTensor {
     let (shape, room) = (queries.meta.shape().clone(), keys.meta.shape()[2]);
     let (batch, heads, active, width) = (shape[0], shape[1], shape[2], shape[3]);
@@ -182,7 +187,7 @@ pub fn attend_back(
     let of_context = || empty([batch, heads, room, width], dtype, &queries);
     let of_weights = empty([batch, heads, active, room], dtype, &queries);
     let scores = multiply(gradient.clone(), turned(values), of_weights);
-    let kept = softmax_back(&scores, weights, mask, (width as f32).powf(-0.5));
+    let kept = softmax_back(&scores, weights, dropped, (width as f32).powf(-0.5));
     let of_values = multiply(turned(kept), gradient, of_context());
     let of_queries = empty([batch, heads, active, width], dtype, &queries);
     let of_queries = multiply(scores.clone(), keys, of_queries);
@@ -190,22 +195,16 @@ pub fn attend_back(
     from_heads(of_queries, of_keys, of_values)
 }
 
-/// What goes back to scores, in the place of what goes back to their weights. Gives what a mask leaves of these, in their place too.
-fn softmax_back(
-    gradient: &CubeTensor,
-    weights: CubeTensor,
-    mask: Option<CubeTensor>,
-    scale: f32,
-) -> CubeTensor {
+/// What goes back to scores, in the place of what goes back to their weights. Gives what dropout leaves of these, in their place too.
+fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, dropped: Drops, scale: f32) -> CubeTensor {
     let shape = gradient.meta.shape();
     let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);
     let client = &gradient.client;
     let (count, dim, plane) = by_row(client, rows);
     let size = vector_of_row(client, gradient.dtype.size(), room, plane);
-    let has_mask = mask.is_some();
-    let weights = if has_mask { own(weights) } else { weights };
-    // Another tensor stands for a mask that is not there, and is not read.
-    let mask = mask.unwrap_or_else(|| gradient.clone());
+    let weights = if dropped.is_some() { own(weights) } else { weights };
+    // Another tensor stands for a key that is not there, and is not read.
+    let (key, dropout) = dropped.unwrap_or_else(|| (gradient.clone(), Dropout::NONE));
     // SAFETY: units beyond the last row or piece end at once, and the others stay within their tensors, which have no gaps.
     unsafe {
         softmax_back_of_rows::launch_unchecked(
@@ -215,10 +214,14 @@ fn softmax_back(
             size,
             gradient.clone().into_tensor_arg(),
             weights.clone().into_tensor_arg(),
-            into_contiguous(mask).into_tensor_arg(),
+            key.into_tensor_arg(),
             rows as u32,
             scale,
-            has_mask,
+            dropout.site,
+            dropout.threshold(),
+            dropout.of_rest(),
+            dropout.drops(),
+            size,
             room / size,
             plane,
             element(gradient.dtype),
@@ -227,21 +230,19 @@ fn softmax_back(
     weights
 }
 
-/// Rounded once.
-#[cube]
-fn times<E: Float, N: Size>(a: Vector<E, N>, b: Vector<E, N>) -> Vector<E, N> {
-    Vector::cast_from(Vector::<f32, N>::cast_from(a) * Vector::cast_from(b))
-}
-
-/// `weights (gradient - sum(weights gradient)) scale`, of a gradient times a mask where there is one.
+/// `weights (gradient - sum(weights gradient)) scale`, of what dropout lets through of a gradient.
 #[cube(launch_unchecked)]
 fn softmax_back_of_rows<E: Float, N: Size>(
     gradient: &mut Tensor<Vector<E, N>>,
     weights: &mut Tensor<Vector<E, N>>,
-    mask: &Tensor<Vector<E, N>>,
+    key: &Tensor<f32>,
     rows: u32,
     scale: f32,
-    #[comptime] has_mask: bool,
+    site: u32,
+    threshold: u32,
+    of_rest: f32,
+    #[comptime] drops: bool,
+    #[comptime] size: usize,
     #[comptime] vectors: usize,
     #[comptime] plane: usize,
     #[define(E)] _element: ElemType,
@@ -255,6 +256,7 @@ fn softmax_back_of_rows<E: Float, N: Size>(
     let each = comptime!(vectors.div_ceil(plane));
     let mut of_weights = Array::<Vector<f32, N>>::new(each);
     let mut weight = Array::<Vector<f32, N>>::new(each);
+    let draws = draws(key, site, threshold, of_rest, drops);
     let mut sum = 0.0f32;
     #[unroll]
     for i in 0..each {
@@ -264,8 +266,11 @@ fn softmax_back_of_rows<E: Float, N: Size>(
         if at < vectors {
             a = Vector::cast_from(gradient[first + at]);
             b = Vector::cast_from(weights[first + at]);
-            if comptime!(has_mask) {
-                a *= Vector::cast_from(mask[first + at]);
+            if comptime!(drops) {
+                let factors = factors::<N>(&draws, row as u32, (at * size) as u32, size);
+                a *= factors;
+                // What it was before is in registers.
+                weights[first + at] = Vector::cast_from(b * factors);
             }
         }
         sum += (a * b).vector_sum();
@@ -279,9 +284,6 @@ fn softmax_back_of_rows<E: Float, N: Size>(
         if at < vectors {
             let back = weight[i] * (of_weights[i] - Vector::new(sum)) * Vector::new(scale);
             gradient[first + at] = Vector::cast_from(back);
-            if comptime!(has_mask) {
-                weights[first + at] = times::<E, N>(weights[first + at], mask[first + at]);
-            }
         }
     }
 }

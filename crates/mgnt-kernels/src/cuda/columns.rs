@@ -3,7 +3,6 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cuda::norm_on_tape::by_mark;
 use crate::cuda::product::view;
 use crate::cuda::rows::{element, empty, own, vector};
 
@@ -17,7 +16,11 @@ const ACROSS: u32 = 32;
 const DOWN: u32 = 8;
 
 /// Rows of sums of which a cube adds up columns at the end.
-const LAST: usize = 512;
+pub const LAST: usize = 512;
+
+/// As [`ACROSS`] and [`DOWN`], at the end: there are few columns beside many rows.
+const ACROSS_LAST: u32 = 8;
+const DOWN_LAST: u32 = 32;
 
 /// Sums over the rows of `x [.., N C]` without gaps, `f32`, those of each C columns with zeros behind them, `[N whole]`; added to `before`,
 /// if there is that.
@@ -38,8 +41,8 @@ pub fn sum_of_columns(x: CubeTensor, parts: usize, whole: usize, before: Option<
     unsafe {
         add_last::launch_unchecked(
             &client,
-            cubes(pieces, 1),
-            CubeDim::new_2d(ACROSS, DOWN),
+            CubeCount::Static(pieces.div_ceil(ACROSS_LAST as usize) as u32, 1, 1),
+            CubeDim::new_2d(ACROSS_LAST, DOWN_LAST),
             size,
             sums.into_tensor_arg(),
             out.clone().into_tensor_arg(),
@@ -56,23 +59,24 @@ pub fn sum_of_columns(x: CubeTensor, parts: usize, whole: usize, before: Option<
     out
 }
 
-/// Of so many columns, and chunks of rows.
-fn cubes(columns: usize, chunks: usize) -> CubeCount {
-    CubeCount::Static(columns.div_ceil(ACROSS as usize) as u32, chunks as u32, 1)
-}
-
 /// Sums of the units below each other, in the first of them.
 #[cube]
-fn down<N: Size>(sums: Vector<f32, N>) -> Vector<f32, N> {
-    let across = UNIT_POS_X as usize;
-    let mut all = Shared::<[Vector<f32, N>]>::new_slice(comptime!((ACROSS * DOWN) as usize));
-    all[UNIT_POS_Y as usize * ACROSS as usize + across] = sums;
-    sync_cube();
+pub fn down<N: Size>(
+    sums: Vector<f32, N>,
+    #[comptime] across: usize,
+    #[comptime] lines: usize,
+) -> Vector<f32, N> {
     let mut sum = sums;
-    if UNIT_POS_Y == 0 {
-        #[unroll]
-        for unit in 1..comptime!(DOWN as usize) {
-            sum += all[unit * ACROSS as usize + across];
+    if comptime!(lines > 1) {
+        let unit = UNIT_POS_X as usize;
+        let mut all = Shared::<[Vector<f32, N>]>::new_slice(comptime!(across * lines));
+        all[UNIT_POS_Y as usize * across + unit] = sums;
+        sync_cube();
+        if UNIT_POS_Y == 0 {
+            #[unroll]
+            for line in 1..lines {
+                sum += all[line * across + unit];
+            }
         }
     }
     sum
@@ -92,18 +96,18 @@ fn add_last<A: Float, N: Size>(
     #[comptime] adds: bool,
     #[define(A)] _element: ElemType,
 ) {
-    let piece = CUBE_POS_X * ACROSS + UNIT_POS_X;
+    let piece = CUBE_POS_X * ACROSS_LAST + UNIT_POS_X;
     let (part, place) = (piece / span, piece % span);
     let mut sum = Vector::<f32, N>::new(0.0);
     if piece < pieces && place < each {
-        for turn in 0..rows.div_ceil(DOWN) {
-            let row = turn * DOWN + UNIT_POS_Y;
+        for turn in 0..rows.div_ceil(DOWN_LAST) {
+            let row = turn * DOWN_LAST + UNIT_POS_Y;
             if row < rows {
                 sum += Vector::cast_from(sums[(row * columns + part * each + place) as usize]);
             }
         }
     }
-    let mut sum = down::<N>(sum);
+    let mut sum = down::<N>(sum, comptime!(ACROSS_LAST as usize), comptime!(DOWN_LAST as usize));
     if UNIT_POS_Y == 0 && piece < pieces {
         let at = (part * whole + place) as usize;
         if comptime!(adds) {
@@ -111,42 +115,6 @@ fn add_last<A: Float, N: Size>(
         }
         out[at] = sum;
     }
-}
-
-/// Sums over the rows of `x` without the `share` that was dropped by the marks of `z`, of `y z`, and of `y`, all `[R, C]` of `f32` without
-/// gaps: `[3 C]`, added to `before`, if there is that.
-pub fn sums_of_norm(
-    x: CubeTensor,
-    y: CubeTensor,
-    z: CubeTensor,
-    share: f32,
-    before: Option<CubeTensor>,
-) -> CubeTensor {
-    let (rows, columns) = (x.meta.shape()[0], x.meta.shape()[1]);
-    let chunks = rows.div_ceil(ROWS);
-    let out = empty([chunks, 3 * columns], DType::F32, &x);
-    let client = x.client.clone();
-    let size = vector(&client, out.dtype.size(), &[columns]);
-    // SAFETY: units beyond the last row or column neither read nor write, and the others stay within their tensors, which have no
-    // gaps.
-    unsafe {
-        add_rows_of_norm::launch_unchecked(
-            &client,
-            cubes(columns / size, chunks),
-            CubeDim::new_2d(ACROSS, DOWN),
-            size,
-            x.into_tensor_arg(),
-            y.into_tensor_arg(),
-            z.into_tensor_arg(),
-            out.clone().into_tensor_arg(),
-            rows as u32,
-            (columns / size) as u32,
-            share,
-            share > 0.0,
-            size,
-        );
-    }
-    sum_of_columns(out, 3, columns, before)
 }
 
 /// As few rows of sums `[_, N C]` as a unit adds up at the end: so many at first, then of what was found.
@@ -167,7 +135,7 @@ fn add_up(x: CubeTensor) -> CubeTensor {
     unsafe {
         add_rows::launch_unchecked(
             &client,
-            cubes(columns / size, chunks),
+            CubeCount::Static((columns / size).div_ceil(ACROSS as usize) as u32, chunks as u32, 1),
             CubeDim::new_2d(ACROSS, DOWN),
             size,
             x.into_tensor_arg(),
@@ -198,51 +166,8 @@ fn add_rows<A: Float, N: Size>(
             sum += Vector::cast_from(x[(row * columns + column) as usize]);
         }
     }
-    let sum = down::<N>(sum);
+    let sum = down::<N>(sum, comptime!(ACROSS as usize), comptime!(DOWN as usize));
     if UNIT_POS_Y == 0 && column < columns {
         out[(CUBE_POS_Y * columns + column) as usize] = sum;
-    }
-}
-
-#[cube(launch_unchecked)]
-fn add_rows_of_norm<N: Size>(
-    x: &Tensor<Vector<f32, N>>,
-    y: &Tensor<Vector<f32, N>>,
-    z: &Tensor<Vector<f32, N>>,
-    out: &mut Tensor<Vector<f32, N>>,
-    rows: u32,
-    columns: u32,
-    share: f32,
-    #[comptime] drops: bool,
-    #[comptime] size: usize,
-) {
-    let column = CUBE_POS_X * ACROSS + UNIT_POS_X;
-    let first = CUBE_POS_Y * ROWS as u32 + UNIT_POS_Y;
-    let mut of_x = Vector::<f32, N>::new(0.0);
-    let mut of_products = Vector::<f32, N>::new(0.0);
-    let mut of_y = Vector::<f32, N>::new(0.0);
-    #[unroll]
-    for turn in 0..comptime!(ROWS as u32 / DOWN) {
-        let row = first + turn * DOWN;
-        if row < rows && column < columns {
-            let at = (row * columns + column) as usize;
-            let mut left = x[at];
-            let normal = z[at];
-            if comptime!(drops) {
-                left *= by_mark::<N>(normal, share, size);
-            }
-            of_x += left;
-            of_products += y[at] * normal;
-            of_y += y[at];
-        }
-    }
-    let of_x = down::<N>(of_x);
-    let of_products = down::<N>(of_products);
-    let of_y = down::<N>(of_y);
-    if UNIT_POS_Y == 0 && column < columns {
-        let to = (3 * CUBE_POS_Y * columns + column) as usize;
-        out[to] = of_x;
-        out[to + columns as usize] = of_products;
-        out[to + 2 * columns as usize] = of_y;
     }
 }

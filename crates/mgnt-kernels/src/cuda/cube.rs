@@ -4,8 +4,8 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, Samples,
-    Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, Normed, Parameter,
+    Samples, Scales, Stream,
 };
 
 use crate::cuda::{dense_on_tape, learned, library, passes, shared};
@@ -112,10 +112,10 @@ impl Kernels for Cube {
         &self,
         sums: Tensor<3>,
         biases: Tensor<2>,
-        mask: Option<Tensor<4>>,
+        dropped: Option<Dropped>,
         of: Samples,
     ) -> Tensor<2> {
-        learned::attention(sums, biases, mask, of)
+        learned::attention(sums, biases, dropped, of)
     }
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
@@ -124,13 +124,14 @@ impl Kernels for Cube {
 
     fn normed(
         &self,
-        stream: Tensor<2>,
+        stream: Option<LearnedStream>,
         sums: Tensor<3>,
         parameters: Tensor<2>,
         dropped: Option<Dropped>,
         epsilon: f64,
-    ) -> Tensor<2> {
-        learned::normed(stream, sums, parameters, dropped, epsilon)
+        to: DType,
+    ) -> LearnedStream {
+        learned::normed(stream, sums, parameters, dropped, epsilon, to)
     }
 
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {

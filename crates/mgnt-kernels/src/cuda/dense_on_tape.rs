@@ -12,7 +12,7 @@ use burn_cubecl::CubeBackend;
 
 use crate::cuda::dense;
 use crate::cuda::gradients::or_other;
-use crate::place::has_some;
+use crate::place::{has_some, is_open};
 
 /// With one weight, or with three `[3, _, _]`.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -117,7 +117,7 @@ impl<B: ProductsBack> Backward<B, 2> for DenseBack {
 impl<B: Products + ProductsBack, C: CheckpointStrategy> Products for Autodiff<B, C> {
     fn dense(x: FloatTensor<Self>, weights: FloatTensor<Self>, outputs: usize) -> FloatTensor<Self> {
         let [(x, of_x), (weights, of_weights)] = [x, weights].map(|parent| parent.into_parts());
-        let to = x.dtype();
+        let to = if is_open(of_x.id().value) { DType::F32 } else { x.dtype() };
         let x = rounded::<B>(x, weights.dtype());
         match DenseBack.prepare::<C>([of_x, of_weights]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {

@@ -7,8 +7,10 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
+use crate::cuda::dropped::Dropout;
+use crate::cuda::norm_on_tape::{StreamAs, Summands};
 use crate::cuda::product::view;
-use crate::cuda::{attend, columns, entropy, gelu, heads, norm_on_tape};
+use crate::cuda::{attend, columns, entropy, gelu, heads, norm_back, norm_on_tape};
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -19,10 +21,10 @@ pub(crate) trait GradientPasses: Backend {
     fn attended(
         sums: FloatTensor<Self>,
         biases: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
+        key: FloatTensor<Self>,
         samples: usize,
         heads: usize,
-        has_mask: bool,
+        dropout: Dropout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// To the sums `[1, R, 3 W]` of queries, keys and values.
@@ -33,8 +35,8 @@ pub(crate) trait GradientPasses: Backend {
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
-        has_mask: bool,
+        key: FloatTensor<Self>,
+        dropout: Dropout,
     ) -> FloatTensor<Self>;
 
     /// To the sums `[1, R, F]`.
@@ -45,28 +47,36 @@ pub(crate) trait GradientPasses: Backend {
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
-    /// `[R, D]`, the same before it is scaled, and one over the deviations `[R, 1]`.
+    /// `[R, D]` in type `to`, the normal `[R, D]` before it is scaled, and one over the deviations `[R, 1]`.
     #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::norm)]
     fn norm(
         stream: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        is: StreamAs,
+        dropout: Dropout,
         epsilon: f32,
+        to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// To the stream `[R, D]`, and in another type to the sums `[1, R, D]`.
+    /// To the stream `[R, D]`, in another type to the sums `[1, R, D]`, and to the parameters `[3, D]`, added to what did `before`
+    /// where it is said to be there.
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::norm_back)]
     fn norm_back(
         gradient: FloatTensor<Self>,
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        dropout: Dropout,
         to: DType,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+        before: FloatTensor<Self>,
+        has_before: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Loss and cross-entropy with the truth, both `[1]`; what goes back to `logits [R, V]`, and their softmax.
     #[allow(clippy::type_complexity, reason = "the macro reads the tuple")]
@@ -89,18 +99,6 @@ pub(crate) trait GradientPasses: Backend {
         has_before: bool,
         shape: Shape,
     ) -> FloatTensor<Self>;
-
-    /// Over the rows of what is left of `x` by the marks of `z`, of `y z`, and of `y`, all `[R, C]` in `f32`: `[3, C]`, added to `before` where it is said to be
-    /// there.
-    #[fusion(dtype = x, shape = shapes::sums_of_norm(x))]
-    fn sums_of_norm(
-        x: FloatTensor<Self>,
-        y: FloatTensor<Self>,
-        z: FloatTensor<Self>,
-        share: f32,
-        before: FloatTensor<Self>,
-        has_before: bool,
-    ) -> FloatTensor<Self>;
 }
 
 impl GradientPasses for CubeBackend {
@@ -108,15 +106,15 @@ impl GradientPasses for CubeBackend {
     fn attended(
         sums: FloatTensor<Self>,
         biases: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
+        key: FloatTensor<Self>,
         samples: usize,
         heads: usize,
-        has_mask: bool,
+        dropout: Dropout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let positions = sums.meta.shape()[1] / samples;
         let (queries, keys, values) = heads::new_heads(sums, biases, samples, heads, whole_rows(positions));
-        let mask = has_mask.then_some(mask);
-        let [weights, kept] = attend::weigh(queries.clone(), keys.clone(), positions, mask);
+        let dropped = dropout.drops().then_some((key, dropout));
+        let [weights, kept] = attend::weigh(queries.clone(), keys.clone(), positions, dropped);
         let mixed = attend::mix(kept, values.clone());
         (mixed, queries, keys, values, weights)
     }
@@ -127,10 +125,11 @@ impl GradientPasses for CubeBackend {
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
-        has_mask: bool,
+        key: FloatTensor<Self>,
+        dropout: Dropout,
     ) -> FloatTensor<Self> {
-        attend::attend_back(gradient, [queries, keys, values], weights, has_mask.then_some(mask))
+        let dropped = dropout.drops().then_some((key, dropout));
+        attend::attend_back(gradient, [queries, keys, values], weights, dropped)
     }
 
     fn hidden_back(
@@ -143,14 +142,17 @@ impl GradientPasses for CubeBackend {
 
     fn norm(
         stream: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        is: StreamAs,
+        dropout: Dropout,
         epsilon: f32,
+        to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let dropped = norm_on_tape::Dropped { drawn, share };
-        norm_on_tape::norm(stream, sums, parameters, dropped, epsilon)
+        let summands = Summands { stream, scales, is, sums, key, dropout };
+        norm_on_tape::norm(summands, parameters, epsilon, to)
     }
 
     fn norm_back(
@@ -158,10 +160,17 @@ impl GradientPasses for CubeBackend {
         normal: FloatTensor<Self>,
         inverse: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        dropout: Dropout,
         to: DType,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm_on_tape::norm_back(gradient, normal, inverse, parameters, share, to)
+        before: FloatTensor<Self>,
+        has_before: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let width = normal.meta.shape()[1];
+        let kept = norm_back::Kept { normal, inverse, parameters, key, dropout };
+        let [of_stream, of_sums, of_parameters] =
+            norm_back::norm_back(gradient, kept, to, has_before.then_some(before));
+        (of_stream, of_sums, view(of_parameters, [3, width], [width, 1]))
     }
 
     #[allow(clippy::type_complexity, reason = "the trait's")]
@@ -187,20 +196,6 @@ impl GradientPasses for CubeBackend {
         let sums = columns::sum_of_columns(into_contiguous(x), parts, whole, before);
         if shape.num_dims() == 2 { view(sums, [parts, whole], [whole, 1]) } else { view(sums, [whole], [1]) }
     }
-
-    fn sums_of_norm(
-        x: FloatTensor<Self>,
-        y: FloatTensor<Self>,
-        z: FloatTensor<Self>,
-        share: f32,
-        before: FloatTensor<Self>,
-        has_before: bool,
-    ) -> FloatTensor<Self> {
-        let [x, y, z] = [x, y, z].map(into_contiguous);
-        let width = x.meta.shape()[1];
-        let sums = columns::sums_of_norm(x, y, z, share, has_before.then_some(before));
-        view(sums, [3, width], [width, 1])
-    }
 }
 
 /// An operation has all of its tensors: another stands for what did not go back yet, and is not read.
@@ -216,12 +211,10 @@ mod shapes {
     use burn::tensor::{DType, Shape};
     use mgnt_model::compute::whole_rows;
 
+    use super::{Dropout, StreamAs};
+
     pub fn full(_: DType) -> DType {
         DType::F32
-    }
-
-    pub fn sums_of_norm(x: &Shape) -> Shape {
-        [3, x[1]].into()
     }
 
     pub fn entropy(
@@ -246,10 +239,10 @@ mod shapes {
     pub fn attended(
         sums: &TensorSpec,
         _biases: &TensorSpec,
-        _mask: &TensorSpec,
+        _key: &TensorSpec,
         samples: &usize,
         heads: &usize,
-        _has_mask: &bool,
+        _dropout: &Dropout,
     ) -> Attended {
         let (rows, width) = (sums.shape[1], sums.shape[2] / (3 * heads));
         let active = rows / samples;
@@ -271,26 +264,34 @@ mod shapes {
 
     #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn norm(
-        stream: &TensorSpec,
-        _sums: &TensorSpec,
+        _stream: &TensorSpec,
+        _scales: &TensorSpec,
+        sums: &TensorSpec,
         _parameters: &TensorSpec,
-        _drawn: &TensorSpec,
-        _share: &f32,
+        _key: &TensorSpec,
+        _is: &StreamAs,
+        _dropout: &Dropout,
         _epsilon: &f32,
+        to: &DType,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
-        let inverse = TensorSpec::new([stream.shape[0], 1].into(), stream.dtype);
-        (stream.clone(), stream.clone(), inverse)
+        let spec = |columns: usize, of: DType| TensorSpec::new([sums.shape[1], columns].into(), of);
+        let width = sums.shape[2];
+        (spec(width, *to), spec(width, DType::F32), spec(1, DType::F32))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
     pub fn norm_back(
         gradient: &TensorSpec,
         _normal: &TensorSpec,
         _inverse: &TensorSpec,
-        _parameters: &TensorSpec,
-        _share: &f32,
+        parameters: &TensorSpec,
+        _key: &TensorSpec,
+        _dropout: &Dropout,
         to: &DType,
-    ) -> (TensorSpec, TensorSpec) {
+        _before: &TensorSpec,
+        _has_before: &bool,
+    ) -> (TensorSpec, TensorSpec, TensorSpec) {
         let of_sums = [1, gradient.shape[0], gradient.shape[1]];
-        (gradient.clone(), TensorSpec::new(of_sums.into(), *to))
+        (gradient.clone(), TensorSpec::new(of_sums.into(), *to), parameters.clone())
     }
 }

@@ -1,20 +1,24 @@
 //! The kernels that may be on a tape, and what goes back through them.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::backend::{
+    Autodiff, AutodiffBackend, Backend, Dispatch, DispatchTensor, TensorMetadata, backend_extension,
+};
 use burn::tensor::{DType, Shape, Tensor};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Aim, Dropped, Entropy, Samples};
+use mgnt_model::kernels::{Aim, Dropped, Entropy, LearnedStream, Samples};
 
+use crate::cuda::dropped::Dropout;
 use crate::cuda::gelu;
 use crate::cuda::gradients::{GradientPasses, or_other};
+use crate::cuda::norm_on_tape::StreamAs;
 use crate::place::{Place, has_some};
 
-/// Operations with one result, which Burn's tape knows how to hold.
+/// Operations of which the first result is on the tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
 pub(crate) trait Learned: Backend {
     #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
@@ -22,25 +26,31 @@ pub(crate) trait Learned: Backend {
     fn nested_attention(
         sums: FloatTensor<Self>,
         biases: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
+        key: FloatTensor<Self>,
         samples: usize,
         heads: usize,
-        has_mask: bool,
+        dropout: Dropout,
     ) -> FloatTensor<Self>;
 
     #[fusion(dtype = sums, shape = shapes::hidden(sums))]
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// `[R, D]` in type `to`, and off the tape its normal. What goes back to the stream goes back to `input`, and `stream` is what is
+    /// read.
     #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
-    #[fusion(dtype = stream, shape = stream)]
+    #[fusion(meta = shapes::normed)]
     fn normed(
+        input: FloatTensor<Self>,
         stream: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        is: StreamAs,
+        dropout: Dropout,
         epsilon: f32,
-    ) -> FloatTensor<Self>;
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// `value [1]`, of which it is known what goes back to `logits [R, V]`.
     #[fusion(dtype = value, shape = value)]
@@ -55,12 +65,12 @@ impl Learned for CubeBackend {
     fn nested_attention(
         sums: FloatTensor<Self>,
         biases: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
+        key: FloatTensor<Self>,
         samples: usize,
         heads: usize,
-        has_mask: bool,
+        dropout: Dropout,
     ) -> FloatTensor<Self> {
-        Self::attended(sums, biases, mask, samples, heads, has_mask).0
+        Self::attended(sums, biases, key, samples, heads, dropout).0
     }
 
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -69,14 +79,19 @@ impl Learned for CubeBackend {
     }
 
     fn normed(
+        _: FloatTensor<Self>,
         stream: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        is: StreamAs,
+        dropout: Dropout,
         epsilon: f32,
-    ) -> FloatTensor<Self> {
-        Self::norm(stream, sums, parameters, drawn, share, epsilon).0
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (input, normal, _) = Self::norm(stream, scales, sums, parameters, key, is, dropout, epsilon, to);
+        (input, normal)
     }
 
     fn known(_: FloatTensor<Self>, _: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -91,8 +106,8 @@ struct Attended<B: Backend> {
     keys: FloatTensor<B>,
     values: FloatTensor<B>,
     weights: FloatTensor<B>,
-    mask: FloatTensor<B>,
-    has_mask: bool,
+    key: FloatTensor<B>,
+    dropout: Dropout,
     /// Of the biases.
     shape: Shape,
 }
@@ -105,8 +120,8 @@ impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
 
     fn backward(self, ops: Ops<Attended<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let Attended { queries, keys, values, weights, mask, has_mask, shape } = ops.state;
-        let of_sums = B::attended_back(gradient, queries, keys, values, weights, mask, has_mask);
+        let Attended { queries, keys, values, weights, key, dropout, shape } = ops.state;
+        let of_sums = B::attended_back(gradient, queries, keys, values, weights, key, dropout);
         let [sums, biases] = ops.parents;
         if let Some(biases) = biases {
             let before = has_some(biases.id.value).then(|| gradients.consume::<B>(&biases));
@@ -155,7 +170,8 @@ struct Normal<B: Backend> {
     normal: FloatTensor<B>,
     inverse: FloatTensor<B>,
     parameters: FloatTensor<B>,
-    share: f32,
+    key: FloatTensor<B>,
+    dropout: Dropout,
     /// Type of the sums.
     to: DType,
 }
@@ -169,14 +185,14 @@ impl<B: GradientPasses> Backward<B, 3> for NormBack {
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let (Normal { normal, inverse, parameters, share, to }, _) = ops.state;
+        let (Normal { normal, inverse, parameters, key, dropout, to }, _) = ops.state;
         let [stream, sums, of_parameters] = ops.parents;
-        let (of_stream, of_sums) =
-            B::norm_back(gradient.clone(), normal.clone(), inverse, parameters, share, to);
+        let before = of_parameters.as_ref().filter(|parent| has_some(parent.id.value));
+        let before = before.map(|parent| gradients.consume::<B>(parent));
+        let (before, has_before) = or_other(before, &gradient);
+        let (of_stream, of_sums, back) =
+            B::norm_back(gradient, normal, inverse, parameters, key, dropout, to, before, has_before);
         if let Some(parent) = of_parameters {
-            let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
-            let (before, has_before) = or_other(before, &gradient);
-            let back = B::sums_of_norm(of_stream.clone(), gradient, normal, share, before, has_before);
             gradients.register::<B>(parent.id, back);
         }
         if let Some(sums) = sums {
@@ -225,22 +241,22 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
     fn nested_attention(
         sums: FloatTensor<Self>,
         biases: FloatTensor<Self>,
-        mask: FloatTensor<Self>,
+        key: FloatTensor<Self>,
         samples: usize,
         heads: usize,
-        has_mask: bool,
+        dropout: Dropout,
     ) -> FloatTensor<Self> {
         let [(sums, of_sums), (biases, of_biases)] = [sums, biases].map(|parent| parent.into_parts());
-        let mask = mask.into_primitive();
+        let key = key.into_primitive();
         let shape = biases.shape();
         match AttentionBack.prepare::<C>([of_sums, of_biases]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
                 let (mixed, queries, keys, values, weights) =
-                    B::attended(sums, biases, mask.clone(), samples, heads, has_mask);
-                operation.finish(Attended { queries, keys, values, weights, mask, has_mask, shape }, mixed)
+                    B::attended(sums, biases, key.clone(), samples, heads, dropout);
+                operation.finish(Attended { queries, keys, values, weights, key, dropout, shape }, mixed)
             }
             OpsKind::UnTracked(operation) => {
-                operation.finish(B::nested_attention(sums, biases, mask, samples, heads, has_mask))
+                operation.finish(B::nested_attention(sums, biases, key, samples, heads, dropout))
             }
         }
     }
@@ -257,30 +273,33 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
     }
 
     fn normed(
+        input: FloatTensor<Self>,
         stream: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         parameters: FloatTensor<Self>,
-        drawn: FloatTensor<Self>,
-        share: f32,
+        key: FloatTensor<Self>,
+        is: StreamAs,
+        dropout: Dropout,
         epsilon: f32,
-    ) -> FloatTensor<Self> {
-        let to = sums.dtype();
-        let [(stream, a), (sums, b), (parameters, c)] =
-            [stream, sums, parameters].map(|parent| parent.into_parts());
-        let drawn = drawn.into_primitive();
+        to: DType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let of = sums.dtype();
+        let [(_, a), (sums, b), (parameters, c)] =
+            [input, sums, parameters].map(|parent| parent.into_parts());
+        let [stream, scales, key] = [stream, scales, key].map(|tensor| tensor.into_primitive());
+        let (normed, normal, inverse) =
+            B::norm(stream, scales, sums, parameters.clone(), key.clone(), is, dropout, epsilon, to);
+        let fixed = Self::from_inner(normal.clone());
         match NormBack.prepare::<C>([a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
-                let (normed, normal, inverse) =
-                    B::norm(stream, sums, parameters.clone(), drawn, share, epsilon);
                 let place = Place::default();
-                let kept = Normal { normal, inverse, parameters, share, to };
+                let kept = Normal { normal, inverse, parameters, key, dropout, to: of };
                 let normed = operation.finish((kept, place.clone()), normed);
                 place.open(normed.id().value);
-                normed
+                (normed, fixed)
             }
-            OpsKind::UnTracked(operation) => {
-                operation.finish(B::normed(stream, sums, parameters, drawn, share, epsilon))
-            }
+            OpsKind::UnTracked(operation) => (operation.finish(normed), fixed),
         }
     }
 }
@@ -288,17 +307,23 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
 pub(crate) fn attention(
     sums: Tensor<3>,
     biases: Tensor<2>,
-    mask: Option<Tensor<4>>,
+    dropped: Option<Dropped>,
     of: Samples,
 ) -> Tensor<2> {
-    let has_mask = mask.is_some();
-    // An operation has all of its tensors: another stands for a mask that is not there, and is not read.
-    let mask = match mask {
-        Some(mask) => mask.detach().into_dispatch(),
-        None => biases.clone().detach().into_dispatch(),
-    };
     let (sums, biases) = (sums.into_dispatch(), biases.into_dispatch());
-    Tensor::from_dispatch(Dispatch::nested_attention(sums, biases, mask, of.count, of.heads, has_mask))
+    let (key, dropout) = drawn_by(dropped, &biases);
+    Tensor::from_dispatch(Dispatch::nested_attention(sums, biases, key, of.count, of.heads, dropout))
+}
+
+/// Key and dropout: an operation has all of its tensors, and another stands for a key that is not there and is not read.
+fn drawn_by(dropped: Option<Dropped>, other: &DispatchTensor) -> (DispatchTensor, Dropout) {
+    match dropped {
+        Some(dropped) => {
+            let dropout = Dropout::new(&dropped);
+            (dropped.key.into_dispatch(), dropout)
+        }
+        None => (other.clone(), Dropout::NONE),
+    }
 }
 
 pub(crate) fn cross_entropy(logits: Tensor<2>, aim: Aim) -> Entropy {
@@ -325,31 +350,42 @@ pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
 }
 
 pub(crate) fn normed(
-    stream: Tensor<2>,
+    stream: Option<LearnedStream>,
     sums: Tensor<3>,
     parameters: Tensor<2>,
     dropped: Option<Dropped>,
     epsilon: f64,
-) -> Tensor<2> {
-    // An operation has all of its tensors: another stands for what is not dropped, and is not read.
-    let (drawn, share) = match dropped {
-        Some(Dropped { drawn, share }) => (drawn, share as f32),
-        None => (stream.clone(), 0.0),
+    to: DType,
+) -> LearnedStream {
+    // What of them is needed off the tape; and an operation has all of its tensors, so that they stand for others that are not there
+    // and are not read.
+    let fixed = parameters.clone().detach().into_dispatch();
+    let (key, dropout) = drawn_by(dropped, &fixed);
+    let (input, stream, scales, is) = match stream {
+        None => (fixed.clone(), fixed.clone(), fixed.clone(), StreamAs::Nothing),
+        Some(LearnedStream { input, exact: None }) => {
+            let input = input.into_dispatch();
+            (input.clone(), input, fixed.clone(), StreamAs::Whole)
+        }
+        Some(LearnedStream { input, exact: Some(exact) }) => {
+            let [normal, scales] = exact.map(Tensor::into_dispatch);
+            (input.into_dispatch(), normal, scales, StreamAs::Normal)
+        }
     };
-    Tensor::from_dispatch(Dispatch::normed(
-        stream.into_dispatch(),
-        sums.into_dispatch(),
-        parameters.into_dispatch(),
-        drawn.detach().into_dispatch(),
-        share,
-        epsilon as f32,
-    ))
+    let [sums, parameters] = [sums.into_dispatch(), parameters.into_dispatch()];
+    let (input, normal) =
+        Dispatch::normed(input, stream, scales, sums, parameters, key, is, dropout, epsilon as f32, to);
+    let exact = (to != DType::F32).then(|| [normal, fixed].map(Tensor::from_dispatch));
+    LearnedStream { input: Tensor::from_dispatch(input), exact }
 }
 
 /// What comes out, by what goes in.
 #[cfg(feature = "fusion")]
 mod shapes {
-    use burn::tensor::Shape;
+    use burn::backend::fusion::custom::TensorSpec;
+    use burn::tensor::{DType, Shape};
+
+    use super::{Dropout, StreamAs};
 
     pub fn attention(sums: &Shape) -> Shape {
         [sums[1], sums[2] / 3].into()
@@ -357,5 +393,22 @@ mod shapes {
 
     pub fn hidden(sums: &Shape) -> Shape {
         [sums[1], sums[2]].into()
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    pub fn normed(
+        _input: &TensorSpec,
+        _stream: &TensorSpec,
+        _scales: &TensorSpec,
+        sums: &TensorSpec,
+        _parameters: &TensorSpec,
+        _key: &TensorSpec,
+        _is: &StreamAs,
+        _dropout: &Dropout,
+        _epsilon: &f32,
+        to: &DType,
+    ) -> (TensorSpec, TensorSpec) {
+        let spec = |of: DType| TensorSpec::new([sums.shape[1], sums.shape[2]].into(), of);
+        (spec(*to), spec(DType::F32))
     }
 }

@@ -75,6 +75,11 @@ impl LearnedBlock {
             dropout: share(&block.dropout),
         }
     }
+
+    /// Whether something is dropped of it on a tape.
+    pub fn drops(&self) -> bool {
+        self.attention_dropout > 0.0 || self.dropout > 0.0
+    }
 }
 
 impl LearnedHead {
@@ -94,11 +99,10 @@ impl LearnedHead {
     /// `x [R, D]` to the logits of the first `rows` vocabulary entries, `[R, rows]`.
     pub fn forward(&self, kernels: &dyn Kernels, x: Tensor<2>, rows: usize) -> Tensor<2> {
         let [_, width] = x.dims();
-        // A LayerNorm of the hidden numbers alone.
-        let nothing = x.clone().detach().zeros_like();
         let hidden = kernels.hidden(kernels.dense(x, self.weight.clone(), width), self.weight_bias.clone());
-        let normed = kernels.normed(nothing, hidden.unsqueeze(), self.norm.clone(), None, NORM_EPSILON);
-        let logits = kernels.dense(normed, self.table.clone(), rows);
+        let to = self.table.dtype();
+        let normed = kernels.normed(None, hidden.unsqueeze(), self.norm.clone(), None, NORM_EPSILON, to);
+        let logits = kernels.dense(normed.input, self.table.clone(), rows);
         let bias = self.bias.clone().narrow(0, 0, rows).unsqueeze();
         full(logits).squeeze_dim(0) + bias
     }

@@ -6,6 +6,7 @@
 //! [`NestedTransformer::with_kernels`](crate::NestedTransformer::with_kernels).
 
 mod by_kernels;
+mod dropped;
 mod learned;
 mod on_tape;
 mod operations;
@@ -19,6 +20,7 @@ use crate::precision::{cast, full};
 use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
+pub use dropped::{Dropped, MULTIPLIERS, ROUNDS, WEYL, philox};
 pub(crate) use learned::{Learned, LearnedBlock, LearnedHead};
 pub(crate) use on_tape::OnTape;
 pub use operations::Operations;
@@ -109,28 +111,30 @@ pub trait Kernels: Debug + Send + Sync {
 
     /// Heads of the `sums [1, R, 3 W]` of three products and the first W of each one's bias, of `biases [3, _]`, and attention as
     /// [`attend`](Self::attend) has it, for samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
-    /// Where there is a `mask [samples, heads, A, whole rows of A]`, weights are multiplied by it.
+    /// Of the weights some may be dropped, as rows of those of each sample, head and active position.
     fn attention(
         &self,
         sums: Tensor<3>,
         biases: Tensor<2>,
-        mask: Option<Tensor<4>>,
+        dropped: Option<Dropped>,
         of: Samples,
     ) -> Tensor<2>;
 
     /// Tanh gelu of the `sums [1, R, F]` of a product and the first F of its bias, `[R, F]` in the type of the sums. It may be on a tape.
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2>;
 
-    /// LayerNorm of `stream [R, D]` with the `sums [1, R, D]` of a branch and its bias added, of which some is dropped, in `f32`.
-    /// It may be on a tape. Of `parameters [3, D]` the first is the bias, and then come the LayerNorm's gamma and beta.
+    /// LayerNorm of the residual stream, where there is one, with the `sums [1, R, D]` of a branch and its bias added, of which
+    /// some may be dropped, in `f32`. It may be on a tape. Of `parameters [3, D]` the first is the bias, and then come the
+    /// LayerNorm's gamma and beta. The stream goes on in type `to`, or in `f32`.
     fn normed(
         &self,
-        stream: Tensor<2>,
+        stream: Option<LearnedStream>,
         sums: Tensor<3>,
         parameters: Tensor<2>,
         dropped: Option<Dropped>,
         epsilon: f64,
-    ) -> Tensor<2>;
+        to: DType,
+    ) -> LearnedStream;
 
     /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy;
@@ -234,15 +238,6 @@ pub struct Heads {
     pub values: Tensor<4>,
 }
 
-/// What of a branch is dropped; the rest is divided by its share.
-#[derive(Debug, Clone)]
-pub struct Dropped {
-    /// Numbers from 0 to 1, `[R, D]`: what stands at one below `share` goes.
-    pub drawn: Tensor<2>,
-    /// Above 0, below 1.
-    pub share: f64,
-}
-
 /// What [`Kernels::embed`] embeds.
 #[derive(Debug)]
 pub struct Embedded {
@@ -311,6 +306,23 @@ impl From<Tensor<2>> for Stream {
     /// Of `[R, D]` in `f32`.
     fn from(first: Tensor<2>) -> Self {
         Self { first, rest: None }
+    }
+}
+
+/// The residual stream of R rows on a tape.
+#[derive(Debug, Clone)]
+pub struct LearnedStream {
+    /// `[R, D]` as products take it, on the tape: what goes back to the stream goes back to this, in `f32`.
+    pub input: Tensor<2>,
+    /// Where that is rounded, what it was before, off the tape: the normal `[R, D]`, in `f32`, and `parameters [3, D]` of which the
+    /// second scaled it and the third was added then.
+    pub exact: Option<[Tensor<2>; 2]>,
+}
+
+impl From<Tensor<2>> for LearnedStream {
+    /// Of `[R, D]` in `f32`.
+    fn from(input: Tensor<2>) -> Self {
+        Self { input, exact: None }
     }
 }
 

@@ -2,8 +2,8 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
 use super::{
-    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Normed, Parameter, SQUARES,
-    Samples, Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, Normed, Parameter,
+    SQUARES, Samples, Scales, Stream,
 };
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
@@ -146,7 +146,7 @@ impl Kernels for Operations {
         &self,
         sums: Tensor<3>,
         biases: Tensor<2>,
-        mask: Option<Tensor<4>>,
+        dropped: Option<Dropped>,
         of: Samples,
     ) -> Tensor<2> {
         let Samples { count: samples, heads } = of;
@@ -156,8 +156,11 @@ impl Kernels for Operations {
         let all = all.reshape([samples, rows / samples, 3 * heads, outputs / (3 * heads)]);
         let all = cast(all, compute).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
-        let mask = mask.map(|mask| mask.slice(s![.., .., .., 0..rows / samples]));
-        attend(part(0), part(1), part(2), mask)
+        let active = rows / samples;
+        let factors = dropped.map(|dropped| {
+            dropped.factors(samples * heads * active, active).reshape([samples, heads, active, active])
+        });
+        attend(part(0), part(1), part(2), factors)
     }
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
@@ -169,20 +172,29 @@ impl Kernels for Operations {
 
     fn normed(
         &self,
-        stream: Tensor<2>,
+        stream: Option<LearnedStream>,
         sums: Tensor<3>,
         parameters: Tensor<2>,
         dropped: Option<Dropped>,
         epsilon: f64,
-    ) -> Tensor<2> {
+        _: DType,
+    ) -> LearnedStream {
         let part = |part: usize| parameters.clone().slice(s![part..part + 1, ..]).squeeze_dim(0);
         let norm = Scales { gamma: part(1), beta: part(2), epsilon };
         let branch = summed(full(sums), part(0));
         let branch = match dropped {
-            Some(Dropped { drawn, share }) => branch.mask_fill(drawn.lower_elem(share), 0.0) / (1.0 - share),
+            Some(dropped) => {
+                let [rows, width] = branch.dims();
+                branch * dropped.factors(rows, width)
+            }
             None => branch,
         };
-        normed(stream + branch, norm)
+        let sum = match stream {
+            // What comes of these operations is not rounded.
+            Some(stream) => stream.input + branch,
+            None => branch,
+        };
+        normed(sum, norm).into()
     }
 
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {
@@ -226,12 +238,12 @@ impl Kernels for Operations {
 }
 
 /// `[R, heads * head width]`.
-fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: Option<Tensor<4>>) -> Tensor<2> {
+fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, factors: Option<Tensor<4>>) -> Tensor<2> {
     let ([batch, heads, active, width], compute) = (queries.dims(), queries.dtype());
     let scores = full(queries.matmul(keys.swap_dims(2, 3))) * (width as f64).powf(-0.5);
     let weights = cast(softmax(scores, 3), compute);
-    let weights = match mask {
-        Some(mask) => weights * mask,
+    let weights = match factors {
+        Some(factors) => cast(full(weights) * factors, compute),
         None => weights,
     };
     let mixed = weights.matmul(values);

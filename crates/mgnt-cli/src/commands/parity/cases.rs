@@ -324,7 +324,7 @@ mod tests {
                 "dense",
                 "dense of three",
                 "attention",
-                "attention with a mask",
+                "attention with dropout",
                 "cross-entropy",
                 "cross-entropy with a teacher",
                 "gelu",

@@ -222,15 +222,15 @@ pub fn gradients(
     told("dense of three", answer("dense of three", &numbers, result, &[&x, a, b, c], &[])?);
 
     // Scores of which some keep their weight: what goes back of large ones is lost in a half's rounding.
-    for (name, has_mask) in [("attention", false), ("attention with a mask", true)] {
+    for (name, share) in [("attention", 0.0), ("attention with dropout", 0.3)] {
         let sums = (numbers.halves([1, ROWS, outputs], 21) * 0.5).detach().require_grad();
         let biases = [22, 37, 38].map(|seed| numbers.full([outputs], seed).require_grad());
-        let mask = has_mask.then(|| numbers.halves([BATCH, HEADS, ACTIVE, ROOM], 30).abs());
+        let dropped = (share > 0.0).then(|| Dropped { key: numbers.full([2], 30), site: 7, share });
         let of = Samples { count: BATCH, heads: HEADS };
         let shared = kernels.shared_vectors(biases.clone());
         let less = sums.clone().narrow(2, 0, outputs / HEADS);
         let less = kernels.attention(less, shared.clone(), None, Samples { count: BATCH, heads: 1 });
-        let result = kernels.attention(sums.clone(), shared, mask, of);
+        let result = kernels.attention(sums.clone(), shared, dropped, of);
         let result = Tensor::cat(vec![result, less], 1);
         told(name, answer(name, &numbers, result, &[&sums], &[&biases])?);
     }
@@ -264,16 +264,19 @@ pub fn gradients(
         let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
         let parameters = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
         let shared = kernels.shared_vectors(parameters.clone());
-        let drawn = numbers.full([ROWS, WIDTH], 49) * 0.25 + 0.5;
-        let dropped = (share > 0.0).then_some(Dropped { drawn, share });
-        let stream = numbers.full([ROWS, WIDTH], 29);
-        let normed = kernels.normed(stream, sums.clone(), shared.clone(), dropped, 1e-12);
+        let dropped = (share > 0.0).then(|| Dropped { key: numbers.full([2], 49), site: 3, share });
+        let stream = numbers.full([ROWS, WIDTH], 29).into();
+        let (branch, to) = (sums.clone(), numbers.compute);
+        let stream = kernels.normed(Some(stream), branch, shared.clone(), dropped, 1e-12, to);
         // Both a product and the next LayerNorm have something for what came out.
         let weight = numbers.halves([WIDTH, WIDTH], 55) * (1.0 / (WIDTH as f64).sqrt());
-        let branch = kernels.dense(normed.clone(), weight, WIDTH);
-        let normed = kernels.normed(normed, branch, shared, None, 1e-12);
+        let branch = kernels.dense(stream.input.clone(), weight, WIDTH);
+        let stream = kernels.normed(Some(stream), branch, shared.clone(), None, 1e-12, DType::F32);
+        // And one of a branch alone.
+        let alone = kernels.normed(None, sums.clone(), shared, None, 1e-12, DType::F32);
+        let result = Tensor::cat(vec![stream.input, alone.input], 0);
         let [bias, gamma, beta] = parameters;
-        told(name, answer(name, &numbers, normed, &[&sums], &[&[bias], &[gamma], &[beta]])?);
+        told(name, answer(name, &numbers, result, &[&sums], &[&[bias], &[gamma], &[beta]])?);
     }
     Ok(all)
 }

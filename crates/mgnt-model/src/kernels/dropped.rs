@@ -1,0 +1,122 @@
+//! Dropout that is drawn where it is used, forth and back: whether a number goes is a function of its place and a key, so that no draw
+//! is kept.
+
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+
+/// What is dropped of rows of numbers; the rest is divided by its share.
+///
+/// The number of row r and column c goes where the word c % 4 of [`philox`] of the counter `[c / 4, r, site, 0]` is below
+/// [`threshold`](Self::threshold).
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    /// Two numbers, drawn anew for each pass through the model, `[2]` in `f32`, whose bits are the generator's key.
+    pub key: Tensor<1>,
+    /// Which dropout of that pass it is.
+    pub site: u32,
+    /// Above 0, below 1.
+    pub share: f64,
+}
+
+impl Dropped {
+    /// A key from the generator of a device.
+    pub fn draw_key(device: &Device) -> Tensor<1> {
+        Tensor::random([2], Distribution::Uniform(0.0, 1.0), device)
+    }
+
+    /// As many of 2^32 words as the share is of one.
+    pub fn threshold(share: f64) -> u32 {
+        (share * 2f64.powi(32)) as u32
+    }
+
+    /// What numbers `[rows, columns]` are multiplied by, off any tape: the definition that kernels are held against.
+    pub fn factors(&self, rows: usize, columns: usize) -> Tensor<2> {
+        let key = self.key.clone().inner();
+        let device = key.device();
+        let mut bits = key.into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>();
+        bits.resize(2, 0);
+        let (key, stays) = ([bits[0], bits[1]], (1.0 / (1.0 - self.share)) as f32);
+        let threshold = Self::threshold(self.share);
+        let mut factors = Vec::with_capacity(rows * columns);
+        for row in 0..rows as u32 {
+            let words = (0..columns as u32)
+                .map(|column| philox([column / 4, row, self.site, 0], key)[column as usize % 4]);
+            factors.extend(words.map(|word| if word < threshold { 0.0 } else { stays }));
+        }
+        Tensor::from_data(TensorData::new(factors, [rows, columns]), &device)
+    }
+}
+
+/// Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011): four random words for each counter.
+pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let [mut a, mut b, mut c, mut d] = counter;
+    let [mut first, mut second] = key;
+    for _ in 0..ROUNDS {
+        let [of_a, of_c] =
+            [(a, MULTIPLIERS[0]), (c, MULTIPLIERS[1])].map(|(x, y)| u64::from(x) * u64::from(y));
+        (a, b, c, d) =
+            ((of_c >> 32) as u32 ^ b ^ first, of_c as u32, (of_a >> 32) as u32 ^ d ^ second, of_a as u32);
+        first = first.wrapping_add(WEYL[0]);
+        second = second.wrapping_add(WEYL[1]);
+    }
+    [a, b, c, d]
+}
+
+/// Of [`philox`].
+pub const ROUNDS: usize = 10;
+/// Factors of a round of [`philox`].
+pub const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
+/// What is added to the key of [`philox`] for each round.
+pub const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_paper_s_library() {
+        // Known answers of Random123.
+        for (counter, key, words) in [
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+            (
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0],
+                [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+            ),
+        ] {
+            assert_eq!(philox(counter, key), words);
+        }
+    }
+
+    #[test]
+    fn a_share_goes_at_other_places_for_each_key_and_site() {
+        let device = Device::flex();
+        let of = |key: [f32; 2], site: u32, share: f64| -> Vec<f32> {
+            let dropped = Dropped { key: Tensor::from_floats(key, &device), site, share };
+            dropped.factors(200, 50).into_data().try_into_vec().unwrap()
+        };
+        let one = of([0.25, 0.75], 3, 0.3);
+        let gone = one.iter().filter(|&&factor| factor == 0.0).count();
+        // Three deviations of 10,000 draws.
+        assert!(gone.abs_diff(3000) < 138, "{gone} of 10000 are gone");
+        assert!(one.iter().all(|&factor| factor == 0.0 || (factor - 1.0 / 0.7).abs() < 1e-6));
+        assert_eq!(one, of([0.25, 0.75], 3, 0.3));
+        for other in [of([0.25, 0.5], 3, 0.3), of([0.5, 0.75], 3, 0.3), of([0.25, 0.75], 4, 0.3)] {
+            let same = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+            // 0.3^2 + 0.7^2 of all.
+            assert!(same.abs_diff(5800) < 150, "{same} of 10000 are the same");
+        }
+    }
+
+    #[test]
+    fn keys_follow_the_device_s_seed() {
+        let device = Device::flex();
+        let key = |seed| -> Vec<f32> {
+            device.seed(seed);
+            Dropped::draw_key(&device).into_data().try_into_vec().unwrap()
+        };
+        let first = key(1);
+        assert_eq!(first, key(1));
+        assert_ne!(first, key(2));
+    }
+}
