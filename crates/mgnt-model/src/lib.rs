@@ -18,6 +18,7 @@ mod error;
 mod gelu;
 mod head;
 mod host;
+mod initial;
 pub mod kernels;
 mod nesting;
 mod precision;

@@ -1,25 +1,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::module::{Module, Param, ParamId};
+use burn::module::Module;
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-use crate::attention::{Attention, Beyond, Context, Dense};
+use crate::attention::{Attention, Beyond, Context};
 use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
+use crate::initial::Initial;
 use crate::kernels::{Biases, ByKernels, GoesOn, Kernels, Learned, LearnedBlock, LearnedHead, OnTape};
 use crate::{Error, KvCache, ModelConfig, Nesting, Norm, SubModel, host, precision};
 
-/// Standard deviation of initial weights before truncation at two sigma (MaskGIT's).
-const INITIAL_DEVIATION: f32 = 0.02;
 /// LayerNorm epsilon of the published models.
 pub(crate) const NORM_EPSILON: f64 = 1e-12;
 
@@ -78,12 +75,12 @@ impl NestedTransformer {
     ///
     /// Fails where [`ModelConfig::validate`] does.
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, Error> {
-        Self::built(config, Initial { rng: Some(ChaCha8Rng::seed_from_u64(seed)), device })
+        Self::built(config, Initial::drawn(seed, device))
     }
 
     fn built(config: &ModelConfig, mut initial: Initial) -> Result<Self, Error> {
         config.validate()?;
-        let device = initial.device;
+        let device = initial.device();
         let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
         let norm = || LayerNormConfig::new(d).with_epsilon(NORM_EPSILON).init(device);
         let dropout = || DropoutConfig::new(config.dropout).init();
@@ -122,14 +119,14 @@ impl NestedTransformer {
 
     /// A model with the tensors of a map, named by their path in this module.
     pub fn from_weights(config: &ModelConfig, weights: TensorMap, device: &Device) -> Result<Self, Error> {
-        Ok(module::from_map(Self::built(config, Initial { rng: None, device })?, weights)?)
+        Ok(module::from_map(Self::built(config, Initial::undrawn(device))?, weights)?)
     }
 
     /// Reads a model directory (`config.ron`, `model.safetensors`).
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: ModelConfig = directory.config()?;
-        Ok(directory.fill(Self::built(&config, Initial { rng: None, device })?)?)
+        Ok(directory.fill(Self::built(&config, Initial::undrawn(device))?)?)
     }
 
     /// Writes a model directory, whole or not at all.
@@ -485,49 +482,4 @@ fn nothing<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 fn places(tokens: &Tensor<2, Int>) -> Tensor<2, Int> {
     let [batch, length] = tokens.dims();
     Tensor::arange(0..length as i64, &tokens.device()).unsqueeze().repeat_dim(0, batch)
-}
-
-/// Draws initial weights on the host, so that they do not depend on a device's generator; or, without one, leaves them
-/// undrawn, for a model that is filled from a file.
-struct Initial<'a> {
-    rng: Option<ChaCha8Rng>,
-    device: &'a Device,
-}
-
-impl Initial<'_> {
-    fn matrix(&mut self, rows: usize, columns: usize) -> Param<Tensor<2>> {
-        let Some(rng) = &mut self.rng else { return self.undrawn([rows, columns]) };
-        let values: Vec<f32> = (0..rows * columns).map(|_| truncated_normal(rng)).collect();
-        Param::from_tensor(Tensor::from_data(TensorData::new(values, [rows, columns]), self.device))
-    }
-
-    fn vector(&self, length: usize) -> Param<Tensor<1>> {
-        if self.rng.is_none() {
-            return self.undrawn([length]);
-        }
-        Param::from_tensor(Tensor::zeros([length], self.device))
-    }
-
-    /// A parameter that takes no memory until it is asked for or filled.
-    fn undrawn<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
-        let init = move |device: &Device, tracked: bool| {
-            let zeros = Tensor::zeros(shape, device);
-            if tracked { zeros.require_grad() } else { zeros }
-        };
-        Param::uninitialized(ParamId::new(), init, self.device.clone(), true, shape.into())
-    }
-
-    fn dense(&mut self, inputs: usize, outputs: usize) -> Dense {
-        Dense { weight: self.matrix(inputs, outputs), bias: self.vector(outputs), exact: false }
-    }
-}
-
-fn truncated_normal(rng: &mut ChaCha8Rng) -> f32 {
-    loop {
-        let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
-        let normal = radius * (std::f32::consts::TAU * rng.random::<f32>()).cos();
-        if normal.abs() <= 2.0 {
-            return INITIAL_DEVIATION * normal;
-        }
-    }
 }

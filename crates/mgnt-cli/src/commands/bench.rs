@@ -102,6 +102,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = || read_ron::<ModelConfig>(&arguments.config);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
+        // What is kept for the sizes of another batch is found by no tensor of this one.
+        device.memory_cleanup();
         rows.extend(match arguments.what {
             What::Forward => {
                 let whole = Strategy::baseline(1).plan(&config()?)?;

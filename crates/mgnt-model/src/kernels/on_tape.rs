@@ -16,6 +16,16 @@ pub(crate) struct OnTape<'a> {
 impl OnTape<'_> {
     /// `x [1, R, D]` before the first block to that after the last.
     pub fn through_blocks(&self, blocks: &[LearnedBlock], x: Tensor<3>) -> Tensor<3> {
+        let device = x.device();
+        if !device.is_autodiff() {
+            return self.pass(blocks, x);
+        }
+        // What a pass leaves for the way back is of the same sizes at each step. So it is asked for as what stays, which a device finds
+        // by its size: else the host looks through all that lives for each tensor, half its time in a step of scale L.
+        device.memory_persistent_allocations(x, |x| self.pass(blocks, x))
+    }
+
+    fn pass(&self, blocks: &[LearnedBlock], x: Tensor<3>) -> Tensor<3> {
         let [_, rows, width] = x.dims();
         // Off the tape nothing is dropped.
         let drops = x.device().is_autodiff() && blocks.iter().any(LearnedBlock::drops);
