@@ -111,6 +111,12 @@ impl ModelConfig {
         }
     }
 
+    /// Whether a device's kernels compute its blocks and their gradients in training: those of LayerNorms behind branches, and of
+    /// sub-models that nest within blocks.
+    pub fn is_learned_by_kernels(&self) -> bool {
+        self.norm == Norm::Post && self.nesting != Nesting::Features
+    }
+
     /// Checks every size; the error names the field.
     pub fn validate(&self) -> Result<(), Error> {
         let positive = [

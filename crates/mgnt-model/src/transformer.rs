@@ -183,7 +183,7 @@ impl NestedTransformer {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
         let all = self.clone();
-        if let Some(kernels) = all.kernels_for_blocks().filter(|_| all.is_learned_by_kernels()) {
+        if let Some(kernels) = all.kernels_for_blocks().filter(|_| all.config.is_learned_by_kernels()) {
             let compute = to.into();
             let blocks = all.blocks.iter().map(|block| LearnedBlock::new(block, kernels, compute)).collect();
             let head = LearnedHead::new(&all.head, all.embedding.tokens.val(), kernels, compute);
@@ -365,11 +365,6 @@ impl NestedTransformer {
         self.biases.len() == self.blocks.len()
     }
 
-    /// Whether there are kernels with gradients for its blocks.
-    fn is_learned_by_kernels(&self) -> bool {
-        self.config.norm == Norm::Post
-    }
-
     /// Its blocks by kernels, for a decode, if they are computed so of what is on that device; panics where the sub-model is another
     /// model's.
     fn by_kernels(&self, device: &Device, batch: usize, sub_model: SubModel) -> Option<ByKernels<'_>> {
@@ -398,7 +393,7 @@ impl NestedTransformer {
         }
         if let Some(kernels) = self.kernels_for_blocks() {
             let (config, compute) = (&self.config, self.compute_type());
-            if self.is_learned_by_kernels() && cache.is_none() && !keep {
+            if self.config.is_learned_by_kernels() && cache.is_none() && !keep {
                 let on_tape = OnTape { kernels, config, sub_model, samples: batch };
                 let x = match &self.learned {
                     Some(learned) => on_tape.through_blocks(&learned.blocks, x),
@@ -463,7 +458,7 @@ impl NestedTransformer {
             Some(kernels) if self.is_for_kernels() && !rows.device().is_autodiff() => {
                 self.head.forward_by(kernels, rows, table, count)
             }
-            Some(kernels) if self.is_learned_by_kernels() && rows.device().is_autodiff() => {
+            Some(kernels) if self.config.is_learned_by_kernels() && rows.device().is_autodiff() => {
                 let new = || LearnedHead::new(&self.head, table, kernels, self.compute_type());
                 let head = self.learned.as_ref().map_or_else(new, |learned| learned.head.clone());
                 head.forward(kernels, rows, count)

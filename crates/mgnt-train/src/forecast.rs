@@ -1,7 +1,7 @@
 //! What a run of the transformer needs, by arithmetic: no tensor, no device.
 
 use mgnt_model::ModelConfig;
-use mgnt_model::compute::{Forward, forward_flops};
+use mgnt_model::compute::{Forward, forward_flops, whole_rows};
 
 use crate::objective::{Students, mean_hidden};
 use crate::{Error, Precision, Recipe};
@@ -32,10 +32,23 @@ pub struct Forecast {
     pub checkpoint_bytes: u64,
 }
 
+/// How parts of a step are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Computed {
+    /// By a backend's operations, at most so many parts at once: on a processor as many as it has cores, else one.
+    ByOperations {
+        /// Of them.
+        at_once: usize,
+    },
+    /// By kernels of a device, one after the other, where the model is one that [has
+    /// them](ModelConfig::is_learned_by_kernels); else by operations.
+    ByKernels,
+}
+
 /// Bytes at the fullest moment of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Weights, their average and AdamW's two moments.
+    /// Weights, their average and AdamW's two moments, and what products take of weights where that is another type.
     pub state: u64,
     /// Gradients of the parts that are computed at once, and their sum.
     pub gradients: u64,
@@ -51,11 +64,15 @@ impl Memory {
 }
 
 impl Forecast {
-    /// For a recipe and its model, where at most so many parts of a step are computed at once: on a processor as many as
-    /// it has cores, else one.
-    pub fn new(recipe: &Recipe, config: &ModelConfig, at_once: usize) -> Result<Self, Error> {
+    /// For a recipe and its model.
+    pub fn new(recipe: &Recipe, config: &ModelConfig, computed: Computed) -> Result<Self, Error> {
         recipe.validate()?;
         config.validate()?;
+        let by_kernels = computed == Computed::ByKernels && config.is_learned_by_kernels();
+        let at_once = match computed {
+            Computed::ByOperations { at_once } => at_once,
+            Computed::ByKernels => 1,
+        };
         let optimization = &recipe.optimization;
         let parameters = config.parameters();
         let state_bytes = |copies: u64| copies * F32 * parameters as u64;
@@ -72,7 +89,11 @@ impl Forecast {
             let (active, context) = (config.positions(), config.positions());
             let forward = Forward { active, context, logits: hidden.round() as usize };
             let sub_model = config.sub_model(p)?;
-            forwards.push((forward_flops(config, sub_model, forward) as f64, kept(recipe, config, p)?));
+            let kept = match by_kernels {
+                true => kept_by_kernels(recipe, config, p)?,
+                false => F32 * kept(recipe, config, p)?,
+            };
+            forwards.push((forward_flops(config, sub_model, forward) as f64, kept));
         }
         let (full, students) = (forwards[0], &forwards[1..]);
         let (flops, kept) = match recipe.objective.students {
@@ -83,6 +104,8 @@ impl Forecast {
             _ => (forwards.iter().map(|f| f.0).sum(), forwards.iter().map(|f| f.1).sum()),
         };
         let step_flops = 3.0 * optimization.batch as f64 * flops;
+        let halves =
+            if by_kernels && recipe.precision == Precision::Bf16 { 2 * parameters as u64 } else { 0 };
         Ok(Self {
             parameters,
             samples_a_part,
@@ -94,9 +117,9 @@ impl Forecast {
                 Precision::Bf16 => 989.4e12,
             },
             memory: Memory {
-                state: state_bytes(4),
+                state: state_bytes(4) + halves,
                 gradients: state_bytes(gradients),
-                activations: at_once * samples_a_part as u64 * F32 * kept,
+                activations: at_once * samples_a_part as u64 * kept,
             },
             checkpoint_bytes: state_bytes(4),
         })
@@ -135,12 +158,35 @@ fn kept(recipe: &Recipe, config: &ModelConfig, p: usize) -> Result<u64, Error> {
     Ok(layers * positions * (mixing + thinking + norms) + rows * head)
 }
 
+/// Bytes of one sample that the forward of sub-model `p` leaves where blocks are computed by kernels: LayerNorm's normal and
+/// what the next product takes of the stream, queries, keys, values, weights and what comes of them, and what comes before and
+/// behind gelu. Draws of dropout are taken again.
+fn kept_by_kernels(recipe: &Recipe, config: &ModelConfig, p: usize) -> Result<u64, Error> {
+    let sub_model = config.sub_model(p)?;
+    let [positions, width, codes, layers] =
+        [config.positions(), config.width, config.codes, config.layers].map(|n| n as u64);
+    let compute = match recipe.precision {
+        Precision::F32 => F32,
+        Precision::Bf16 => 2,
+    };
+    let (attention, heads) = (sub_model.attention_width(config) as u64, sub_model.heads(config) as u64);
+    let room = whole_rows(config.positions()) as u64;
+    let mixing = compute * (2 * attention * positions + 2 * attention * room + heads * positions * room);
+    let thinking = compute * 2 * sub_model.hidden(config) as u64 * positions;
+    let norms = 2 * (F32 + compute) * width * positions;
+    let head = mean_hidden(config.tokens).round() as u64
+        * ((2 * F32 + 4 * compute) * width + (compute + 3 * F32) * codes);
+    Ok(layers * (mixing + thinking + norms) + head)
+}
+
 #[cfg(test)]
 mod tests {
     use mgnt_model::Preset;
 
     use super::*;
     use crate::optimizer::tests::optimization;
+
+    const ONE: Computed = Computed::ByOperations { at_once: 1 };
 
     fn recipe(students: Students) -> (Recipe, ModelConfig) {
         let config = ModelConfig::preset(Preset::L);
@@ -165,21 +211,22 @@ mod tests {
     #[test]
     fn scale_l_by_hand() {
         let (recipe, config) = recipe(Students::All);
-        let forecast = Forecast::new(&recipe, &config, 1).unwrap();
+        let forecast = Forecast::new(&recipe, &config, ONE).unwrap();
         // Three times the forwards of 256 samples over 257 positions, with the logits of 163 hidden ones.
         assert!((forecast.step_flops / 1e12 - 234.97).abs() < 0.005, "{}", forecast.step_flops);
         assert!((forecast.step_flops / forecast.plain_step_flops - 1.884).abs() < 5e-4);
         assert!((forecast.h100_hours() - 445.70).abs() < 0.02, "{}", forecast.h100_hours());
         let half = Recipe { precision: Precision::Bf16, ..recipe.clone() };
-        let half = Forecast::new(&half, &config, 1).unwrap();
+        let half = Forecast::new(&half, &config, ONE).unwrap();
         assert!((half.h100_hours() - 222.85).abs() < 0.01, "{}", half.h100_hours());
         assert_eq!(forecast.samples_a_part, 16);
         assert_eq!(forecast.memory.state, 4 * 4 * config.parameters() as u64);
         assert_eq!(forecast.memory.gradients, 2 * 4 * config.parameters() as u64);
+        let two = Computed::ByOperations { at_once: 2 };
         // Parts that draw dropout from the device are never computed at once.
-        assert_eq!(Forecast::new(&recipe, &config, 2).unwrap(), forecast);
+        assert_eq!(Forecast::new(&recipe, &config, two).unwrap(), forecast);
         let config = ModelConfig { dropout: 0.0, ..config };
-        let [one, two] = [1, 2].map(|at_once| Forecast::new(&recipe, &config, at_once).unwrap().memory);
+        let [one, two] = [ONE, two].map(|at_once| Forecast::new(&recipe, &config, at_once).unwrap().memory);
         assert_eq!(
             (two.activations, two.gradients),
             (2 * one.activations, 3 * 4 * config.parameters() as u64)
@@ -190,7 +237,7 @@ mod tests {
     fn one_student_costs_less_and_half_a_part_keeps_half() {
         let forecast = |students| {
             let (recipe, config) = recipe(students);
-            Forecast::new(&recipe, &config, 1).unwrap()
+            Forecast::new(&recipe, &config, ONE).unwrap()
         };
         let (all, one) = (forecast(Students::All), forecast(Students::One));
         // 1 + (1/2 + 1/4 + 1/8) / 3 of the blocks; the head is whole in each.
@@ -199,11 +246,33 @@ mod tests {
         assert!(one.memory.activations < all.memory.activations);
         let (mut recipe, config) = recipe(Students::All);
         recipe.optimization.parts = 32;
-        let half = Forecast::new(&recipe, &config, 1).unwrap();
+        let half = Forecast::new(&recipe, &config, ONE).unwrap();
         assert_eq!(2 * half.memory.activations, all.memory.activations);
         recipe.optimization.gradient_checkpointing = true;
-        let checkpointed = Forecast::new(&recipe, &config, 1).unwrap();
+        let checkpointed = Forecast::new(&recipe, &config, ONE).unwrap();
         let share = checkpointed.memory.activations as f64 / half.memory.activations as f64;
         assert!((0.85..0.95).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn kernels_keep_what_was_measured() {
+        let (recipe, config) = recipe(Students::All);
+        let memory = |precision, config: &ModelConfig| {
+            let recipe = Recipe { precision, ..recipe.clone() };
+            Forecast::new(&recipe, config, Computed::ByKernels).unwrap().memory
+        };
+        // Bytes a sample, of four samples more at scale L (docs/performance.md).
+        for (precision, measured) in [(Precision::Bf16, 0.7112e9), (Precision::F32, 1.2076e9)] {
+            let a_sample = memory(precision, &config).activations as f64 / 16.0;
+            assert!((a_sample / measured - 1.0).abs() < 0.03, "{precision:?}: {a_sample}");
+        }
+        let of_parameters = config.parameters() as u64;
+        assert_eq!(memory(Precision::Bf16, &config).state, 18 * of_parameters);
+        assert_eq!(memory(Precision::F32, &config).state, 16 * of_parameters);
+        // Such a model is computed by operations.
+        let config = ModelConfig { norm: mgnt_model::Norm::Pre, ..config };
+        let recipe = Recipe { precision: Precision::F32, ..recipe };
+        let by_operations = Forecast::new(&recipe, &config, ONE).unwrap().memory;
+        assert_eq!(Forecast::new(&recipe, &config, Computed::ByKernels).unwrap().memory, by_operations);
     }
 }

@@ -30,7 +30,7 @@ pub use burn::train::Interrupter;
 pub use checkpoint::has_checkpoint;
 pub use error::Error;
 pub use event::{Event, Line, Warning, Watcher};
-pub use forecast::{Forecast, Memory};
+pub use forecast::{Computed, Forecast, Memory};
 pub use optimizer::learning_rate;
 pub use recipe::{Optimization, Precision, Recipe, parse_with_overrides};
 pub use run::{Outcome, RunOptions, run};

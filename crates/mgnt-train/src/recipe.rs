@@ -280,8 +280,8 @@ fn plain(text: &str) -> Result<serde_json::Value, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Forecast;
     use crate::TokenizerRecipe;
+    use crate::{Computed, Forecast};
 
     fn configs() -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image")
@@ -305,7 +305,8 @@ mod tests {
             }
             transformers += 1;
             let recipe: Recipe = parse_with_overrides(&path, &[]).unwrap();
-            let forecast = Forecast::new(&recipe, &recipe.imagenet_model(), 1).unwrap();
+            let computed = Computed::ByOperations { at_once: 1 };
+            let forecast = Forecast::new(&recipe, &recipe.imagenet_model(), computed).unwrap();
             assert!(forecast.flops > 0.0 && forecast.memory.total() > 0);
             if head.contains("TFLOP a step") {
                 let teraflops = forecast.step_flops / 1e12;

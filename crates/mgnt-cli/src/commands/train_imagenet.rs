@@ -52,7 +52,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             None => (recipe.imagenet_model(), IMAGENET_PICTURES),
         };
-        let forecast = Forecast::new(&recipe, &config, training.at_once()?)?;
+        let forecast = Forecast::new(&recipe, &config, training.computed()?)?;
         print!("{}", told(&recipe, &config, samples, &forecast));
         return Ok(());
     }
@@ -70,11 +70,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         task = task.starting_from(folder)?;
     }
     tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
-    let at_once = training.at_once()?;
+    let computed = training.computed()?;
     training.check_memory(&recipe.optimization, &|parts| {
         let mut recipe = recipe.clone();
         recipe.optimization.parts = parts;
-        Ok(Forecast::new(&recipe, task.config(), at_once)?.memory.total())
+        Ok(Forecast::new(&recipe, task.config(), computed)?.memory.total())
     })?;
     let sampler = match &arguments.tokenizer {
         Some(_) if recipe.optimization.draw_every == 0 => {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
-use mgnt_train::{Optimization, Outcome, RunOptions, Task, parse_with_overrides, run as train};
+use mgnt_train::{Computed, Optimization, Outcome, RunOptions, Task, parse_with_overrides, run as train};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -82,6 +82,14 @@ impl TrainingArguments {
     /// Parts of a step that are computed at once.
     pub fn at_once(&self) -> anyhow::Result<usize> {
         Ok(if self.home()?.is_cpu() { rayon::current_num_threads() } else { 1 })
+    }
+
+    /// How parts of a transformer's step are computed.
+    pub fn computed(&self) -> anyhow::Result<Computed> {
+        match self.devices.len() < 2 && self.home()?.has_kernels() {
+            true => Ok(Computed::ByKernels),
+            false => Ok(Computed::ByOperations { at_once: self.at_once()? }),
+        }
     }
 
     /// Fails where the device has less memory than a step `needs`, in bytes by its number of parts.
@@ -181,7 +189,7 @@ mod tests {
         let memory = |parts| {
             let mut recipe = recipe.clone();
             recipe.optimization.parts = parts;
-            Forecast::new(&recipe, &config, 1).unwrap().memory.total()
+            Forecast::new(&recipe, &config, Computed::ByOperations { at_once: 1 }).unwrap().memory.total()
         };
         let enough = |has| enough(&recipe.optimization, has, &|parts| Ok(memory(parts)));
         assert!(enough(memory(1)).is_ok());

@@ -124,6 +124,11 @@ impl DeviceWord {
         }
     }
 
+    /// Whether this build has kernels for transformers there.
+    pub fn has_kernels(self) -> bool {
+        cfg!(feature = "cuda") && matches!(self, Self::Cuda(_))
+    }
+
     /// Whether tensor cores round what they multiply there, `f32` too.
     pub fn rounds_products(self) -> bool {
         matches!(self, Self::Cuda(_))
