@@ -50,7 +50,8 @@ pub enum Computed {
 pub struct Memory {
     /// Weights, their average and AdamW's two moments, and what products take of weights where that is another type.
     pub state: u64,
-    /// Gradients of the parts that are computed at once, and their sum.
+    /// Gradients of the parts that are computed at once, and their sum; or what comes of weights and their average by them, where
+    /// that cannot have the memory of activations.
     pub gradients: u64,
     /// What the forwards of those parts leave for the backward.
     pub activations: u64,
@@ -81,6 +82,8 @@ impl Forecast {
         let at_once = if config.dropout == 0.0 { at_once.clamp(1, optimization.parts) as u64 } else { 1 };
         // Beside those of the parts, their sum.
         let gradients = if optimization.parts > 1 { at_once + 1 } else { 1 };
+        // Burn's learner holds the weights and their average until the next are there, of which the first take the gradients' place.
+        let gradients = if by_kernels { gradients.max(2) } else { gradients };
 
         // The expected cost of a step, and the most that one keeps.
         let mut forwards = Vec::new();
@@ -269,6 +272,7 @@ mod tests {
         let of_parameters = config.parameters() as u64;
         assert_eq!(memory(Precision::Bf16, &config).state, 18 * of_parameters);
         assert_eq!(memory(Precision::F32, &config).state, 16 * of_parameters);
+        assert_eq!(memory(Precision::F32, &config).gradients, 2 * 4 * of_parameters);
         // Such a model is computed by operations.
         let config = ModelConfig { norm: mgnt_model::Norm::Pre, ..config };
         let recipe = Recipe { precision: Precision::F32, ..recipe };
