@@ -2,7 +2,8 @@
 
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
-use mgnt_model::kernels::{Dropped, MULTIPLIERS, ROUNDS, WEYL};
+use mgnt_model::kernels::Dropped;
+use mgnt_model::kernels::philox::{MULTIPLIERS, ROUNDS, WEYL};
 
 /// Which dropout of a pass it is, and what share goes: none where that is zero.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +75,7 @@ pub fn factors<N: Size>(draws: &Draws, row: u32, column: u32, #[comptime] size: 
     factors
 }
 
-/// Which of four numbers stay, a bit each, by Philox's words of their counter.
+/// Which of four numbers stay, a bit each, by the words of their counter: [`philox`](mgnt_model::kernels::philox).
 #[cube]
 fn staying(draws: &Draws, row: u32, four: u32) -> u32 {
     let mut a = four;

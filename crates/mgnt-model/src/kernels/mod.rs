@@ -10,6 +10,7 @@ mod dropped;
 mod learned;
 mod on_tape;
 mod operations;
+pub mod philox;
 
 use std::fmt::Debug;
 
@@ -20,7 +21,7 @@ use crate::precision::{cast, full};
 use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
-pub use dropped::{Dropped, MULTIPLIERS, ROUNDS, WEYL, philox};
+pub use dropped::Dropped;
 pub(crate) use learned::{Learned, LearnedBlock, LearnedHead};
 pub(crate) use on_tape::OnTape;
 pub use operations::Operations;
