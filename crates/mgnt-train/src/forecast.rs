@@ -99,14 +99,19 @@ impl Forecast {
             forwards.push((forward_flops(config, sub_model, forward) as f64, kept));
         }
         let (full, students) = (forwards[0], &forwards[1..]);
+        let all_kept = forwards.iter().map(|f| f.1).sum::<u64>();
         let (flops, kept) = match recipe.objective.students {
             Students::One if !students.is_empty() => (
                 full.0 + students.iter().map(|s| s.0).sum::<f64>() / students.len() as f64,
-                full.1 + students.iter().map(|s| s.1).max().unwrap_or(0),
+                // Memory that is found by its size stays for each student.
+                if by_kernels { all_kept } else { full.1 + students.iter().map(|s| s.1).max().unwrap_or(0) },
             ),
-            _ => (forwards.iter().map(|f| f.0).sum(), forwards.iter().map(|f| f.1).sum()),
+            _ => (forwards.iter().map(|f| f.0).sum(), all_kept),
         };
         let step_flops = 3.0 * optimization.batch as f64 * flops;
+        // Memory that is found by its size is another's for parts of another size.
+        let is_even = optimization.batch.is_multiple_of(optimization.parts);
+        let samples_held = if by_kernels && !is_even { 2 * samples_a_part - 1 } else { samples_a_part };
         let halves =
             if by_kernels && recipe.precision == Precision::Bf16 { 2 * parameters as u64 } else { 0 };
         Ok(Self {
@@ -122,7 +127,7 @@ impl Forecast {
             memory: Memory {
                 state: state_bytes(4) + halves,
                 gradients: state_bytes(gradients),
-                activations: at_once * samples_a_part as u64 * kept,
+                activations: at_once * samples_held as u64 * kept,
             },
             checkpoint_bytes: state_bytes(4),
         })
@@ -273,6 +278,18 @@ mod tests {
         assert_eq!(memory(Precision::Bf16, &config).state, 18 * of_parameters);
         assert_eq!(memory(Precision::F32, &config).state, 16 * of_parameters);
         assert_eq!(memory(Precision::F32, &config).gradients, 2 * 4 * of_parameters);
+        let of_one = Recipe {
+            objective: crate::objective::NestedOptions { students: Students::One, ..Default::default() },
+            ..recipe.clone()
+        };
+        let of_one = Forecast::new(&of_one, &config, Computed::ByKernels).unwrap().memory;
+        assert_eq!(of_one, memory(Precision::F32, &config));
+        // Of 16 samples at most, and of 15.
+        let mut uneven = Recipe { precision: Precision::F32, ..recipe.clone() };
+        uneven.optimization.batch = 255;
+        let uneven = Forecast::new(&uneven, &config, Computed::ByKernels).unwrap();
+        assert_eq!(uneven.samples_a_part, 16);
+        assert_eq!(uneven.memory.activations, memory(Precision::F32, &config).activations / 16 * 31);
         // Such a model is computed by operations.
         let config = ModelConfig { norm: mgnt_model::Norm::Pre, ..config };
         let recipe = Recipe { precision: Precision::F32, ..recipe };
