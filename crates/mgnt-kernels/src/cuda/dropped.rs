@@ -5,33 +5,27 @@ use burn_cubecl::cubecl::{self};
 use mgnt_model::kernels::Dropped;
 use mgnt_model::kernels::philox::{MULTIPLIERS, ROUNDS, WEYL};
 
-/// Which dropout of a pass it is, and what share goes: none where that is zero.
+/// Which dropout of a pass it is, and what goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
     pub site: u32,
-    pub share: f32,
+    /// Numbers go whose words are below this: none where it is zero.
+    pub threshold: u32,
+    /// What the rest is multiplied by.
+    pub of_rest: f32,
 }
 
 impl Dropout {
-    pub const NONE: Self = Self { site: 0, share: 0.0 };
+    pub const NONE: Self = Self { site: 0, threshold: 0, of_rest: 1.0 };
 
     pub fn new(dropped: &Dropped) -> Self {
-        Self { site: dropped.site, share: dropped.share as f32 }
+        let threshold = Dropped::threshold(dropped.share);
+        Self { site: dropped.site, threshold, of_rest: (1.0 / (1.0 - dropped.share)) as f32 }
     }
 
     /// Whether anything goes; else the key is not read, and another tensor stands for it.
     pub fn drops(&self) -> bool {
-        self.share > 0.0
-    }
-
-    /// The words below this are of what goes.
-    pub fn threshold(&self) -> u32 {
-        Dropped::threshold(f64::from(self.share))
-    }
-
-    /// What the rest is multiplied by.
-    pub fn of_rest(&self) -> f32 {
-        1.0 / (1.0 - self.share)
+        self.threshold > 0
     }
 }
 
