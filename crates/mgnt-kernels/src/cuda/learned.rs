@@ -10,7 +10,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Aim, Dropped, Entropy, LearnedStream, Samples};
+use mgnt_model::kernels::{Aim, Dropped, Entropy, LearnedStream, Samples, Scaled};
 
 use crate::cuda::dropped::Dropout;
 use crate::cuda::gelu;
@@ -367,15 +367,17 @@ pub(crate) fn normed(
             let input = input.into_dispatch();
             (input.clone(), input, fixed.clone(), StreamAs::Whole)
         }
-        Some(LearnedStream { input, exact: Some(exact) }) => {
-            let [normal, scales] = exact.map(Tensor::into_dispatch);
-            (input.into_dispatch(), normal, scales, StreamAs::Normal)
+        Some(LearnedStream { input, exact: Some(Scaled { normal, parameters }) }) => {
+            (input.into_dispatch(), normal.into_dispatch(), parameters.into_dispatch(), StreamAs::Normal)
         }
     };
     let [sums, parameters] = [sums.into_dispatch(), parameters.into_dispatch()];
     let (input, normal) =
         Dispatch::normed(input, stream, scales, sums, parameters, key, is, dropout, epsilon as f32, to);
-    let exact = (to != DType::F32).then(|| [normal, fixed].map(Tensor::from_dispatch));
+    let exact = (to != DType::F32).then(|| {
+        let [normal, parameters] = [normal, fixed].map(Tensor::from_dispatch);
+        Scaled { normal, parameters }
+    });
     LearnedStream { input: Tensor::from_dispatch(input), exact }
 }
 

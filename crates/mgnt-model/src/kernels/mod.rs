@@ -315,9 +315,17 @@ impl From<Tensor<2>> for Stream {
 pub struct LearnedStream {
     /// `[R, D]` as products take it, on the tape: what goes back to the stream goes back to this, in `f32`.
     pub input: Tensor<2>,
-    /// Where that is rounded, what it was before, off the tape: the normal `[R, D]`, in `f32`, and `parameters [3, D]` of which the
-    /// second scaled it and the third was added then.
-    pub exact: Option<[Tensor<2>; 2]>,
+    /// What it was before, where that is rounded.
+    pub exact: Option<Scaled>,
+}
+
+/// What a LayerNorm gave, in `f32` and off the tape.
+#[derive(Debug, Clone)]
+pub struct Scaled {
+    /// Before it was scaled, `[R, D]`.
+    pub normal: Tensor<2>,
+    /// `[3, D]`, of which the second scaled it and the third was added then.
+    pub parameters: Tensor<2>,
 }
 
 impl From<Tensor<2>> for LearnedStream {

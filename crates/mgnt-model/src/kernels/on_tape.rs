@@ -21,7 +21,7 @@ impl OnTape<'_> {
             return self.pass(blocks, x);
         }
         // What a pass leaves for the way back is of the same sizes at each step. So it is asked for as what stays, which a device finds
-        // by its size: else the host looks through all that lives for each tensor, half its time in a step of scale L.
+        // by its size: else the host looks through all that lives for each tensor, half the time of the thread that launches (docs/performance.md).
         device.memory_persistent_allocations(x, |x| self.pass(blocks, x))
     }
 

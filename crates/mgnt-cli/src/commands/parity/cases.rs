@@ -329,7 +329,9 @@ mod tests {
                 "cross-entropy with a teacher",
                 "gelu",
                 "LayerNorm",
-                "LayerNorm with dropout"
+                "LayerNorm with dropout",
+                "LayerNorm of many rows",
+                "LayerNorm of many short rows"
             ]
         );
         for ((name, half), (_, full)) in half.iter().zip(&full) {

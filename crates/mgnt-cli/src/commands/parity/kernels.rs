@@ -260,17 +260,23 @@ pub fn gradients(
     let result = Tensor::cat(vec![kernels.hidden(sums.clone(), shared), less], 1);
     told("gelu", answer("gelu", &numbers, result, &[&sums], &[&[bias]])?);
 
-    for (name, share) in [("LayerNorm", 0.0), ("LayerNorm with dropout", 0.3)] {
-        let sums = numbers.halves([1, ROWS, WIDTH], 25).require_grad();
-        let parameters = [26, 27, 28].map(|seed| numbers.full([WIDTH], seed).require_grad());
+    // Rows that a device's cubes each take one of, or several in turn; of which a cube has one at a time, or some.
+    for (name, share, rows, width) in [
+        ("LayerNorm", 0.0, ROWS, WIDTH),
+        ("LayerNorm with dropout", 0.3, ROWS, WIDTH),
+        ("LayerNorm of many rows", 0.3, 1999, 1028),
+        ("LayerNorm of many short rows", 0.3, 4999, 120),
+    ] {
+        let sums = numbers.halves([1, rows, width], 25).require_grad();
+        let parameters = [26, 27, 28].map(|seed| numbers.full([width], seed).require_grad());
         let shared = kernels.shared_vectors(parameters.clone());
         let dropped = (share > 0.0).then(|| Dropped { key: numbers.full([2], 49), site: 3, share });
-        let stream = numbers.full([ROWS, WIDTH], 29).into();
+        let stream = numbers.full([rows, width], 29).into();
         let (branch, to) = (sums.clone(), numbers.compute);
         let stream = kernels.normed(Some(stream), branch, shared.clone(), dropped, 1e-12, to);
         // Both a product and the next LayerNorm have something for what came out.
-        let weight = numbers.halves([WIDTH, WIDTH], 55) * (1.0 / (WIDTH as f64).sqrt());
-        let branch = kernels.dense(stream.input.clone(), weight, WIDTH);
+        let weight = numbers.halves([width, width], 55) * (1.0 / (width as f64).sqrt());
+        let branch = kernels.dense(stream.input.clone(), weight, width);
         let stream = kernels.normed(Some(stream), branch, shared.clone(), None, 1e-12, DType::F32);
         // And one of a branch alone.
         let alone = kernels.normed(None, sums.clone(), shared, None, 1e-12, DType::F32);
