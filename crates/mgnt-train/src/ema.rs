@@ -1,50 +1,52 @@
 //! A moving average of the weights, used for sampling and evaluation.
 
-use std::any::Any;
 use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
-use mgnt_model::kernels::Kernels;
+use mgnt_model::kernels::{Kernels, Operations};
 
 /// Decay at a step: young averages follow faster, so that the first weights are forgotten.
 pub(crate) fn decay_at(decay: f64, step: usize) -> f64 {
     decay.min((1.0 + step as f64) / (10.0 + step as f64))
 }
 
-/// `average <- decay average + (1 - decay) weights`, parameter by parameter; both without a tape.
+/// `average <- decay average + (1 - decay) weights`, both without a tape; a parameter that only the average has stays.
 pub(crate) fn update<M: Module>(average: M, weights: &M, decay: f64, kernels: Option<&dyn Kernels>) -> M {
-    let mut current = Current(HashMap::new());
-    weights.visit(&mut current);
-    average.map(&mut Blend { current: current.0, decay, kernels })
+    let [before, current] = [&average, weights].map(|module| {
+        let mut numbers = Numbers::default();
+        module.visit(&mut numbers);
+        numbers.0
+    });
+    let mut current: HashMap<_, _> = current.into_iter().collect();
+    let pair = |(id, average)| Some((id, [average, current.remove(&id)?]));
+    let (ids, pairs): (Vec<_>, Vec<_>) = before.into_iter().filter_map(pair).unzip();
+    // Of all parameters at once: a device's kernels take several in a launch.
+    let averaged = match kernels {
+        Some(kernels) => kernels.averaged(pairs, decay),
+        None => Operations.averaged(pairs, decay),
+    };
+    average.map(&mut Replace(ids.into_iter().zip(averaged).collect()))
 }
 
-struct Current(HashMap<ParamId, Box<dyn Any>>);
+/// The numbers of each parameter, one behind the other, in the module's order.
+#[derive(Default)]
+struct Numbers(Vec<(ParamId, Tensor<1>)>);
 
-impl ModuleVisitor for Current {
+impl ModuleVisitor for Numbers {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.insert(param.id, Box::new(param.val()));
+        let value = param.val();
+        let count = value.shape().num_elements();
+        self.0.push((param.id, value.reshape([count])));
     }
 }
 
-struct Blend<'a> {
-    current: HashMap<ParamId, Box<dyn Any>>,
-    decay: f64,
-    kernels: Option<&'a dyn Kernels>,
-}
+struct Replace(HashMap<ParamId, Tensor<1>>);
 
-impl ModuleMapper for Blend<'_> {
+impl ModuleMapper for Replace {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let new = self.current.remove(&param.id).and_then(|tensor| tensor.downcast::<Tensor<D>>().ok());
-        let Some(new) = new else { return param };
-        param.map(|old| match self.kernels {
-            Some(kernels) => {
-                let shape = old.dims();
-                let all = [shape.iter().product::<usize>()];
-                kernels.averaged(old.reshape(all), new.reshape(all), self.decay).reshape(shape)
-            }
-            None => old * self.decay + *new * (1.0 - self.decay),
-        })
+        let Some(numbers) = self.0.remove(&param.id) else { return param };
+        param.map(|old| numbers.reshape(old.dims()))
     }
 }
 
@@ -52,7 +54,6 @@ impl ModuleMapper for Blend<'_> {
 mod tests {
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Device;
-    use mgnt_model::kernels::Operations;
 
     use super::*;
 

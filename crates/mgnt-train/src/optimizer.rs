@@ -8,7 +8,7 @@ use burn::optim::{
     AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate, ModuleOptimizer, Optimizer,
 };
 use burn::tensor::{Device, Tensor};
-use mgnt_model::kernels::{AdamW, Kernels, Parameter, SQUARES};
+use mgnt_model::kernels::{AdamW, Kernels, Parameter};
 
 use crate::{Error, Optimization};
 
@@ -160,28 +160,22 @@ impl ModuleVisitor for Squares<'_> {
     }
 }
 
-/// The sum of the squares of all gradients: a pass for each, which gathers it with the others'.
+/// The sum of the squares of all gradients.
 fn squares_by<M: Module>(kernels: &dyn Kernels, model: &M, grads: &GradientsParams) -> Option<Tensor<1>> {
     struct Gathered<'a> {
-        kernels: &'a dyn Kernels,
         grads: &'a GradientsParams,
-        rows: usize,
-        sums: Option<Tensor<2>>,
-        row: usize,
+        all: Vec<Tensor<1>>,
     }
     impl ModuleVisitor for Gathered<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let Some(gradient) = self.grads.get::<D>(param.id) else { return };
             let count = gradient.shape().num_elements();
-            let sums =
-                self.sums.take().unwrap_or_else(|| Tensor::zeros([self.rows, SQUARES], &gradient.device()));
-            self.sums = Some(self.kernels.squares(gradient.reshape([count]), sums, self.row));
-            self.row += 1;
+            self.all.push(gradient.reshape([count]));
         }
     }
-    let mut gathered = Gathered { kernels, grads, rows: grads.len(), sums: None, row: 0 };
+    let mut gathered = Gathered { grads, all: Vec::with_capacity(grads.len()) };
     model.visit(&mut gathered);
-    gathered.sums.map(Tensor::sum)
+    kernels.squares(gathered.all)
 }
 
 struct Scale<'a> {

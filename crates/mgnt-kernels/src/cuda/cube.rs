@@ -138,15 +138,15 @@ impl Kernels for Cube {
         learned::cross_entropy(logits, aim)
     }
 
-    fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
-        passes::squares(numbers, sums, row)
+    fn squares(&self, tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
+        passes::squares(tensors)
     }
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
         passes::adamw(parameter, gradient, how)
     }
 
-    fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1> {
-        passes::averaged(average, value, decay)
+    fn averaged(&self, pairs: Vec<[Tensor<1>; 2]>, decay: f64) -> Vec<Tensor<1>> {
+        passes::averaged(pairs, decay)
     }
 }

@@ -1,12 +1,15 @@
 //! The kernels as operations of a backend, which Burn routes to the device of their tensors. Where it fuses, it has to know
 //! what comes out before they run.
 
+use std::array::from_fn;
+
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::backend::{Backend, Dispatch, DispatchTensor, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{AdamW, Branch, Embedded, GoesOn, Heads, Normed, Parameter, Scales, Stream};
 
+use crate::cuda::update::{AT_ONCE, SQUARES};
 use crate::cuda::{attend, decide, draw, embed, gelu, heads, norm, product, update};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -92,8 +95,18 @@ pub(crate) trait Passes: Backend {
         count: usize,
     ) -> (IntTensor<Self>, IntTensor<Self>);
 
+    /// Of the first `count` tensors, in as many rows of `sums` from `row` on.
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(dtype = sums, shape = sums)]
-    fn squares(numbers: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self>;
+    fn squares(
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+        fourth: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        row: usize,
+        count: usize,
+    ) -> FloatTensor<Self>;
 
     #[fusion(meta = shapes::adamw)]
     fn adamw(
@@ -104,8 +117,21 @@ pub(crate) trait Passes: Backend {
         factors: update::Factors,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    #[fusion(dtype = average, shape = average)]
-    fn averaged(average: FloatTensor<Self>, value: FloatTensor<Self>, decay: f32) -> FloatTensor<Self>;
+    /// Of four averages and the values of each.
+    #[allow(clippy::type_complexity, clippy::too_many_arguments, reason = "its tensors, one by one")]
+    #[fusion(meta = shapes::averaged)]
+    fn averaged(
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+        fourth: FloatTensor<Self>,
+        of_first: FloatTensor<Self>,
+        of_second: FloatTensor<Self>,
+        of_third: FloatTensor<Self>,
+        of_fourth: FloatTensor<Self>,
+        count: usize,
+        decay: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 impl Passes for CubeBackend {
@@ -203,8 +229,16 @@ impl Passes for CubeBackend {
         decide::decide(scores, codes, positions, count)
     }
 
-    fn squares(numbers: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self> {
-        update::squares(numbers, sums, row)
+    fn squares(
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+        fourth: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        row: usize,
+        count: usize,
+    ) -> FloatTensor<Self> {
+        update::squares([first, second, third, fourth], count, sums, row)
     }
 
     fn adamw(
@@ -218,8 +252,23 @@ impl Passes for CubeBackend {
         (value, first, second)
     }
 
-    fn averaged(average: FloatTensor<Self>, value: FloatTensor<Self>, decay: f32) -> FloatTensor<Self> {
-        update::averaged(average, value, decay)
+    #[allow(clippy::type_complexity, reason = "the trait's")]
+    fn averaged(
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+        fourth: FloatTensor<Self>,
+        of_first: FloatTensor<Self>,
+        of_second: FloatTensor<Self>,
+        of_third: FloatTensor<Self>,
+        of_fourth: FloatTensor<Self>,
+        count: usize,
+        decay: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let values = [of_first, of_second, of_third, of_fourth];
+        let [first, second, third, fourth] =
+            update::averaged([first, second, third, fourth], values, count, decay);
+        (first, second, third, fourth)
     }
 }
 
@@ -330,8 +379,28 @@ pub(crate) fn decide(
     [codes, positions].map(Tensor::from_dispatch)
 }
 
-pub(crate) fn squares(numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::squares(numbers.into_dispatch(), sums.into_dispatch(), row))
+pub(crate) fn squares(tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
+    let device = tensors.first()?.device();
+    let mut sums = Tensor::<2>::zeros([tensors.len(), SQUARES], &device);
+    for (index, some) in tensors.chunks(AT_ONCE).enumerate() {
+        let [first, second, third, fourth] = at_once(some);
+        let row = index * AT_ONCE;
+        sums = Tensor::from_dispatch(Dispatch::squares(
+            first,
+            second,
+            third,
+            fourth,
+            sums.into_dispatch(),
+            row,
+            some.len(),
+        ));
+    }
+    Some(sums.sum())
+}
+
+/// The tensors of a launch: where there are fewer, the first stands for the others, which are not taken.
+fn at_once(some: &[Tensor<1>]) -> [DispatchTensor; AT_ONCE] {
+    from_fn(|index| some.get(index).unwrap_or(&some[0]).clone().into_dispatch())
 }
 
 pub(crate) fn adamw(parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
@@ -349,9 +418,29 @@ pub(crate) fn adamw(parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Pa
     Parameter { value, first, second }
 }
 
-pub(crate) fn averaged(average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1> {
-    let (average, value) = (average.into_dispatch(), value.into_dispatch());
-    Tensor::from_dispatch(Dispatch::averaged(average, value, decay as f32))
+pub(crate) fn averaged(pairs: Vec<[Tensor<1>; 2]>, decay: f64) -> Vec<Tensor<1>> {
+    let (averages, values): (Vec<_>, Vec<_>) =
+        pairs.into_iter().map(|[average, value]| (average, value)).unzip();
+    let mut all = Vec::with_capacity(averages.len());
+    for (averages, values) in averages.chunks(AT_ONCE).zip(values.chunks(AT_ONCE)) {
+        let count = averages.len();
+        let [first, second, third, fourth] = at_once(averages);
+        let [of_first, of_second, of_third, of_fourth] = at_once(values);
+        let (first, second, third, fourth) = Dispatch::averaged(
+            first,
+            second,
+            third,
+            fourth,
+            of_first,
+            of_second,
+            of_third,
+            of_fourth,
+            count,
+            decay as f32,
+        );
+        all.extend([first, second, third, fourth].into_iter().take(count).map(Tensor::from_dispatch));
+    }
+    all
 }
 
 /// What comes out, by what goes in.
@@ -407,6 +496,22 @@ mod shapes {
         _factors: &crate::cuda::update::Factors,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
         (value.clone(), first.clone(), second.clone())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "as many as the operation has")]
+    pub fn averaged(
+        first: &TensorSpec,
+        second: &TensorSpec,
+        third: &TensorSpec,
+        fourth: &TensorSpec,
+        _of_first: &TensorSpec,
+        _of_second: &TensorSpec,
+        _of_third: &TensorSpec,
+        _of_fourth: &TensorSpec,
+        _count: &usize,
+        _decay: &f32,
+    ) -> (TensorSpec, TensorSpec, TensorSpec, TensorSpec) {
+        (first.clone(), second.clone(), third.clone(), fourth.clone())
     }
 
     pub fn gelu(x: &Shape, outputs: &usize) -> Shape {

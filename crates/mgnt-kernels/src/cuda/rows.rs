@@ -10,7 +10,7 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 /// Planes of a cube.
-const PLANES: u32 = 4;
+pub const PLANES: u32 = 4;
 
 /// A tensor without gaps, not written yet, beside another.
 pub fn empty<const D: usize>(shape: [usize; D], dtype: DType, like: &CubeTensor) -> CubeTensor {

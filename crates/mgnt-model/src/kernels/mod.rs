@@ -140,19 +140,15 @@ pub trait Kernels: Debug + Send + Sync {
     /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy;
 
-    /// Sums of the squares of `numbers [n]`, `f32`, in the row of that number of `sums [rows, SQUARES]`, where zeros were
-    /// before; it is returned, and what else is in it stays.
-    fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2>;
+    /// The sum of the squares of all numbers of `tensors`, each of its own length, in `f32`, `[1]`; `None` of no tensor.
+    fn squares(&self, tensors: Vec<Tensor<1>>) -> Option<Tensor<1>>;
 
     /// A parameter after a step of AdamW, all in `f32`.
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter;
 
-    /// `decay average + (1 - decay) value`.
-    fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1>;
+    /// `decay average + (1 - decay) value` of each pair of an average and a value, in `f32`, each pair of its own length.
+    fn averaged(&self, pairs: Vec<[Tensor<1>; 2]>, decay: f64) -> Vec<Tensor<1>>;
 }
-
-/// Columns of what [`Kernels::squares`] gathers: the sums together are those of all numbers.
-pub const SQUARES: usize = 2048;
 
 /// What rows of logits are held against; none of it on a tape.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
 use super::{
     AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, Normed, Parameter,
-    SQUARES, Samples, Scales, Stream,
+    Samples, Scales, Stream,
 };
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
@@ -217,10 +217,8 @@ impl Kernels for Operations {
         Entropy { loss, truth, probabilities }
     }
 
-    fn squares(&self, numbers: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
-        let first = numbers.square().sum().reshape([1, 1]);
-        let rest = Tensor::zeros([1, SQUARES - 1], &sums.device());
-        sums.slice_assign(s![row..row + 1, ..], Tensor::cat(vec![first, rest], 1))
+    fn squares(&self, tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
+        tensors.into_iter().map(|numbers| numbers.square().sum()).reduce(|sum, square| sum + square)
     }
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
@@ -232,8 +230,8 @@ impl Kernels for Operations {
         Parameter { value: parameter.value * kept - change, first, second }
     }
 
-    fn averaged(&self, average: Tensor<1>, value: Tensor<1>, decay: f64) -> Tensor<1> {
-        average * decay + value * (1.0 - decay)
+    fn averaged(&self, pairs: Vec<[Tensor<1>; 2]>, decay: f64) -> Vec<Tensor<1>> {
+        pairs.into_iter().map(|[average, value]| average * decay + value * (1.0 - decay)).collect()
     }
 }
 

@@ -3,8 +3,8 @@
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Parameter, SQUARES, Samples,
-    Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, Parameter, Samples, Scales,
+    Stream,
 };
 use mgnt_weights::TensorMap;
 
@@ -177,18 +177,31 @@ pub fn answers(
     let (value, first, second) = (all_of(40), all_of(41), all_of(42).abs());
     let held = value.clone();
     let after = kernels.adamw(Parameter { value, first, second }, all_of(43), how);
-    insert(&mut moved, "averaged", kernels.averaged(all_of(44), after.value.clone(), 0.9))?;
-    let squares = kernels.squares(held.clone(), Tensor::zeros([3, SQUARES], device), 1).sum_dim(1);
-    for (name, tensor) in [
-        ("value", after.value),
-        ("first", after.first),
-        ("second", after.second),
-        ("held", held),
-        ("squares", squares.reshape([3])),
-    ] {
+    for (name, tensor) in
+        [("value", after.value), ("first", after.first), ("second", after.second), ("held", held)]
+    {
         insert(&mut moved, name, tensor)?;
     }
     told("AdamW", moved);
+
+    // Lengths that no vector divides among others, and more of them than a launch takes at once.
+    let lengths = [ROWS * WIDTH, 1, 700_000, 77, 2, 4096, 5, 130, 12];
+    let of_each =
+        |seed: usize| lengths.iter().zip(seed..).map(|(&length, seed)| numbers.full([length], seed));
+    let mut gathered = TensorMap::new();
+    for count in [0, 1, 4, lengths.len()] {
+        if let Some(squares) = kernels.squares(of_each(50).take(count).collect()) {
+            insert(&mut gathered, &format!("squares of {count}"), squares)?;
+        }
+        let pairs: Vec<_> = of_each(60).zip(of_each(70)).take(count).map(|(a, b)| [a, b]).collect();
+        let held: Vec<_> = pairs.iter().map(|[average, _]| average.clone()).collect();
+        let averaged = kernels.averaged(pairs, 0.9);
+        for (index, (averaged, held)) in averaged.into_iter().zip(held).enumerate() {
+            insert(&mut gathered, &format!("average {index} of {count}"), averaged)?;
+            insert(&mut gathered, &format!("held {index} of {count}"), held)?;
+        }
+    }
+    told("squares and averages of many", gathered);
     Ok(all)
 }
 
