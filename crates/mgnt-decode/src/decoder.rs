@@ -1,8 +1,10 @@
 //! The loop: a plan, a model, and per-sample random numbers become tokens and a ledger.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Instant;
 
+use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use mgnt_model::{KvCache, NestedTransformer};
 
@@ -130,13 +132,18 @@ impl<'a> Decoder<'a> {
 
     /// Decodes. Fails before the model runs where classes, known tokens and plan do not fit the model.
     ///
-    /// A batch of a model that is [`on_processor`](NestedTransformer::on_processor) is decoded in parts side by side,
-    /// unless it is watched.
+    /// A batch of a model that is [`on_processor`](NestedTransformer::on_processor) is decoded in parts side by side, each
+    /// on a share of the cores; in one part where it is watched, or where a thread of a rayon pool decodes, which has a
+    /// share of its own already. A model on a device with a tape decodes as its [`valid`](Module::valid) form does: without
+    /// dropout, and off the tape.
     pub fn run(self) -> Result<Decoded, Error> {
         let start = self.start()?;
         let Self { model, plan, resident, watch, .. } = self;
+        let model = &*off_the_tape(model);
         match watch {
-            None if model.is_on_processor() && !resident => decode_in_parts(model, plan, &start),
+            None if model.is_on_processor() && !resident && rayon::current_thread_index().is_none() => {
+                decode_in_parts(model, plan, &start)
+            }
             watch => decode(model, plan, &start, resident, watch),
         }
     }
@@ -183,6 +190,14 @@ impl<'a> Decoder<'a> {
         }
         let classes = self.classes.iter().map(|&class| token(class)).collect::<Result<_, _>>()?;
         Ok(Start { classes, known, seed: self.seed, first_sample: self.first_sample })
+    }
+}
+
+/// The model without a tape, on which dropout would act and all iterations would be kept.
+pub(crate) fn off_the_tape(model: &NestedTransformer) -> Cow<'_, NestedTransformer> {
+    match model.device().is_autodiff() {
+        true => Cow::Owned(model.valid()),
+        false => Cow::Borrowed(model),
     }
 }
 

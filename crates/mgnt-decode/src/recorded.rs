@@ -43,9 +43,17 @@ impl fmt::Debug for Recorded<'_> {
 impl<'a> Recorded<'a> {
     /// Records decodes of `batch` samples. `None` where the plan's order or top-p needs the host.
     ///
-    /// That takes a handful of whole decodes to warm up, on a device without graphs as well.
+    /// That takes a handful of whole decodes to warm up, on a device without graphs as well. Fails where the model is on a
+    /// device with a tape: [`valid`](burn::module::Module::valid) takes it off.
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan, batch: usize) -> Result<Option<Self>, Error> {
         plan.check_model(model.config())?;
+        if model.device().is_autodiff() {
+            return Err(Error::field(
+                "device",
+                "one without a tape, as of `model.valid()`",
+                "one with a tape",
+            ));
+        }
         let start = start(model, plan, vec![0; batch], 0, 0)?;
         let Some(inputs) = Inputs::new(model, plan, &start) else { return Ok(None) };
         let inputs = Rc::new(RefCell::new(inputs));

@@ -4,7 +4,7 @@
 use burn::tensor::{Tensor, TensorData};
 use mgnt_model::{KvCache, NestedTransformer};
 
-use crate::decoder::undecided;
+use crate::decoder::{off_the_tape, undecided};
 use crate::samples::{active, read};
 use crate::sequence::Sequence;
 use crate::{Error, Iteration, Plan};
@@ -43,6 +43,12 @@ pub fn replay<E: From<Error>>(
     if given.is_empty() {
         return Err(Error::field("samples", "at least one", 0).into());
     }
+    let (tokens, planned) =
+        (model.config().tokens, plan.iterations().first().map_or(0, |first| first.masked));
+    if planned != tokens {
+        return Err(Error::field("plan", format!("one that decodes all {tokens} tokens"), planned).into());
+    }
+    let model = &*off_the_tape(model);
     let mut samples = given.iter().map(|g| sequence(model, g)).collect::<Result<Vec<_>, _>>()?;
     let mut cache: Option<KvCache> = None;
     for iteration in plan.iterations() {

@@ -17,11 +17,11 @@ pub(crate) fn decode_in_parts(
     start: &Start,
 ) -> Result<Decoded, Error> {
     let batch = start.classes.len();
-    let pools = pools(batch).map_err(|e| Error::Device(format!("no threads: {e}")))?;
-    let count = pools.len();
-    if count < 2 {
+    if batch.min(rayon::current_num_threads()) < 2 {
         return decode(model, plan, start, false, None);
     }
+    let pools = pools(batch).map_err(|e| Error::Device(format!("no threads: {e}")))?;
+    let count = pools.len();
     let clock = Instant::now();
     let part = |index: usize| {
         let range = index * batch / count..(index + 1) * batch / count;

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mgnt_decode::replay::replay;
+use mgnt_decode::replay::{Given, replay};
 use mgnt_decode::{
     CachePolicy, Candidate, Decoder, Error, Guidance, Ledger, Noise, Order, OrderKind, Recorded, Snapshot,
     Strategy, TokenTemperature, gumbel,
@@ -12,6 +13,7 @@ use mgnt_decode::{
 use mgnt_model::kernels::Operations;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::TensorMap;
+use rayon::prelude::*;
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -172,6 +174,10 @@ fn a_batch_has_samples() {
     }
     assert!(Recorded::new(&model, &plan, 0).is_err());
     assert!(replay::<Error>(&model, &plan, &[], &mut |_| Ok(())).is_err());
+    let few = Strategy::parse("1x2").unwrap().plan_for(model.config(), 10).unwrap();
+    let given = Given { class: 0, order: (0..36).collect(), tokens: vec![0; 36] };
+    let refused = replay::<Error>(&model, &few, &[given], &mut |_| panic!("it runs")).unwrap_err();
+    assert!(refused.to_string().contains("all 36 tokens, got 10"), "{refused}");
 }
 
 #[test]
@@ -380,4 +386,26 @@ fn parts_of_a_batch_are_the_batch() {
     let held = |ledger: &Ledger| ledger.iterations.iter().map(|line| line.cache_held).collect::<Vec<_>>();
     assert_eq!(held(&whole.ledger), held(&parts.ledger));
     assert!(parts.ledger.milliseconds.is_some() && parts.ledger.sampling_milliseconds.is_some());
+}
+
+/// A training's own model, with its dropout and its tape.
+#[test]
+fn a_model_on_a_tape_decodes_as_off_it() {
+    let config = ModelConfig { dropout: 0.5, ..config() };
+    let taped = NestedTransformer::init(&config, 11, &Device::flex().autodiff()).unwrap();
+    let plan = Strategy::parse("4x2,1x2").unwrap().plan(&config).unwrap();
+    let of = |model: &NestedTransformer| Decoder::new(model, &plan).classes(&[1, 2]).run().unwrap().tokens;
+    assert_eq!(of(&taped), of(&taped.valid()));
+    assert!(Recorded::new(&taped, &plan, 2).unwrap_err().to_string().contains("without a tape"));
+}
+
+/// Many requests of one pool's threads, each of a batch.
+#[test]
+fn threads_of_a_pool_decode_their_batches_themselves() {
+    let model = model().on_processor();
+    let plan = Strategy::parse("4x2,1x2").unwrap().plan(model.config()).unwrap();
+    let of = |seed: u64| Decoder::new(&model, &plan).classes(&[1, 2, 3]).seed(seed).run().unwrap().tokens;
+    let alone: Vec<_> = (0..8).map(of).collect();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    assert_eq!(pool.install(|| (0..8u64).into_par_iter().map(of).collect::<Vec<_>>()), alone);
 }

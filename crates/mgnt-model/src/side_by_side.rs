@@ -15,8 +15,11 @@ pub struct Pools {
     cores: usize,
 }
 
-/// Pools that nobody owns.
+/// Pools that nobody owns, those that were given back last at the end.
 static FREE: Mutex<Vec<Pools>> = Mutex::new(Vec::new());
+
+/// Threads without an owner that are kept, over the cores: enough for two sizes of a batch in turn.
+const KEPT: usize = 2;
 
 fn free() -> MutexGuard<'static, Vec<Pools>> {
     FREE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -34,10 +37,30 @@ impl Drop for Pools {
     fn drop(&mut self) {
         let pools = std::mem::take(&mut self.pools);
         // Taken out of the list, its own would come back here.
-        if !pools.is_empty() {
-            free().push(Self { pools, cores: self.cores });
+        if pools.is_empty() {
+            return;
         }
+        let (cores, mut surplus) = (self.cores, Vec::new());
+        let mut free = free();
+        free.push(Self { pools, cores });
+        while threads(&free, cores) > KEPT * cores
+            && let Some(oldest) = free.iter().position(|pools| pools.cores == cores)
+        {
+            surplus.push(std::mem::take(&mut free.remove(oldest).pools));
+        }
+        // Nobody waits for the list while threads end.
+        drop(free);
+        drop(surplus);
     }
+}
+
+/// Threads of the pools that share so many cores.
+fn threads(of: &[Pools], cores: usize) -> usize {
+    of.iter()
+        .filter(|pools| pools.cores == cores)
+        .flat_map(|pools| &pools.pools)
+        .map(ThreadPool::current_num_threads)
+        .sum()
 }
 
 /// A pool for each of at most `parts` parts, and no more than cores, each with a share of the cores.
@@ -75,5 +98,16 @@ mod tests {
             drop(pools);
             assert_eq!(first, place(&of(parts)), "{parts} parts");
         }
+    }
+
+    #[test]
+    fn threads_without_an_owner_are_no_more_than_a_few_for_each_core() {
+        let machine = ThreadPoolBuilder::new().num_threads(7).build().unwrap();
+        let of = |parts| machine.install(|| pools(parts).unwrap());
+        let all: Vec<Pools> = (1..8).chain(1..8).map(of).collect();
+        assert_eq!(threads(&all, 7), 82);
+        drop(all);
+        let kept = threads(&free(), 7);
+        assert!((7..=KEPT * 7).contains(&kept), "{kept}");
     }
 }

@@ -1,6 +1,7 @@
 //! Writing that leaves the old file or the new one, never half of one.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,9 +27,8 @@ pub fn write_file<E: From<Error>>(
     let path = &behind_links(path, EXPECTED)?;
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    let temporary = temporary_name(path);
+    let (temporary, file) = beside(path, |temporary| File::create_new(temporary))?;
     let written = (|| {
-        let file = File::create(&temporary).map_err(Error::io(path))?;
         let mut writer = BufWriter::new(file);
         write(&mut writer)?;
         let file = writer.into_inner().map_err(|e| Error::io(&temporary)(e.into_error()))?;
@@ -70,11 +70,7 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
     let path = &named_folder(path)?;
     let parent = parent_of(path);
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    let temporary = temporary_name(path);
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(Error::io(&temporary))?;
-    }
-    fs::create_dir(&temporary).map_err(Error::io(path))?;
+    let (temporary, ()) = beside(path, |temporary| fs::create_dir(temporary))?;
     let filled = fill(&temporary).and_then(|()| {
         sync_folder(&temporary);
         replace_folder(&temporary, path, &name_beside(path, OLD))?;
@@ -140,7 +136,11 @@ fn place(path: &Path, expected: &'static str, got: &str) -> Error {
 pub fn replace_folder(new: &Path, path: &Path, old: &Path) -> Result<(), Error> {
     let path = &named_folder(path)?;
     if !path.exists() {
-        return fs::rename(new, path).map_err(Error::io(path));
+        match fs::rename(new, path) {
+            // Somebody else's came in between.
+            Err(_) if path.is_dir() => {}
+            renamed => return renamed.map_err(Error::io(path)),
+        }
     }
     if exchange(new, path) {
         return fs::remove_dir_all(new).map_err(Error::io(new));
@@ -183,8 +183,19 @@ fn parent_of(path: &Path) -> &Path {
 /// Ending of a folder that another is about to replace.
 const OLD: &str = ".old.tmp";
 
-fn temporary_name(path: &Path) -> PathBuf {
-    name_beside(path, &format!(".{}.tmp", std::process::id()))
+/// Makes what is to take the place of `path` under a name of its own, which no other writer has: neither a thread of this process,
+/// nor a process elsewhere with the same number.
+fn beside<T>(path: &Path, make: impl Fn(&Path) -> std::io::Result<T>) -> Result<(PathBuf, T), Error> {
+    loop {
+        // Drawn by the system once a thread, and another each time.
+        let number = RandomState::new().build_hasher().finish();
+        let temporary = name_beside(path, &format!(".{number}.tmp"));
+        match make(&temporary) {
+            Ok(made) => return Ok((temporary, made)),
+            Err(reason) if reason.kind() == ErrorKind::AlreadyExists => {}
+            Err(reason) => return Err(Error::io(path)(reason)),
+        }
+    }
 }
 
 fn name_beside(path: &Path, ending: &str) -> PathBuf {
@@ -193,7 +204,7 @@ fn name_beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Whether a name is one that this module gives to what is not finished: `NAME.PID.tmp`, or `NAME.old.tmp`.
+/// Whether a name is one that this module gives to what is not finished: `NAME.NUMBER.tmp`, or `NAME.old.tmp`.
 pub fn is_leftover(name: &str) -> bool {
     let between = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
     between.is_some_and(|(name, word)| {
@@ -381,6 +392,30 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert!(!old.exists());
         assert_eq!(name_beside(&path, OLD).file_name().unwrap(), "model-0.1.old.tmp");
+    }
+
+    /// Each writes a length of its own, so that a mixture would show. Folders change places in one step on Linux alone.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn writers_and_readers_side_by_side_see_whole_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, model) = (folder.path().join("file"), folder.path().join("model"));
+        let text = |writer: u8| vec![writer; 10_000 + usize::from(writer)];
+        write_bytes(&file, &text(0)).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let (file, model, text) = (&file, &model, &text);
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        write_bytes(file, &text(writer)).unwrap();
+                        write_folder(model, |folder| write_bytes(&folder.join("f"), &text(writer))).unwrap();
+                        let read = fs::read(file).unwrap();
+                        assert_eq!(read, text(read[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn add_up(x: CubeTensor) -> CubeTensor {
     unsafe {
         add_rows::launch_unchecked(
             &client,
-            CubeCount::Static((columns / size).div_ceil(ACROSS as usize) as u32, chunks as u32, 1),
+            CubeCount::Static(chunks as u32, (columns / size).div_ceil(ACROSS as usize) as u32, 1),
             CubeDim::new_2d(ACROSS, DOWN),
             size,
             x.into_tensor_arg(),
@@ -156,8 +156,9 @@ fn add_rows<A: Float, N: Size>(
     columns: u32,
     #[define(A)] _element: ElemType,
 ) {
-    let column = CUBE_POS_X * ACROSS + UNIT_POS_X;
-    let first = CUBE_POS_Y * ROWS as u32 + UNIT_POS_Y;
+    // Along x there may be more cubes than along y, and rows are what may be many.
+    let column = CUBE_POS_Y * ACROSS + UNIT_POS_X;
+    let first = CUBE_POS_X * ROWS as u32 + UNIT_POS_Y;
     let mut sum = Vector::<f32, N>::new(0.0);
     #[unroll]
     for turn in 0..comptime!(ROWS as u32 / DOWN) {
@@ -168,6 +169,6 @@ fn add_rows<A: Float, N: Size>(
     }
     let sum = down::<N>(sum, comptime!(ACROSS as usize), comptime!(DOWN as usize));
     if UNIT_POS_Y == 0 && column < columns {
-        out[(CUBE_POS_Y * columns + column) as usize] = sum;
+        out[(CUBE_POS_X * columns + column) as usize] = sum;
     }
 }

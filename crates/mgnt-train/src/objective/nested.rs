@@ -73,7 +73,7 @@ pub fn lambda(step: usize, steps: usize) -> f64 {
 /// for the rest.
 ///
 /// The gradient by the logits is `(softmax - what they are held against) weight`, and is computed so from their
-/// softmax `probabilities`, of which no operation is on the tape.
+/// softmax `probabilities`; these and the teacher's count as fixed, though they may be on the tape.
 pub fn cross_entropy(
     logits: Tensor<2>,
     probabilities: Tensor<2>,
@@ -85,6 +85,8 @@ pub fn cross_entropy(
     let [rows, codes] = logits.dims();
     let fixed = logits.clone().inner();
     let (targets, weights) = (targets.inner().reshape([rows, 1]), weights.inner().reshape([rows, 1]));
+    let probabilities = probabilities.inner();
+    let teacher = teacher.map(|(taught, share)| (taught.clone().inner(), share));
     // The logarithm of the sum of exponentials, by each row's largest entry.
     let normalizer = fixed.clone().max_dim(1) - probabilities.clone().max_dim(1).log();
     let mean_of = |expected: Tensor<2>| ((normalizer.clone() - expected) * weights.clone()).sum();
@@ -92,7 +94,7 @@ pub fn cross_entropy(
     let picked = fixed.clone().gather(1, targets.clone());
     let mut expected = picked * (1.0 - smoothing) + fixed.clone().mean_dim(1) * smoothing;
     let truth = mean_of(expected.clone());
-    let of_truth = 1.0 - teacher.map_or(0.0, |(_, share)| share);
+    let of_truth = 1.0 - teacher.as_ref().map_or(0.0, |(_, share)| *share);
     let mut gradient = probabilities.clone() - of_truth * smoothing / codes as f64;
     if let Some((taught, share)) = teacher {
         expected = expected * of_truth + (fixed * taught.clone()).sum_dim(1) * share;
@@ -357,7 +359,8 @@ mod tests {
             let (targets, weights) =
                 (Tensor::from_data([2, 0], &device), Tensor::from_floats([0.25, 0.75], &device));
             let teacher = teacher.map(|share| (&taught, share));
-            let probabilities = softmax(logits.clone().inner(), 1);
+            // On the tape, as who calls it has it at hand: it counts as fixed.
+            let probabilities = softmax(logits.clone(), 1);
             let said = cross_entropy(logits.clone(), probabilities, targets, weights, 0.1, teacher);
             (logits, said)
         };

@@ -153,6 +153,15 @@ pub fn answers(
         insert(&mut drawn, &format!("{name}: codes"), codes.float())?;
         insert(&mut drawn, &format!("{name}: logarithms"), logarithms)?;
     }
+    // Rows that no code can be drawn from.
+    for (name, logit) in
+        [("no numbers", f32::NAN), ("nothing", f32::NEG_INFINITY), ("too much", f32::INFINITY)]
+    {
+        let logits = Tensor::full([2, 40], logit, device);
+        let (codes, logarithms) = kernels.draw(logits, Tensor::full([2, 1], 0.5, device), 1.0);
+        insert(&mut drawn, &format!("of {name}: codes"), codes.float())?;
+        insert(&mut drawn, &format!("of {name}: logarithms"), logarithms.is_nan().float())?;
+    }
     told("draw", drawn);
 
     // Some scores are equal, and some samples have more places than a cube has units.
