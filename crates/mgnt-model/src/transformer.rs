@@ -212,7 +212,12 @@ impl NestedTransformer {
     /// which their weights are copied for each sub-model, and attention takes the shapes and types that fused kernels
     /// are made for. On a processor it is right as well.
     ///
-    /// The copies do not follow later changes of the weights.
+    /// The copies do not follow later changes of the weights. [`save`](Self::save) writes the model without them, as it was;
+    /// Burn's own records hold them too, and fit a model of this form alone.
+    ///
+    /// # Panics
+    ///
+    /// Where the model is on a device with a tape: its [`valid`](Module::valid) form is not.
     pub fn on_accelerator(self) -> Self {
         self.kept(|mut model| {
             for block in &mut model.blocks {
@@ -225,6 +230,10 @@ impl NestedTransformer {
     /// The same model [`on_accelerator`](Self::on_accelerator) whose blocks are computed by kernels of its device, in fewer
     /// passes and with fewer roundings; by operations as before with [exact products](Self::with_exact_products), or where
     /// sub-models nest in the features.
+    ///
+    /// # Panics
+    ///
+    /// As [`on_accelerator`](Self::on_accelerator) does.
     pub fn with_kernels(self, kernels: Arc<dyn Kernels>) -> Self {
         Self { kernels: Some(kernels), ..self }.on_accelerator()
     }

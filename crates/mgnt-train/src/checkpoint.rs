@@ -232,7 +232,9 @@ fn list(all: &Path) -> Result<Vec<PathBuf>, Error> {
     for entry in fs::read_dir(all).map_err(mgnt_weights::Error::io(all))? {
         let path = entry.map_err(mgnt_weights::Error::io(all))?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.strip_prefix("step-").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit())) {
+        let is_step =
+            name.strip_prefix("step-").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        if is_step && path.is_dir() {
             found.push(path);
         }
     }

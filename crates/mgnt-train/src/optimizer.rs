@@ -46,16 +46,24 @@ impl Updates {
     }
 }
 
-/// AdamW with weight decay on matrices and kernels, not on biases, norms, embeddings or the codebook.
+/// AdamW with weight decay on matrices and kernels of `model`, not on vectors (biases and norms among them), embeddings or the
+/// codebook, be they within a larger module.
 ///
 /// With kernels each parameter takes one pass; its records are the same.
-pub(crate) fn adamw(recipe: &Optimization, updates: Option<Updates>) -> Result<ModuleOptimizer, Error> {
-    let patterns = vec![r"(^|\.)bias$", r"(^|\.)gamma$", r"(^|\.)beta$", r"^embedding\.", r"codebook$"];
+pub(crate) fn adamw<M: Module>(
+    recipe: &Optimization,
+    model: &M,
+    updates: Option<Updates>,
+) -> Result<ModuleOptimizer, Error> {
+    let mut vectors = Vectors::default();
+    model.visit(&mut vectors);
+    let patterns = vec![r"(^|\.)bias$", r"(^|\.)gamma$", r"(^|\.)beta$", r"(^|\.)embedding\.", r"codebook$"];
     let undecayed = ParamGroup::from_any_regexes(patterns).map_err(|e| Error::Recipe {
         field: "weight_decay".into(),
         expected: "a group of parameters".into(),
         got: format!("{e:?}"),
     })?;
+    let undecayed = undecayed.fuse(&ParamGroup::from_paths(vectors.names));
     Ok(match updates {
         Some(updates) => {
             let of = |decay| InOnePass { updates: updates.clone(), recipe: recipe.clone(), decay };
@@ -72,6 +80,29 @@ pub(crate) fn adamw(recipe: &Optimization, updates: Option<Updates>) -> Result<M
             config(recipe.weight_decay).init().with_group(undecayed, config(0.0).build(), None)
         }
     })
+}
+
+/// Names of the parameters that are no matrices.
+#[derive(Default)]
+struct Vectors {
+    path: Vec<String>,
+    names: Vec<String>,
+}
+
+impl ModuleVisitor for Vectors {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+        if D < 2 {
+            self.names.push(self.path.join("."));
+        }
+    }
 }
 
 /// AdamW by kernels of the device.
@@ -280,7 +311,8 @@ pub(crate) mod tests {
         let model = model.map(&mut Ones);
         let mut zeros = Zeros(GradientsParams::new());
         model.visit(&mut zeros);
-        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }, None).unwrap();
+        let mut optimizer =
+            adamw(&Optimization { weight_decay: 0.5, ..optimization() }, &model, None).unwrap();
         let after = optimizer.step(0.1, model, zeros.0);
         let map = mgnt_weights::module::to_map(&after).unwrap();
         map.iter().filter(|(_, t)| t.to_f32()[0] != 1.0).map(|(name, _)| name.to_owned()).collect()
@@ -293,12 +325,13 @@ pub(crate) mod tests {
         let start: Linear = LinearConfig::new(5, 3).init(&device);
         let x = Tensor::<2>::random([4, 5], Distribution::Normal(0.0, 1.0), &device);
         let run = |updates: Option<Updates>| {
-            let (mut layer, mut optimizer) = (start.clone(), adamw(&recipe, updates.clone()).unwrap());
+            let (mut layer, mut optimizer) =
+                (start.clone(), adamw(&recipe, &start, updates.clone()).unwrap());
             for step in 0..6 {
                 // In the middle another optimiser takes the record over.
                 if step == 3 {
                     let record = optimizer.to_record();
-                    optimizer = adamw(&recipe, updates.clone()).unwrap().load_record(record);
+                    optimizer = adamw(&recipe, &layer, updates.clone()).unwrap().load_record(record);
                 }
                 let loss = layer.forward(x.clone()).square().sum();
                 let mut grads = GradientsParams::from_grads(loss.backward(), &layer);
@@ -317,8 +350,8 @@ pub(crate) mod tests {
         assert!(off < 1e-6 && moved > 0.1, "{off} of {moved}");
         // A run that was begun by one goes on by the other.
         let updates = Updates::new(Arc::new(Operations));
-        let mut other = adamw(&recipe, Some(updates)).unwrap().load_record(optimizer.to_record());
-        let mut same = adamw(&recipe, None).unwrap().load_record(optimizer.to_record());
+        let mut other = adamw(&recipe, &start, Some(updates)).unwrap().load_record(optimizer.to_record());
+        let mut same = adamw(&recipe, &start, None).unwrap().load_record(optimizer.to_record());
         let grads = || {
             let loss = by_burn.forward(x.clone()).square().sum();
             GradientsParams::from_grads(loss.backward(), &by_burn)
@@ -328,9 +361,8 @@ pub(crate) mod tests {
         assert!(off < 1e-6, "{off}");
     }
 
-    #[test]
-    fn of_a_transformer_its_matrices_decay() {
-        let config = ModelConfig {
+    fn small() -> ModelConfig {
+        ModelConfig {
             layers: 1,
             width: 8,
             heads: 2,
@@ -340,8 +372,12 @@ pub(crate) mod tests {
             classes: 2,
             sub_models: vec![1, 2],
             ..ModelConfig::preset(Preset::B)
-        };
-        let model = NestedTransformer::init(&config, 1, &Device::flex().autodiff()).unwrap();
+        }
+    }
+
+    #[test]
+    fn of_a_transformer_its_matrices_decay() {
+        let model = NestedTransformer::init(&small(), 1, &Device::flex().autodiff()).unwrap();
         let mut expected: Vec<String> = ["query", "key", "value", "output"]
             .map(|name| format!("blocks.0.attention.{name}.weight"))
             .into_iter()
@@ -351,6 +387,21 @@ pub(crate) mod tests {
             .collect();
         expected.sort();
         assert_eq!(decayed(model), expected);
+    }
+
+    #[derive(Module, Debug)]
+    struct Within {
+        transformer: NestedTransformer,
+        scale: Param<Tensor<1>>,
+    }
+
+    #[test]
+    fn within_a_larger_module_the_same_decay() {
+        let transformer = NestedTransformer::init(&small(), 1, &Device::flex().autodiff()).unwrap();
+        let alone = decayed(transformer.clone());
+        let scale = Param::from_tensor(Tensor::ones([1], &transformer.device()));
+        let expected: Vec<_> = alone.iter().map(|name| format!("transformer.{name}")).collect();
+        assert_eq!(decayed(Within { transformer, scale }), expected);
     }
 
     #[test]
@@ -366,7 +417,8 @@ pub(crate) mod tests {
     fn decay_reaches_matrices_only() {
         let device = Device::flex().autodiff();
         let layer: Linear = LinearConfig::new(2, 2).init(&device);
-        let mut optimizer = adamw(&Optimization { weight_decay: 0.5, ..optimization() }, None).unwrap();
+        let mut optimizer =
+            adamw(&Optimization { weight_decay: 0.5, ..optimization() }, &layer, None).unwrap();
         // A gradient of zero: all that moves is what decays.
         let zero = (layer.weight.val() * 0.0).sum() + (layer.bias.as_ref().unwrap().val() * 0.0).sum();
         let grads = GradientsParams::from_grads(zero.backward(), &layer);

@@ -1,7 +1,8 @@
 //! A step in parts: each computes the loss and gradients of some places of the batch, and they add up.
 //!
 //! On a CPU parts run side by side, each with a tape of its own, since most of the backend's operations know one
-//! thread only; and small parts stay in the processor's cache. Several devices take turns, each with a copy of the model that it gets anew in every step. Sums are
+//! thread only; and small parts stay in the processor's cache. Several devices take turns, each with a copy of the model that it
+//! gets anew in every step, and with a thread of its own for the whole run: a device keeps memory for each thread that asks it. Sums are
 //! taken in the order of the parts: a step's result depends on their number, which the recipe names, and not on the
 //! machine's threads, nor, but for rounding, on its devices.
 
@@ -12,6 +13,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use mgnt_model::side_by_side::{Pools, pools};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::task::{Figures, PartOutput, Task, number};
 use crate::{Error, Optimization};
@@ -49,16 +51,29 @@ pub(crate) struct Workers {
     home: Device,
     /// Devices that compute parts too, in turn after the first.
     others: Vec<Device>,
-    /// Threads for parts that run side by side on a processor.
-    pools: Option<Pools>,
+    threads: Threads,
+}
+
+/// What computes parts besides the thread that asks.
+enum Threads {
+    None,
+    /// A pool for each of the parts that run side by side on a processor, where nothing has to come in order.
+    OfParts(Pools),
+    /// A thread for each device but the first, which is the asking thread's.
+    OfDevices(Vec<ThreadPool>),
 }
 
 impl Workers {
     /// Of a recipe's parts. `side_by_side` are those of one device where it is a CPU.
     pub fn new(home: &Device, others: &[Device], side_by_side: bool, parts: usize) -> Result<Self, Error> {
-        let pools = side_by_side.then(|| pools(parts)).transpose();
-        let pools = pools.map_err(|e| Error::Device(format!("no threads: {e}")))?;
-        Ok(Self { home: home.clone(), others: others.to_vec(), pools })
+        let one = || ThreadPoolBuilder::new().num_threads(1).build();
+        let threads = match (others, side_by_side) {
+            ([], false) => Ok(Threads::None),
+            ([], true) => pools(parts).map(Threads::OfParts),
+            (others, _) => others.iter().map(|_| one()).collect::<Result<_, _>>().map(Threads::OfDevices),
+        };
+        let threads = threads.map_err(|e| Error::Device(format!("no threads: {e}")))?;
+        Ok(Self { home: home.clone(), others: others.to_vec(), threads })
     }
 
     fn count(&self) -> usize {
@@ -82,8 +97,13 @@ impl Workers {
         start: S,
         add: impl Fn(S, R) -> S + Sync,
     ) -> S {
-        let pools = self.pools.as_ref().filter(|_| !in_order).map_or(&[][..], |pools| &pools[..]);
-        let threads = self.count().max(pools.len()).min(parts);
+        // Besides the asking thread, if it computes a part.
+        let (pools, here) = match &self.threads {
+            Threads::OfParts(pools) if !in_order => (&pools[..], 0),
+            Threads::OfDevices(pools) => (&pools[..], 1),
+            Threads::None | Threads::OfParts(_) => (&[][..], 1),
+        };
+        let threads = (here + pools.len()).min(parts);
         if threads == 1 {
             return (0..parts).map(work).fold(start, add);
         }
@@ -93,12 +113,12 @@ impl Workers {
             let _guard = EndsWait(turns_of);
             (first..parts).step_by(threads).for_each(|part| turns_of.take(part, work(part), add));
         };
-        let of = |first: usize| match pools.get(first) {
-            Some(pool) => pool.install(|| of(first)),
-            None => of(first),
-        };
         std::thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|first| scope.spawn(move || of(first))).collect();
+            let mut running = Vec::new();
+            for (pool, first) in pools.iter().zip(here..threads) {
+                running.push(scope.spawn(move || pool.install(|| of(first))));
+            }
+            (0..here).for_each(of);
             for thread in running {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
@@ -248,6 +268,23 @@ mod tests {
             );
             assert_eq!(squares, [0, 1, 4, 9, 16, 25, 36]);
         }
+    }
+
+    #[test]
+    fn a_device_is_one_thread_s_for_the_whole_run() {
+        let workers = Workers::new(&Device::flex(), &[Device::flex(), Device::flex()], false, 7).unwrap();
+        let here = std::thread::current().id();
+        let of_step = || {
+            let thread = |part: usize| (part % 3, std::thread::current().id());
+            let add = |mut all: std::collections::HashSet<_>, one| {
+                all.insert(one);
+                all
+            };
+            workers.sum(7, true, thread, Default::default(), add)
+        };
+        let first = of_step();
+        assert!(first.len() == 3 && first.contains(&(0, here)), "{first:?}");
+        assert_eq!(first, of_step());
     }
 
     /// Parts wait for their turn inside the pools: two runs of one process must not share any.

@@ -54,6 +54,9 @@ pub enum Outcome {
 ///
 /// Fails before anything is written where [`Optimization::validate`] does. Only one process at a time can train there. A run is
 /// resumed with the recipe and the data that it began with, which each checkpoint names.
+///
+/// Where a task [draws on the device](Task::draws_on_device), its draws are functions of seed and step only as long as nobody
+/// else in the process draws from that device's generator or seeds it: of such runs, one at a time.
 pub fn run<T: Task>(
     mut task: T,
     optimization: &Optimization,
@@ -81,8 +84,8 @@ pub fn run<T: Task>(
     let model = task.initial(&part::taped(device, optimization))?;
     let updates = task.kernels().map(Updates::new);
     let mut start = Start {
+        optimizer: adamw(optimization, &model, updates.clone())?,
         trainee: Trainee::new(model, optimization.ema_decay, task.kernels()),
-        optimizer: adamw(optimization, updates.clone())?,
         schedule: None,
         progress: Progress::default(),
     };

@@ -92,13 +92,18 @@ impl TrainingArguments {
         }
     }
 
-    /// Fails where the device has less memory than a step `needs`, in bytes by its number of parts.
+    /// Fails where one of the devices of this process has less memory than a step `needs`, in bytes by its number of parts.
     pub fn check_memory(
         &self,
         optimization: &Optimization,
         needs: &dyn Fn(usize) -> anyhow::Result<u64>,
     ) -> anyhow::Result<()> {
-        self.home()?.memory().map_or(Ok(()), |has| enough(optimization, has, needs))
+        let others = self.devices.iter().filter_map(|place| match place {
+            Place::Own(word) => Some(*word),
+            Place::Served(_) => None,
+        });
+        let least = std::iter::once(self.home()?).chain(others).filter_map(DeviceWord::memory).min();
+        least.map_or(Ok(()), |has| enough(optimization, has, needs))
     }
 
     /// Opens the devices besides the first.

@@ -123,7 +123,11 @@ impl<T: Task> StepCounted<T> {
             begins = done.is_multiple_of(validate_every) || last;
             if begins {
                 components.tell_train(LearnerEvent::EndSplit(epoch));
-                self.validate(components, &mut progress, epoch)?;
+                if let Err(error) = self.validate(components, &mut progress, epoch) {
+                    // What was learnt until here need not be lost with it.
+                    self.save(components, &mut progress, false)?;
+                    return Err(error);
+                }
                 components.tell_train(LearnerEvent::EndEpoch(epoch));
             }
             if draw_every > 0 && done.is_multiple_of(draw_every) {

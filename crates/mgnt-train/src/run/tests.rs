@@ -17,6 +17,8 @@ struct Slope {
     data: &'static str,
     /// Name of the figure of its parts.
     tells: &'static str,
+    /// Whether it can be validated.
+    measures: bool,
 }
 
 impl Task for Slope {
@@ -60,6 +62,9 @@ impl Task for Slope {
     }
 
     fn validate(&self, average: &Linear) -> Result<Figures, Error> {
+        if !self.measures {
+            return Err(Error::Device("it measures nothing".into()));
+        }
         let weight = f64::from(average.weight.val().into_scalar::<f32>());
         Ok(vec![("error".into(), (weight - 3.0).abs())])
     }
@@ -88,7 +93,7 @@ fn recipe() -> Optimization {
 }
 
 fn slope(broken: &[usize]) -> Slope {
-    Slope { broken: broken.to_vec(), data: "data", tells: NAMED }
+    Slope { broken: broken.to_vec(), data: "data", tells: NAMED, measures: true }
 }
 
 /// Trains; returns what happened as well.
@@ -301,6 +306,19 @@ fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
     assert_eq!(weight(&out), weight(&whole));
 }
 
+#[test]
+fn what_was_learnt_before_a_validation_that_fails_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("run"));
+    train(slope(&[]), &recipe(), &whole, false, None).0.unwrap();
+    let failing = Slope { measures: false, ..slope(&[]) };
+    let error = train(failing, &recipe(), &out, false, None).0.unwrap_err().to_string();
+    assert!(error.contains("measures nothing"), "{error}");
+    assert_eq!(checkpoints(&out), ["step-00000003", "step-00000004"]);
+    train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
+    assert_eq!(weight(&out), weight(&whole));
+}
+
 /// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.
 fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop, recipe) = (Device::flex(), Interrupter::new(), recipe());
@@ -314,11 +332,11 @@ fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
         stop: &stop,
     };
     let (tell, told) = mpsc::channel();
-    let temporary = out.join(format!("checkpoints/step-00000006.{}.tmp", std::process::id()));
+    let place = out.join("checkpoints/step-00000006");
     let watch = move |event: &Event| {
         match event {
-            Event::Started { .. } => fs::write(&temporary, "in the way").unwrap(),
-            Event::Warning(_) => fs::remove_file(&temporary).unwrap(),
+            Event::Started { .. } => fs::write(&place, "in the way").unwrap(),
+            Event::Warning(_) => fs::remove_file(&place).unwrap(),
             _ => (),
         }
         tell.send(event.clone()).unwrap();

@@ -85,6 +85,13 @@ impl TokenizerTask {
             let got = recipe.perceptual_weight.to_string();
             return Err(Error::Recipe { field: "perceptual_weight".into(), expected, got });
         }
+        if let (Some(rfid), Some(store)) = (&networks.rfid, held_out)
+            && rfid.pictures.min(store.len()) < 2
+        {
+            let got = format!("{} of {}", rfid.pictures, store.len());
+            let (field, expected) = ("pictures of the rFID".into(), "two held-out pictures at least".into());
+            return Err(Error::Recipe { field, expected, got });
+        }
         let order = Order::new(store.len(), recipe.optimization.batch, recipe.optimization.seed);
         let usage = CodeUsage::new(recipe.tokenizer.codes);
         Ok(Self {

@@ -192,11 +192,15 @@ fn rebuilt_pictures_are_measured_by_every_network_that_is_given() {
     let network = Arc::new(Inception::load(&weights, &device).unwrap());
     let networks = Networks {
         perceptual: Some(Perceptual::inception(network.clone())),
-        rfid: Some(Rfid { network, dims: Dims::D64, pictures: 6 }),
+        rfid: Some(Rfid { network: network.clone(), dims: Dims::D64, pictures: 6 }),
     };
     let recipe = TokenizerRecipe { perceptual_weight: 2.0, ..recipe(1) };
     let without = TokenizerTask::new(&recipe, &store, None, Networks::default(), &device).unwrap_err();
     assert!(without.to_string().contains("`perceptual_weight`"), "{without}");
+    let of_one = Rfid { network: network.clone(), dims: Dims::D64, pictures: 1 };
+    let few = Networks { perceptual: Some(Perceptual::inception(network)), rfid: Some(of_one) };
+    let few = TokenizerTask::new(&recipe, &store, Some(&store), few, &device).unwrap_err();
+    assert!(few.to_string().contains("two held-out pictures at least, got 1 of 24"), "{few}");
     let task = TokenizerTask::new(&recipe, &store, Some(&store), networks, &device).unwrap();
     assert!(task.describe().unwrap().data.contains_key("perceptual"));
 
