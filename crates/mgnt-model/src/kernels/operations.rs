@@ -260,3 +260,22 @@ fn normed(sum: Tensor<2>, norm: Scales) -> Tensor<2> {
     let normal = centred / (variance + norm.epsilon).sqrt();
     normal * norm.gamma.unsqueeze() + norm.beta.unsqueeze()
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// What a decode finds out by the logarithms, and computes with until then.
+    #[test]
+    fn rows_that_are_no_numbers_give_a_code_that_there_is() {
+        let device = Device::flex();
+        for logit in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+            let uniform = Tensor::full([2, 1], 0.5, &device);
+            let (codes, logarithms) = Operations.draw(Tensor::full([2, 40], logit, &device), uniform, 1.0);
+            assert_eq!(codes.into_data().try_into_vec::<i32>().unwrap(), [0, 0], "{logit}");
+            assert!(logarithms.is_nan().all().into_scalar::<bool>(), "{logit}");
+        }
+    }
+}

@@ -159,7 +159,8 @@ pub fn answers(
     {
         let logits = Tensor::full([2, 40], logit, device);
         let (codes, logarithms) = kernels.draw(logits, Tensor::full([2, 1], 0.5, device), 1.0);
-        insert(&mut drawn, &format!("of {name}: codes"), codes.float())?;
+        // Differences are shares of the largest, which is the first code.
+        insert(&mut drawn, &format!("of {name}: codes"), codes.float() + 1.0)?;
         insert(&mut drawn, &format!("of {name}: logarithms"), logarithms.is_nan().float())?;
     }
     told("draw", drawn);
