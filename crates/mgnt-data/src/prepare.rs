@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use mgnt_weights::atomic;
 use rayon::prelude::*;
 use safetensors_crate::Dtype;
 use serde::Serialize;
@@ -353,7 +354,8 @@ fn check_outside(source: &Path, split: Option<&str>, out: &Path) -> Result<(), E
     let listed = listed.as_deref().unwrap_or(source);
     // Whatever is wrong with the source, its lister says.
     let Ok(listed) = std::fs::canonicalize(listed) else { return Ok(()) };
-    let whole = std::path::absolute(out).map_err(Error::io(out))?;
+    let place = atomic::named_folder(out)?;
+    let whole = std::path::absolute(&place).map_err(Error::io(out))?;
     let within = whole.ancestors().skip(1).find_map(|part| std::fs::canonicalize(part).ok());
     if within.is_some_and(|within| within.starts_with(&listed)) {
         let expected = format!("a place outside the source {}", listed.display());
@@ -473,6 +475,13 @@ mod tests {
             assert!(matches!(error, Error::Field { field: "out", .. }), "{out}: {error}");
         }
         assert!(!source.join("store.part").exists() && !source.join("deep").exists());
+        #[cfg(unix)]
+        {
+            let [class, link] = [source.join(synthetic::CLASSES[0]), folder.path().join("link")];
+            std::os::unix::fs::symlink(class, &link).unwrap();
+            let error = quiet(&source, &options(), &link).unwrap_err();
+            assert!(matches!(error, Error::Field { field: "out", .. }), "{error}");
+        }
         // Beside the part that is read it does no harm.
         let mut options = options();
         options.source.split = Some("train".into());

@@ -3,7 +3,8 @@
 //! Beside the store that is to be, `<store>.part` has `plan.json` (what is made, so that nothing else is continued),
 //! `store/` (shards, each renamed into place when it is whole), `done/` (a record a shard, written after it) and
 //! `lock`. At the end the manifest is written, `store/` becomes `ready/`, and that takes the place of an older store.
-//! A folder without a plan is not ours, and whatever else lies beside our own files stays.
+//! A folder without a plan is not ours, and whatever else lies beside our own files stays. Where the store's place is a
+//! link, all this is beside the folder that it leads to: a folder can be renamed within one file system only.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -46,6 +47,7 @@ pub(crate) struct Record {
 impl Unfinished {
     /// Continues a store of this plan, or starts one. What is at `out` and no store of this kind is left alone.
     pub fn open(out: &Path, kind: StoreKind, plan: &impl Serialize) -> Result<Self, Error> {
+        let out = &atomic::named_folder(out)?;
         check_place(out, kind)?;
         let mut name = out.file_name().unwrap_or_default().to_os_string();
         name.push(".part");
@@ -205,14 +207,11 @@ fn names(folder: &Path) -> Result<Vec<String>, Error> {
 
 /// Refuses a place that holds anything but a store of this kind, or that no folder can be renamed to.
 fn check_place(out: &Path, kind: StoreKind) -> Result<(), Error> {
-    atomic::check_folder_name(out)?;
+    atomic::named_folder(out)?;
     let refuse = |got: String| {
         let expected = format!("an empty one, or {} to replace", kind.name());
         Err(Error::store(out, "folder", expected, got))
     };
-    if out.is_symlink() && !out.exists() {
-        return refuse("a link to nothing".into());
-    }
     if is_mount_point(out)? {
         return refuse("a mount point, which cannot be replaced; name a folder within it".into());
     }
@@ -421,11 +420,36 @@ mod tests {
         assert!(!folder.path().join("store.part").exists());
         fs::remove_file(&out).unwrap();
         // Another file system, on every machine that has one there.
+        symlink("/proc", &out).unwrap();
         if is_mount_point(Path::new("/proc")).unwrap() {
-            let refused = open(Path::new("/proc"), &"plan").unwrap_err().to_string();
-            assert!(refused.contains("a mount point"), "{refused}");
+            for place in [Path::new("/proc"), &out] {
+                let refused = open(place, &"plan").unwrap_err().to_string();
+                assert!(refused.contains("a mount point"), "{refused}");
+            }
         }
+        fs::remove_file(&out).unwrap();
         assert!(!is_mount_point(folder.path()).unwrap() && !is_mount_point(&out).unwrap());
+    }
+
+    /// The link may be on another disk than what it leads to, where no folder can be renamed to.
+    #[cfg(unix)]
+    #[test]
+    fn a_store_behind_a_link_is_made_beside_what_the_link_leads_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let [near, far] = ["near", "far"].map(|name| folder.path().join(name));
+        fs::create_dir_all(far.join("store")).unwrap();
+        fs::create_dir(&near).unwrap();
+        std::os::unix::fs::symlink("../far/store", near.join("link")).unwrap();
+        let begun = || open(&near.join("link"), &"plan").unwrap();
+        let record = shard(&begun(), 0);
+        begun().finish_shard(0, &record).unwrap();
+        assert!(far.join("store.part/store/0.bin").exists());
+        let unfinished = open(&far.join("store"), &"plan").unwrap();
+        assert_eq!(unfinished.record(0), Some(record), "it is the same place");
+        unfinished.publish(&"manifest").unwrap();
+        assert!(near.join("link").is_symlink() && near.join("link/0.bin").exists());
+        let names = |path: &Path| fs::read_dir(path).unwrap().count();
+        assert_eq!((names(&near), names(&far)), (1, 1));
     }
 
     #[test]

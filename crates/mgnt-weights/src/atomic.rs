@@ -65,7 +65,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and [`remove_leftovers`]. A link
 /// stays, and the folder that it leads to is replaced.
 ///
-/// Fails before `fill` is called where [`check_folder_name`] does.
+/// Fails before `fill` is called where [`named_folder`] does.
 pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let path = &named_folder(path)?;
     let parent = parent_of(path);
@@ -94,14 +94,9 @@ pub fn put_back(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses a place that no folder can be renamed to: one without a name of its own, such as `.`, a file, and a link to
-/// nothing.
-pub fn check_folder_name(path: &Path) -> Result<(), Error> {
-    named_folder(path).map(drop)
-}
-
-/// The place that a folder can be renamed to: `path`, or where it leads if it is a link.
-fn named_folder(path: &Path) -> Result<PathBuf, Error> {
+/// The place that a folder can be renamed to: `path`, or where it leads if it is a link. Refuses one without a name of its
+/// own, such as `.`, a file, and a link to nothing.
+pub fn named_folder(path: &Path) -> Result<PathBuf, Error> {
     const EXPECTED: &str = "a folder, or nothing";
     let own_name = |place: &Path| place.file_name().is_some();
     let behind = if own_name(path) { behind_links(path, EXPECTED)? } else { path.into() };
