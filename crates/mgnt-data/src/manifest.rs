@@ -13,6 +13,8 @@ use crate::Error;
 
 /// Name of the manifest in every store.
 pub const MANIFEST: &str = "manifest.json";
+/// Most classes that a store's labels, which are u16, can tell apart.
+pub(crate) const MOST_CLASSES: usize = 1 << 16;
 /// Name of the list of what was left out.
 pub(crate) const REJECTED: &str = "rejected.jsonl";
 
@@ -173,8 +175,27 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A manifest of either kind.
+pub(crate) trait HasClasses {
+    /// Class names by number.
+    fn classes(&self) -> &[String];
+}
+
+/// Refuses more classes than labels can tell apart.
+pub(crate) fn check_classes(folder: &Path, classes: &[String]) -> Result<(), Error> {
+    if classes.len() <= MOST_CLASSES {
+        return Ok(());
+    }
+    let expected = format!("{MOST_CLASSES} at most");
+    Err(Error::store(folder.join(MANIFEST), "classes", expected, classes.len()))
+}
+
 /// Reads a manifest, which must be of a kind and a version.
-pub(crate) fn read<M: DeserializeOwned>(folder: &Path, kind: StoreKind, version: u32) -> Result<M, Error> {
+pub(crate) fn read<M: DeserializeOwned + HasClasses>(
+    folder: &Path,
+    kind: StoreKind,
+    version: u32,
+) -> Result<M, Error> {
     let path = folder.join(MANIFEST);
     if folder.is_dir() && !path.exists() {
         return Err(Error::store(
@@ -193,7 +214,8 @@ pub(crate) fn read<M: DeserializeOwned>(folder: &Path, kind: StoreKind, version:
     if got.version != version {
         return Err(Error::store(&path, "version", version, got.version));
     }
-    let manifest = serde_json::from_str(&text).map_err(invalid)?;
+    let manifest: M = serde_json::from_str(&text).map_err(invalid)?;
+    check_classes(folder, manifest.classes())?;
     Ok(manifest)
 }
 

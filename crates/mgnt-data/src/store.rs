@@ -41,6 +41,12 @@ pub struct StoreManifest {
     pub rejected: Option<RejectedList>,
 }
 
+impl manifest::HasClasses for StoreManifest {
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+}
+
 /// A packed store, open for reading.
 #[derive(Debug)]
 pub struct PictureStore {

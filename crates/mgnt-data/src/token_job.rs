@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::manifest::{ShardEntry, StoreKind};
+use crate::manifest::{ShardEntry, StoreKind, check_classes};
 use crate::tokens::{Manifest, SHARD_ITEMS, VERSION, file_name};
 use crate::unfinished::{Record, Unfinished};
 use crate::{Error, PictureStore, TokenStoreInfo};
@@ -58,6 +58,7 @@ impl TokenJob {
                 got: "0".into(),
             });
         }
+        check_classes(out, &info.classes)?;
         let plan = Plan { info: &info, flips, pictures: store.sha256()?, shard_items };
         let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
         let copies: &[bool] = if flips { &[false, true] } else { &[false] };
@@ -138,6 +139,9 @@ mod tests {
             tokenizer: "none".into(),
             source: "test".into(),
         };
+        let too_many = TokenStoreInfo { classes: vec![String::new(); 70_000], ..info.clone() };
+        let error = TokenJob::open(&out, &store, too_many, true, None).unwrap_err().to_string();
+        assert!(error.ends_with("classes: expected 65536 at most, got 70000"), "{error}");
         let job = || TokenJob::open(&out, &store, info.clone(), true, Some(3)).unwrap();
         let write = |job: &TokenJob, shard: &TokenShard| {
             let code = |picture: usize| picture as u16 + if shard.flipped { 50 } else { 0 };

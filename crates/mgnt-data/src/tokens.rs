@@ -45,6 +45,12 @@ pub(crate) struct Manifest {
     pub shards: Vec<ShardEntry>,
 }
 
+impl manifest::HasClasses for Manifest {
+    fn classes(&self) -> &[String] {
+        &self.info.classes
+    }
+}
+
 impl TokenStoreInfo {
     /// Number of tokens of a picture.
     pub fn positions(&self) -> usize {
@@ -65,6 +71,7 @@ impl TokenStoreInfo {
 
     /// Checks one picture's tokens and label; `path` is for the error.
     pub(crate) fn check(&self, path: &Path, tokens: &[u16], label: usize) -> Result<(), Error> {
+        manifest::check_classes(path, &self.classes)?;
         if tokens.len() != self.positions() {
             return Err(Error::store(path, "tokens", self.positions(), tokens.len()));
         }
@@ -268,5 +275,30 @@ mod tests {
         std::fs::write(&path, text.replace("\"codes\": 10", "\"codes\": 9")).unwrap();
         let error = TokenStore::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("token: expected below 9, got 9"), "{error}");
+    }
+
+    /// Labels are u16: class 65,537 would read back as class 1.
+    #[test]
+    fn more_classes_than_labels_can_tell_apart_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let many = |count: usize| (0..count).map(|class| class.to_string()).collect::<Vec<_>>();
+        let mut writer = TokenWriter::new(folder.path(), TokenStoreInfo { classes: many(1 << 16), ..info() });
+        writer.push(&[1; 6], 65_535).unwrap();
+        assert!(writer.push(&[1; 6], 65_536).is_err());
+        writer.finish().unwrap();
+        assert_eq!(TokenStore::open(folder.path()).unwrap().label(0), 65_535);
+
+        let too_many = TokenStoreInfo { classes: many(70_000), ..info() };
+        let told = "classes: expected 65536 at most, got 70000";
+        let error = TokenWriter::new(folder.path(), too_many).push(&[1; 6], 65_537).unwrap_err().to_string();
+        assert!(error.ends_with(told), "{error}");
+        let path = folder.path().join(manifest::MANIFEST);
+        let mut text: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        text["info"]["classes"] = many(70_000).into();
+        std::fs::write(&path, text.to_string()).unwrap();
+        let refusals = [TokenStore::open(folder.path()).map(drop), crate::verify(folder.path()).map(drop)];
+        for error in refusals.map(|refused| refused.unwrap_err().to_string()) {
+            assert!(error.ends_with(told), "{error}");
+        }
     }
 }

@@ -23,13 +23,10 @@ use sha2::{Digest, Sha256};
 pub use format::Format;
 
 use crate::Error;
-use crate::manifest::{Rejected, sha256};
+use crate::manifest::{MOST_CLASSES, Rejected, sha256};
 
 /// Files above this many bytes are not read: no picture within [`crate::Limits`] needs them.
 const MOST_BYTES: u64 = 256 << 20;
-
-/// Most classes that a store's labels can tell apart.
-const MOST_CLASSES: usize = 1 << 16;
 
 /// How to read a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

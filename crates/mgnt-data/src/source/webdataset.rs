@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::archive::{self, Kind, Member};
-use super::{Classes, Found, MOST_CLASSES, Place, shards};
+use super::{Classes, Found, Place, shards};
 use crate::Error;
+use crate::manifest::MOST_CLASSES;
 
 /// Endings of pictures.
 const PICTURES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "ppm", "img"];

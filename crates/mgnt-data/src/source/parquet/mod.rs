@@ -17,7 +17,8 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMe
 use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
-use super::{Classes, Found, MOST_CLASSES, Place, shards, size};
+use super::{Classes, Found, Place, shards, size};
+use crate::manifest::MOST_CLASSES;
 use crate::{Error, guard};
 
 /// Files of fewer bytes a row than this are made to look large: no picture is so small.
