@@ -66,25 +66,46 @@ impl Seek for Section<'_> {
     }
 }
 
-/// Calls `each` for every member of the archive, or of the archive within it that `section` (offset and length) is.
+/// The members of the archive, or of the archive within it that `section` (offset and length) is. Of a name that comes
+/// again, as it does where files were appended, the last one counts; it has the place of the first.
 /// A name that leaves the archive, a member that is cut off, or no end mark makes it suspect as a whole.
-pub(super) fn walk(
-    path: &Path,
-    section: Option<(u64, u64)>,
-    each: &mut dyn FnMut(Member) -> Result<(), Error>,
-) -> Result<(), Error> {
+pub(super) fn members(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Member>, Error> {
+    let mut members = walk(path, section)?;
+    let mut by_name: Vec<usize> = (0..members.len()).collect();
+    by_name.sort_by(|&a, &b| members[a].name.cmp(&members[b].name));
+    let mut counts = vec![true; members.len()];
+    let mut last_for_first = Vec::new();
+    for same in by_name.chunk_by(|&a, &b| members[a].name == members[b].name) {
+        if let [first, .., last] = *same {
+            same[1..].iter().for_each(|&again| counts[again] = false);
+            last_for_first.push((first, last));
+        }
+    }
+    last_for_first.into_iter().for_each(|(first, last)| members.swap(first, last));
+    let mut counts = counts.into_iter();
+    members.retain(|_| counts.next().unwrap_or(true));
+    Ok(members)
+}
+
+fn walk(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Member>, Error> {
     let layout = |reason: String| Error::Layout { path: path.into(), reason };
-    let unreadable = |e: io::Error| layout(format!("not a readable tar archive: {e}"));
     let mut file = File::open(path).map_err(Error::io(path))?;
     let (start, length) = match section {
         Some(section) => section,
         None => (0, file.metadata().map_err(Error::io(path))?.len()),
+    };
+    let unreadable = |e: io::Error| {
+        layout(match compression(path, start) {
+            Some(what) => format!("{what}, which is not read; unpack it to a tar or a folder first"),
+            None => format!("not a readable tar archive: {e}"),
+        })
     };
     file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
     let ran_out = Cell::new(false);
     let section = Section { file, ran_out: &ran_out, start, length, position: 0 };
     // Two headers at a time: what lies between them is skipped, not read.
     let mut archive = tar::Archive::new(BufReader::with_capacity(1024, section));
+    let mut members = Vec::new();
     for entry in archive.entries_with_seek().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let kind = match entry.header().entry_type() {
@@ -112,12 +133,28 @@ pub(super) fn walk(
             return Err(layout(format!("entry `{name}` is cut off: the archive is truncated")));
         }
         let levels: Vec<&str> = name.split('/').filter(|level| !matches!(*level, "" | ".")).collect();
-        each(Member { name: levels.join("/"), kind, offset: start + offset, length: entry.size() })?;
+        members.push(Member { name: levels.join("/"), kind, offset: start + offset, length: entry.size() });
     }
     if ran_out.get() {
         return Err(layout("the end mark of a tar archive is missing: the archive is truncated".into()));
     }
-    Ok(())
+    Ok(members)
+}
+
+/// What begins at a place of a file, if it is compressed.
+fn compression(path: &Path, start: u64) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 5] = [
+        (b"\x1f\x8b", "compressed with gzip"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+        (b"BZh", "compressed with bzip2"),
+        (b"\xfd7zXZ", "compressed with xz"),
+    ];
+    let mut first = Vec::new();
+    let mut file = File::open(path).ok()?;
+    file.seek(SeekFrom::Start(start)).ok()?;
+    file.take(8).read_to_end(&mut first).ok()?;
+    KINDS.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, what)| *what)
 }
 
 const SPARSE: Kind = Kind::Other("a sparse file, which is not read");

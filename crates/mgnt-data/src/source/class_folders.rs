@@ -60,14 +60,14 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
 fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let mut found = Found::named();
     let container = found.container(path);
-    archive::walk(path, None, &mut |member| {
+    for member in archive::members(path, None)? {
         let inner = match split {
             None => Some(member.name.as_str()),
             Some(split) => member.name.strip_prefix(split).and_then(|rest| rest.strip_prefix('/')),
         };
         let levels: Vec<&str> = inner.map(|inner| inner.split('/').collect()).unwrap_or_default();
         if levels.iter().any(|level| is_hidden(level)) {
-            return Ok(());
+            continue;
         }
         match (levels.as_slice(), member.kind) {
             ([class], Kind::Folder) if !class.is_empty() => {
@@ -81,7 +81,6 @@ fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
             ([_] | [_, _], Kind::Other(reason)) => found.skip(member.name, reason),
             _ => {}
         }
-        Ok(())
-    })?;
+    }
     Ok(found)
 }

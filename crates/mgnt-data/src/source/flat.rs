@@ -102,7 +102,7 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) ->
         }
     } else {
         let container = found.container(path);
-        archive::walk(path, None, &mut |member| {
+        for member in archive::members(path, None)? {
             let hidden = member.name.split('/').any(is_hidden);
             match member.kind {
                 Kind::File if !hidden => {
@@ -112,8 +112,7 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) ->
                 Kind::Other(reason) => found.skip(member.name, reason),
                 Kind::File | Kind::Folder => {}
             }
-            Ok(())
-        })?;
+        }
     }
     found.entries.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
     if let Labels::InOrder(classes) = &labels

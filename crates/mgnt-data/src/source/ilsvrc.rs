@@ -20,10 +20,10 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
         return Ok(found);
     }
     let mut tars = Vec::new();
-    archive::walk(path, None, &mut |member| {
+    for member in archive::members(path, None)? {
         let file = member.name.rsplit('/').next().unwrap_or_default();
         if is_hidden(file) {
-            return Ok(());
+            continue;
         }
         match (member.kind, file.strip_suffix(ENDING)) {
             (Kind::Folder, _) => {}
@@ -33,8 +33,7 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
             (Kind::File, _) => found.skip(member.name, "not a tar of a class"),
             (Kind::Other(reason), _) => found.skip(member.name, reason),
         }
-        Ok(())
-    })?;
+    }
     for (class, offset, length) in tars {
         class_tar(path, &class, Some((offset, length)), &mut found)?;
     }
@@ -47,8 +46,13 @@ fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut 
         _ => found.container(path),
     };
     let label = found.class(class);
-    let walked = archive::walk(path, section, &mut |member| {
-        let Member { name, kind, offset, length } = member;
+    let members = archive::members(path, section).map_err(|error| match error {
+        Error::Layout { path, reason } if section.is_some() => {
+            Error::Layout { path, reason: format!("{class}{ENDING} within it: {reason}") }
+        }
+        other => other,
+    })?;
+    for Member { name, kind, offset, length } in members {
         let hidden = name.split('/').any(is_hidden);
         let key = format!("{class}/{name}");
         match kind {
@@ -56,12 +60,6 @@ fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut 
             Kind::Other(reason) => found.skip(key, reason),
             Kind::File | Kind::Folder => {}
         }
-        Ok(())
-    });
-    walked.map_err(|error| match error {
-        Error::Layout { path, reason } if section.is_some() => {
-            Error::Layout { path, reason: format!("{class}{ENDING} within it: {reason}") }
-        }
-        other => other,
-    })
+    }
+    Ok(())
 }

@@ -29,16 +29,16 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
         let container = found.container(&tar);
         let shard = tar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let mut sample: Option<Sample> = None;
-        archive::walk(&tar, None, &mut |member| {
+        for member in archive::members(&tar, None)? {
             match member.kind {
-                Kind::Folder => return Ok(()),
+                Kind::Folder => continue,
                 Kind::Other(reason) => {
                     found.skip(format!("{shard}/{}", member.name), reason);
-                    return Ok(());
+                    continue;
                 }
                 Kind::File => {}
             }
-            let Some((name, ending)) = split_name(&member.name) else { return Ok(()) };
+            let Some((name, ending)) = split_name(&member.name) else { continue };
             if sample.as_ref().is_none_or(|sample| sample.name != name) {
                 finish(sample.take(), &shard, &mut found);
                 sample = Some(Sample { name: name.to_owned(), picture: None, label: None });
@@ -47,8 +47,7 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
                 let ending = ending.to_ascii_lowercase();
                 take(sample, &tar, container, &ending, &member)?;
             }
-            Ok(())
-        })?;
+        }
         finish(sample, &shard, &mut found);
     }
     Ok(found)
