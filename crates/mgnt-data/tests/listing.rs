@@ -1,11 +1,12 @@
-//! What a listing makes of names that come again, and of what it cannot read.
+//! What a listing makes of deeper folders, of names that come again, and of what it cannot read.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 
-use common::{file_of, tar_bytes};
+use common::{file_of, tar_bytes, tree};
 use mgnt_data::{Format, Source, SourceOptions};
 use tar::{EntryType, Header};
 
@@ -30,6 +31,49 @@ fn expect(source: &Source, expected: &[(&str, &str)]) {
 
 fn reasons(source: &Source) -> Vec<(&str, &str)> {
     source.skipped().iter().map(|skipped| (skipped.key.as_str(), skipped.reason.as_str())).collect()
+}
+
+const DEEPER: &str = "a folder within a class, which is not read";
+
+#[test]
+fn a_folder_within_a_class_is_listed_once() {
+    let files =
+        ["a/1.jpg", "a/more/2.jpg", "a/more/3.jpg", "a/more/still/4.jpg", "a/.cache/5.jpg", "b/6.jpg"];
+    let members: Vec<(&str, &[u8])> = files.iter().map(|file| (*file, file.as_bytes())).collect();
+    let (folder, archive) = (tree(&files), file_of(&tar_bytes(&members)));
+    for path in [folder.path(), archive.path()] {
+        let source = open(path);
+        expect(&source, &[("a/1.jpg", "a/1.jpg"), ("b/6.jpg", "b/6.jpg")]);
+        assert_eq!(reasons(&source), [("a/more", DEEPER)]);
+    }
+    let labels = file_of(b"x y");
+    let flat = SourceOptions { labels: Some(labels.path().into()), ..SourceOptions::default() };
+    let folder = tree(&["x", "more/2.jpg", ".cache/3.jpg"]);
+    let source = Source::open(folder.path(), &flat).unwrap();
+    assert_eq!(reasons(&source), [("more", "a folder, which is not read")]);
+}
+
+#[test]
+fn a_class_of_which_nothing_is_read_has_the_reason() {
+    let files = ["train/n01/1.jpg", "val/n01/2.jpg"];
+    let archive = file_of(&tar_bytes(&files.map(|file| (file, &b"x"[..]))));
+    let folder = tree(&files);
+    for path in [folder.path(), archive.path()] {
+        let hint = "(name `train` as the split if its folders are the classes)";
+        let told = format!("class `train` has no files; train/n01: {DEEPER} {hint}");
+        assert!(refusal(path).ends_with(&told), "{}", refusal(path));
+        let split = SourceOptions { split: Some("train".into()), ..SourceOptions::default() };
+        assert_eq!(Source::open(path, &split).unwrap().classes(), ["n01"]);
+    }
+    let with_empty = tree(&["a/1.jpg"]);
+    fs::create_dir(with_empty.path().join("b")).unwrap();
+    assert!(refusal(with_empty.path()).ends_with("class `b` has no files"));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../a/1.jpg", with_empty.path().join("b/2.jpg")).unwrap();
+        let error = refusal(with_empty.path());
+        assert!(error.ends_with("class `b` has no files; b/2.jpg: a link, which is not followed"), "{error}");
+    }
 }
 
 /// As `tar --append` and `tar --update` write it.

@@ -185,7 +185,10 @@ fn folders_and_tars_side_by_side_are_not_guessed_at() {
     let folder = tree(&["n01/1.jpg", "n02/1.jpg"]);
     fs::write(folder.path().join("n03.tar"), tar_bytes(&[("1.jpg", b"x")])).unwrap();
     let error = refusal(folder.path(), &SourceOptions::default());
-    assert!(error.contains("`n01`") && error.contains("`n03.tar`") && error.contains("--format"), "{error}");
+    assert!(
+        error.contains("`n01`") && error.contains("`n03.tar`") && error.contains("a format must be named"),
+        "{error}"
+    );
     for (format, classes) in [(Format::Classes, &["n01", "n02"][..]), (Format::Ilsvrc, &["n03"])] {
         let options = SourceOptions { format: Some(format), ..SourceOptions::default() };
         assert_eq!(open(folder.path(), &options).classes(), classes);

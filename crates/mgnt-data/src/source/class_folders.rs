@@ -1,12 +1,14 @@
 //! A folder per class, or a tar of that.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Classes, Found, Place, folder, is_hidden, not_a_file};
+use super::{Classes, DEEPER, Found, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
-/// Lists `[split/]<class>/<file>`. Hidden files and folders, and deeper folders, are passed over.
+/// Lists `[split/]<class>/<file>`. Hidden files and folders are passed over; a deeper folder is skipped as one, however many
+/// files it holds.
 pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
     let found = if is_folder { of_folder(path, split)? } else { of_tar(path, split)? };
@@ -43,14 +45,14 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
         }
         let label = found.class(&class);
         for (file, kind) in folder(&top.join(&class))? {
-            if is_hidden(&file) || kind.is_dir() {
+            if is_hidden(&file) {
                 continue;
             }
             let key = format!("{prefix}{class}/{file}");
             if kind.is_file() {
                 found.push(key, label, Place::File);
             } else {
-                found.skip(key, not_a_file(kind));
+                found.skip(key, if kind.is_dir() { DEEPER } else { not_a_file(kind) });
             }
         }
     }
@@ -60,11 +62,10 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
 fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let mut found = Found::named();
     let container = found.container(path);
+    let prefix = split.map(|split| format!("{split}/")).unwrap_or_default();
+    let mut deeper = HashSet::new();
     for member in archive::members(path, None)? {
-        let inner = match split {
-            None => Some(member.name.as_str()),
-            Some(split) => member.name.strip_prefix(split).and_then(|rest| rest.strip_prefix('/')),
-        };
+        let inner = member.name.strip_prefix(&prefix);
         let levels: Vec<&str> = inner.map(|inner| inner.split('/').collect()).unwrap_or_default();
         if levels.iter().any(|level| is_hidden(level)) {
             continue;
@@ -78,8 +79,19 @@ fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
                 let place = Place::Archive { container, offset: member.offset, length: member.length };
                 found.push(member.name, label, place);
             }
-            ([_] | [_, _], Kind::Other(reason)) => found.skip(member.name, reason),
-            _ => {}
+            ([_], Kind::Other(reason)) => found.skip(member.name, reason),
+            ([class, _], Kind::Other(reason)) => {
+                found.class(class);
+                found.skip(member.name, reason);
+            }
+            ([class, folder], Kind::Folder) | ([class, folder, _, ..], _) => {
+                found.class(class);
+                let key = format!("{prefix}{class}/{folder}");
+                if deeper.insert(key.clone()) {
+                    found.skip(key, DEEPER);
+                }
+            }
+            ([_], _) | ([], _) => {}
         }
     }
     Ok(found)

@@ -96,6 +96,8 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) ->
         for (name, kind) in folder(path)? {
             if kind.is_file() && !is_hidden(&name) {
                 found.push(name, 0, Place::File);
+            } else if kind.is_dir() && !is_hidden(&name) {
+                found.skip(name, "a folder, which is not read");
             } else if !kind.is_dir() && !kind.is_file() {
                 found.skip(name, not_a_file(kind));
             }

@@ -61,7 +61,7 @@ impl Format {
         let Some(tar) = file(".tar") else { return Ok(Self::Classes) };
         if let Some(class) = names.iter().find(|name| path.join(name).is_dir()) {
             let reason = format!(
-                "has the folder `{class}` and the archive `{tar}`: `--format` must say which are meant"
+                "has the folder `{class}` and the archive `{tar}`: a format must be named that says which are meant"
             );
             return Err(Error::Layout { path: path.into(), reason });
         }

@@ -28,6 +28,9 @@ use crate::manifest::{MOST_CLASSES, Rejected, sha256};
 /// Files above this many bytes are not read: no picture within [`crate::Limits`] needs them.
 const MOST_BYTES: u64 = 256 << 20;
 
+/// Why a folder is skipped where pictures are looked for.
+const DEEPER: &str = "a folder within a class, which is not read";
+
 /// How to read a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceOptions {
@@ -108,10 +111,10 @@ impl Source {
             Format::WebDataset => webdataset::list(path, split, names.map(|names| names.names))?,
             Format::Parquet => parquet::list(path, split, names.map(|names| names.names))?,
         };
-        Self::from_found(path, format, found)
+        Self::from_found(path, format, split, found)
     }
 
-    fn from_found(path: &Path, format: Format, found: Found) -> Result<Self, Error> {
+    fn from_found(path: &Path, format: Format, split: Option<&str>, found: Found) -> Result<Self, Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
         let Found { containers, mut entries, skipped, classes } = found;
         let classes: Vec<String> = match classes {
@@ -127,10 +130,7 @@ impl Source {
                 if let Some(empty) = counts(&entries, names.len()).iter().position(|&count| count == 0)
                     && all_used
                 {
-                    return Err(layout(format!(
-                        "class `{}` has no files (`--split` takes the classes of one folder of several)",
-                        names[empty].0
-                    )));
+                    return Err(layout(without_files(&names[empty].0, split, &skipped)));
                 }
                 names.into_iter().map(|(name, _)| name).collect()
             }
@@ -301,6 +301,23 @@ impl Source {
             }
         };
         if bytes.is_empty() { Err(Error::Picture("an empty file".into())) } else { Ok(bytes) }
+    }
+}
+
+/// What is wrong with a class of which no file is read.
+fn without_files(class: &str, split: Option<&str>, skipped: &[Rejected]) -> String {
+    let place = split.map_or(class.to_owned(), |split| format!("{split}/{class}"));
+    let of_class = |key: &str| key.strip_prefix(&place).is_some_and(|rest| rest.starts_with('/'));
+    match skipped.iter().find(|skipped| of_class(&skipped.key)) {
+        Some(Rejected { key, reason }) => {
+            let hint = if reason == DEEPER {
+                format!(" (name `{place}` as the split if its folders are the classes)")
+            } else {
+                String::new()
+            };
+            format!("class `{class}` has no files; {key}: {reason}{hint}")
+        }
+        None => format!("class `{class}` has no files"),
     }
 }
 
