@@ -76,6 +76,10 @@ pub fn run<T: Task>(
     if resume && !out.join(checkpoint::FOLDER).is_dir() {
         return Err(Error::run(out, "there is no checkpoint to resume"));
     }
+    if !resume {
+        // Before the lock, which would stay beside what is refused.
+        refuse_others(out)?;
+    }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);

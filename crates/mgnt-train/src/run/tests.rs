@@ -272,6 +272,7 @@ fn a_folder_of_something_else_is_left_alone() {
         let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
         assert!(error.contains(&format!("holds {name}, which is no training's")), "{error}");
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), text);
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "no lock is left beside it");
     }
     // Of a run that ended before its first checkpoint.
     let out = folder.path().join("again");
