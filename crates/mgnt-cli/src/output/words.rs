@@ -1,12 +1,13 @@
 //! Numbers and times as people read them.
 
-/// A number as short as a reader needs it.
+/// A number as short as a reader needs it; one that is not finite as it is.
 pub fn short(value: f64) -> String {
     let trimmed = |text: String| {
         let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
         if text == "-0" { "0".to_owned() } else { text.to_owned() }
     };
     match value.abs() {
+        size if !size.is_finite() => value.to_string(),
         size if size >= 999_500.0 => format!("{}M", trimmed(format!("{:.2}", value / 1e6))),
         size if size >= 10_000.0 => format!("{}k", trimmed(format!("{:.1}", value / 1e3))),
         size if size >= 100.0 => format!("{value:.0}"),
@@ -48,6 +49,9 @@ mod tests {
             (0.05, "0.05"),
             (2.5e-4, "2.5e-4"),
             (1e-4, "1e-4"),
+            (f64::INFINITY, "inf"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "NaN"),
         ];
         for (value, text) in cases {
             assert_eq!(short(value), text, "{value}");
