@@ -13,11 +13,12 @@ pub struct Features {
 }
 
 impl Features {
-    /// Features from their values, of which there must be a multiple of `dims`.
+    /// Features from their values, which must be finite, and a multiple of `dims` in number.
     pub fn new(dims: usize, rows: Vec<f32>) -> Result<Self, Error> {
         if dims == 0 || !rows.len().is_multiple_of(dims) {
             return Err(Error::input("features", format!("a multiple of {dims} values"), rows.len()));
         }
+        check_finite(&rows)?;
         Ok(Self { dims, rows })
     }
 
@@ -39,6 +40,14 @@ impl Features {
     /// A column a picture.
     pub(crate) fn columns(&self) -> Mat<f64> {
         Mat::from_fn(self.dims, self.count(), |i, j| f64::from(self.rows[j * self.dims + i]))
+    }
+}
+
+/// Refuses features that are not finite.
+pub(crate) fn check_finite(features: &[f32]) -> Result<(), Error> {
+    match features.iter().find(|value| !value.is_finite()) {
+        Some(odd) => Err(Error::input("features", "finite numbers", odd)),
+        None => Ok(()),
     }
 }
 
@@ -65,7 +74,7 @@ impl FeatureSample {
         Self { dims, capacity, seed, seen: 0, kept: BinaryHeap::new(), rows: Vec::new() }
     }
 
-    /// Adds features `[n, dims]`.
+    /// Adds features `[n, dims]`, which are finite.
     pub(crate) fn add(&mut self, features: &[f32]) {
         for row in features.chunks_exact(self.dims) {
             let number = self.seen;
@@ -119,6 +128,7 @@ mod tests {
                 .collect();
             assert_eq!((kept.count(), kept.values()), (12, &expected[..]));
         }
+        assert!(Features::new(2, vec![0.0, f32::NAN]).unwrap_err().to_string().contains("finite"));
         let mut few = FeatureSample::new(2, 12, 5);
         few.add(&values[..6]);
         assert_eq!(few.finish().values(), &values[..6]);

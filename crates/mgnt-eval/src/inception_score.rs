@@ -1,6 +1,7 @@
 use crate::Error;
+use crate::draw::shuffled;
 
-/// Inception Score over chunks of the samples (Salimans et al., 2016).
+/// Inception Score over chunks of the samples (Salimans et al., 2016), which a seed draws.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InceptionScore {
     /// Mean over the chunks.
@@ -20,8 +21,13 @@ pub(crate) struct Scorer {
     classes: usize,
     samples: usize,
     seen: usize,
+    /// Seed of the draw that says where in the row of chunks each sample goes; without one they go as they come.
+    seed: Option<u64>,
     chunks: Vec<Chunk>,
 }
+
+/// Purpose of the draw of chunks; that of rows, and those of the kernel distance's subsets, are small.
+const CHUNKS: u64 = 1 << 32;
 
 #[derive(Debug, Clone)]
 struct Chunk {
@@ -37,21 +43,37 @@ impl Scorer {
             return Err(Error::input("splits", format!("1 to {samples}"), splits));
         }
         let chunk = Chunk { count: 0, probabilities: vec![0.0; classes], negative_entropy: 0.0 };
-        Ok(Self { classes, samples, seen: 0, chunks: vec![chunk; splits] })
+        Ok(Self { classes, samples, seen: 0, seed: None, chunks: vec![chunk; splits] })
     }
 
-    /// Adds samples' logits `[n, classes]`; those beyond the announced number are an error at the end.
-    pub(crate) fn add(&mut self, logits: impl IntoIterator<Item = f64>) {
+    /// The same chunks, filled in an order that this seed draws: sets often come sorted by class, and such chunks would
+    /// have few classes each.
+    pub(crate) fn drawn(self, seed: u64) -> Self {
+        Self { seed: Some(seed), ..self }
+    }
+
+    /// Adds samples' logits `[n, classes]`; refuses those that are not finite, or beyond the announced number.
+    pub(crate) fn add(&mut self, logits: impl IntoIterator<Item = f64>) -> Result<(), Error> {
         let mut logits = logits.into_iter();
         loop {
             let sample: Vec<f64> = logits.by_ref().take(self.classes).collect();
             if sample.is_empty() {
-                return;
+                return Ok(());
             }
+            if let Some(odd) = sample.iter().find(|logit| !logit.is_finite()) {
+                return Err(Error::input("logits", "finite numbers", odd));
+            }
+            if self.seen == self.samples {
+                return Err(Error::input("samples to score", self.samples, "more"));
+            }
+            let place = match self.seed {
+                Some(seed) => shuffled(seed, CHUNKS, self.seen, self.samples),
+                None => self.seen,
+            };
             let splits = self.chunks.len();
-            // The chunk whose end lies beyond this sample.
-            let chunk = (self.seen * splits / self.samples.max(1)..splits)
-                .find(|i| self.seen < (i + 1) * self.samples / splits)
+            // The chunk whose end lies beyond this place.
+            let chunk = (place * splits / self.samples..splits)
+                .find(|i| place < (i + 1) * self.samples / splits)
                 .unwrap_or(splits - 1);
             self.chunks[chunk].add(&softmax(&sample));
             self.seen += 1;
@@ -117,12 +139,38 @@ mod tests {
         for (name, rows, splits) in cases {
             let value = |part: &str| map.get(&format!("inception_score/{name}/{part}")).unwrap().to_f64()[0];
             let mut scorer = Scorer::new(37, rows, splits).unwrap();
-            logits[..rows * 37].chunks(37 * 9).for_each(|part| scorer.add(part.iter().copied()));
+            logits[..rows * 37].chunks(37 * 9).for_each(|part| scorer.add(part.iter().copied()).unwrap());
             let got = scorer.finish().unwrap();
             assert!((got.mean / value("mean") - 1.0).abs() < 1e-9, "{name}");
             assert!((got.deviation - value("std_population")).abs() < 1e-9, "{name}");
         }
         assert!(Scorer::new(37, 500, 0).is_err() && Scorer::new(37, 5, 10).is_err());
         assert!(Scorer::new(37, 500, 1).unwrap().finish().is_err());
+    }
+
+    /// Ten classes of which the network is sure: 10 of any large chunk that has all, 1 of a chunk of one class.
+    #[test]
+    fn drawn_chunks_do_not_know_the_order() {
+        let logits = |class: usize| (0..10).map(move |i| if i == class { 50.0 } else { 0.0 });
+        let score = |class_of: &dyn Fn(usize) -> usize, seed: Option<u64>| {
+            let mut scorer = Scorer { seed, ..Scorer::new(10, 2000, 10).unwrap() };
+            scorer.add((0..2000).flat_map(|i| logits(class_of(i)))).unwrap();
+            scorer.finish().unwrap()
+        };
+        let (sorted, in_turn) = (|i: usize| i / 200, |i: usize| i % 10);
+        assert!(score(&sorted, None).mean < 1.001 && score(&in_turn, None).mean > 9.99);
+        let (a, b) = (score(&sorted, Some(0)), score(&in_turn, Some(0)));
+        assert!(a.mean > 9.6 && b.mean > 9.6 && (a.mean / b.mean - 1.0).abs() < 0.01, "{a:?} {b:?}");
+        assert_eq!(a, score(&sorted, Some(0)));
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_and_samples_too_many_are_refused() {
+        for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let mut scorer = Scorer::new(3, 20, 10).unwrap();
+            let error = scorer.add([0.0, odd, 0.0]).unwrap_err().to_string();
+            assert_eq!(error, format!("logits: expected finite numbers, got {odd}"));
+        }
+        assert!(Scorer::new(3, 2, 1).unwrap().drawn(0).add([0.0; 9]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-use crate::features::{FeatureSample, Features};
+use crate::features::{FeatureSample, Features, check_finite};
 use crate::inception_score::Scorer;
 use crate::{Activations, Dims, Error, InceptionScore, Moments, Statistics};
 
@@ -6,7 +6,7 @@ use crate::{Activations, Dims, Error, InceptionScore, Moments, Statistics};
 const SPLITS: usize = 10;
 /// Pictures whose features are kept for the measures that compare pictures with pictures.
 pub(crate) const SAMPLE: usize = 10_000;
-/// Seed of the draw of those, and of the subsets of the kernel distance.
+/// Seed of the draw of those, of the Inception Score's chunks, and of the subsets of the kernel distance.
 pub(crate) const SEED: u64 = 0;
 
 /// Features on their way into statistics: memory does not grow with the number of pictures.
@@ -44,8 +44,10 @@ impl Meter {
         }
     }
 
-    /// Adds what the network said of some pictures.
+    /// Adds what the network said of some pictures; refuses features and logits that are not finite.
     pub fn add(&mut self, said: &Activations) -> Result<(), Error> {
+        check_finite(&said.features)?;
+        check_finite(said.spatial.as_deref().unwrap_or_default())?;
         let new = said.features.len() / self.statistics.dims();
         self.statistics.add(&said.features);
         self.sample.add(&said.features);
@@ -58,9 +60,12 @@ impl Meter {
         {
             let scorer = match &mut self.scorer {
                 Some(scorer) => scorer,
-                None => self.scorer.insert(Scorer::new(logits.len() / new.max(1), self.pictures, SPLITS)?),
+                None => {
+                    let scorer = Scorer::new(logits.len() / new.max(1), self.pictures, SPLITS)?;
+                    self.scorer.insert(scorer.drawn(SEED))
+                }
             };
-            scorer.add(logits.iter().map(|&logit| f64::from(logit)));
+            scorer.add(logits.iter().map(|&logit| f64::from(logit)))?;
         }
         Ok(())
     }
@@ -104,5 +109,27 @@ mod tests {
         let mut short = Meter::new(Dims::D64, 3);
         short.add(&Activations { logits: None, ..said(0, 2) }).unwrap();
         assert!(short.finish().is_err());
+        for part in 0..3 {
+            let mut odd = said(0, 20);
+            let parts = [Some(&mut odd.features), odd.spatial.as_mut(), odd.logits.as_mut()];
+            parts.into_iter().flatten().nth(part).unwrap()[7] = f32::NAN;
+            let error = Meter::new(Dims::D64, 20).add(&odd).unwrap_err().to_string();
+            assert!(error.ends_with("expected finite numbers, got NaN"), "{error}");
+        }
+    }
+
+    /// `eval-fid --model` gives classes in turn, a folder of those samples gives them sorted.
+    #[test]
+    fn the_score_is_that_of_the_same_pictures_in_another_order() {
+        let score = |class_of: &dyn Fn(usize) -> usize| {
+            let logits = (0..400).flat_map(|i| (0..4).map(move |c| (i, c)));
+            let logits = logits.map(|(i, c)| if class_of(i) == c { 30.0 } else { 0.0 }).collect();
+            let mut meter = Meter::new(Dims::D64, 400);
+            let features = vec![0.0; 400 * 64];
+            meter.add(&Activations { features, spatial: None, logits: Some(logits) }).unwrap();
+            meter.finish().unwrap().inception_score.unwrap().mean
+        };
+        let (in_turn, sorted) = (score(&|i| i % 4), score(&|i| i / 100));
+        assert!(in_turn > 3.7 && (in_turn / sorted - 1.0).abs() < 0.03, "{in_turn} {sorted}");
     }
 }

@@ -88,8 +88,8 @@ pub struct ReferenceCache {
     folder: PathBuf,
 }
 
-/// Changes whenever the features of the same pictures by the same weights would, or the form of the files.
-const VERSION: u32 = 2;
+/// Changes whenever what is measured of the same pictures by the same weights would, or the form of the files.
+const VERSION: u32 = 3;
 
 impl ReferenceCache {
     /// Keeps statistics in this folder, which is made when there is something to keep.

@@ -249,10 +249,7 @@ impl Report {
         }
         let score = fake.inception_score.map(|s| Spread { mean: s.mean, deviation: Some(s.deviation) });
         protocol.inception_score = fake.inception_score.map(|s| {
-            format!(
-                "{} contiguous chunks in the order of the pictures, logits without the last bias",
-                s.splits
-            )
+            format!("{} chunks of the pictures, drawn (seed {SEED}), logits without the last bias", s.splits)
         });
         let warnings = protocol.warnings();
         Ok(Self {
@@ -509,7 +506,8 @@ mod tests {
         let scored = Measured { inception_score: Some(score), ..fake.clone() };
         let line = Report::new(&real, &scored, protocol()).unwrap().markdown();
         assert!(
-            line.contains("IS **9.000 +- 0.500**") && line.contains("IS: 10 contiguous chunks"),
+            line.contains("IS **9.000 +- 0.500**")
+                && line.contains("IS: 10 chunks of the pictures, drawn (seed 0)"),
             "{line}"
         );
     }

@@ -3,10 +3,13 @@
 use crate::Error;
 
 /// Peak signal-to-noise ratio in decibels of two pictures of the same size, given as bytes; 100 where they are equal.
-pub fn psnr(a: &[u8], b: &[u8]) -> f64 {
+pub fn psnr(a: &[u8], b: &[u8]) -> Result<f64, Error> {
+    if a.is_empty() || a.len() != b.len() {
+        return Err(Error::input("picture", format!("{} bytes", a.len().max(1)), b.len()));
+    }
     let sum: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from(a.abs_diff(b)).powi(2)).sum();
-    let mean = sum / a.len().min(b.len()).max(1) as f64;
-    if mean == 0.0 { EQUAL } else { (10.0 * (255.0 * 255.0 / mean).log10()).min(EQUAL) }
+    let mean = sum / a.len() as f64;
+    Ok(if mean == 0.0 { EQUAL } else { (10.0 * (255.0 * 255.0 / mean).log10()).min(EQUAL) })
 }
 
 /// What equal pictures get in place of infinity, so that means can be taken.
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn numbers_of_scikit_image() {
         let (a, b) = pictures();
-        assert!((psnr(&a, &b) - 21.068_976_585_824_124).abs() < 1e-9);
+        assert!((psnr(&a, &b).unwrap() - 21.068_976_585_824_124).abs() < 1e-9);
         assert!((ssim(&a, &b, 24, 16).unwrap() - 0.976_308_467_123_584_8).abs() < 1e-9);
         let upside_down: Vec<u8> = a.chunks(24 * 3).rev().flatten().copied().collect();
         assert!((ssim(&a, &upside_down, 24, 16).unwrap() - 0.147_019_442_795_195_94).abs() < 1e-9);
@@ -94,11 +97,12 @@ mod tests {
     #[test]
     fn equal_pictures_and_small_ones() {
         let (a, _) = pictures();
-        assert_eq!(psnr(&a, &a), 100.0);
+        assert_eq!(psnr(&a, &a).unwrap(), 100.0);
         assert!((ssim(&a, &a, 24, 16).unwrap() - 1.0).abs() < 1e-12);
         assert!(ssim(&a, &a, 10, 38).unwrap_err().to_string().contains("at least 11"));
         assert!(ssim(&a, &a[3..], 24, 16).is_err());
+        assert!(psnr(&a, &a[3..]).is_err() && psnr(&[], &[]).is_err());
         // An error of 10 everywhere.
-        assert!((psnr(&[100; 12], &[110; 12]) - 28.130_803_608_679_1).abs() < 1e-9);
+        assert!((psnr(&[100; 12], &[110; 12]).unwrap() - 28.130_803_608_679_1).abs() < 1e-9);
     }
 }

@@ -336,7 +336,7 @@ impl Task for TokenizerTask {
             for (ours, theirs) in tokenizer.pictures(&tokens, &self.device)?.iter().zip(pictures) {
                 let sum: u64 = ours.iter().zip(theirs).map(|(&a, &b)| u64::from(a.abs_diff(b))).sum();
                 l1 += sum as f64 / (255 * ours.len()) as f64;
-                decibels += psnr(ours, theirs);
+                decibels += psnr(ours, theirs)?;
                 // Pictures smaller than a window have no structure to compare.
                 alike.extend(ssim(ours, theirs, size, size).ok());
             }
