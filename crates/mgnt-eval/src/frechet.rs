@@ -1,6 +1,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par, Side};
 
+use crate::statistics::ROUNDING_OF_OTHERS;
 use crate::{Error, Moments};
 
 /// A Frechet distance and the part of it that the means alone make.
@@ -22,7 +23,8 @@ const ROUNDING: f64 = 16.0 * f64::EPSILON;
 /// fewer samples than dimensions are no special case, and no root of rounding errors is taken, as it is where the
 /// product of the two is.
 ///
-/// Refuses sets that are known to be of fewer than two pictures, which have no covariance.
+/// Refuses sets that are known to be of fewer than two pictures, which have no covariance, matrices with eigenvalues
+/// below zero by more than rounding, which are none, and numbers whose distance is not finite.
 pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<Frechet, Error> {
     if a.dims() != b.dims() {
         return Err(Error::input("features", format!("{} dimensions", a.dims()), b.dims()));
@@ -50,14 +52,22 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<Frechet, Error> {
     let trace = |m: &Mat<f64>| (0..m.nrows()).map(|i| m[(i, i)]).sum::<f64>();
     let means: f64 = a.mean().iter().zip(b.mean()).map(|(a, b)| (a - b) * (a - b)).sum();
     let distance = means + trace(a.covariance()) + trace(b.covariance()) - 2.0 * trace_root;
-    Ok(Frechet { distance, means })
+    match distance.is_finite() {
+        true => Ok(Frechet { distance, means }),
+        false => Err(Error::input("Frechet distance", "a finite number", distance)),
+    }
 }
 
-/// `A [dims, rank]` with `A Aᵀ` the symmetric matrix.
+/// `A [dims, rank]` with `A Aᵀ` the symmetric matrix, which must have no eigenvalue below zero but for rounding.
 fn factor(symmetric: &Mat<f64>, name: &'static str) -> Result<Mat<f64>, Error> {
     let eigen = symmetric.self_adjoint_eigen(Side::Lower).map_err(|_| Error::Eigen(name))?;
     let values = eigen.S().column_vector();
     let largest = values.iter().copied().fold(0.0, f64::max);
+    let smallest = values.iter().copied().fold(0.0, f64::min);
+    if smallest < -ROUNDING_OF_OTHERS * largest {
+        let got = format!("{smallest:e}, where the largest is {largest:e}");
+        return Err(Error::input(name, "no eigenvalue below 0", got));
+    }
     let kept: Vec<usize> = (0..values.nrows()).filter(|&j| values[j] > largest * ROUNDING).collect();
     Ok(Mat::from_fn(symmetric.nrows(), kept.len(), |i, j| eigen.U()[(i, kept[j])] * values[kept[j]].sqrt()))
 }
@@ -66,7 +76,7 @@ fn factor(symmetric: &Mat<f64>, name: &'static str) -> Result<Mat<f64>, Error> {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use mgnt_weights::safetensors;
+    use mgnt_weights::{DType, NamedTensor, safetensors};
 
     use super::*;
     use crate::Statistics;
@@ -119,6 +129,30 @@ mod tests {
         assert!(frechet_distance(&of(0, 1.0), &broken.moments()).is_err());
         let none = Moments::new(vec![1.0; 5], &[0.0; 25], None).unwrap();
         assert!((frechet_distance(&none, &of(0, 1.0)).unwrap().distance - 7.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_no_covariance_is_refused_and_rounding_is_not() {
+        let of = |mean: f64, covariance: [f64; 4]| Moments::new(vec![mean; 2], &covariance, None).unwrap();
+        let unit = of(0.0, [1.0, 0.0, 0.0, 1.0]);
+        // The eigenvalues are 3 and -1.
+        let error = frechet_distance(&unit, &of(0.0, [1.0, 2.0, 2.0, 1.0])).unwrap_err().to_string();
+        assert!(error.starts_with("second covariance: expected no eigenvalue below 0, got -"), "{error}");
+        let error = frechet_distance(&unit, &of(1e200, [1.0; 4])).unwrap_err().to_string();
+        assert_eq!(error, "Frechet distance: expected a finite number, got inf");
+        // Three samples of eight features, rounded to halves.
+        let mut statistics = Statistics::new(8);
+        statistics.add(&(0..24).map(|i| (i as f32 * 1.7).sin()).collect::<Vec<_>>());
+        let exact = statistics.moments();
+        let halves = NamedTensor::new("sigma", DType::F64, vec![8, 8], bytes(&exact)).unwrap();
+        let halves = halves.to_float("sigma", DType::F16).unwrap().to_f64();
+        let rounded = Moments::new(exact.mean().to_vec(), &halves, None).unwrap();
+        let got = frechet_distance(&exact, &rounded).unwrap().distance;
+        assert!(got.abs() < 1e-2, "{got}");
+    }
+
+    fn bytes(moments: &Moments) -> Vec<u8> {
+        moments.covariance_values().into_iter().flat_map(f64::to_le_bytes).collect()
     }
 
     /// Against pytorch-fid's own network and distance on the shared photos.

@@ -12,8 +12,15 @@ pub struct Moments {
     count: Option<u64>,
 }
 
+/// How far what others computed may be from a covariance, as a share of its largest entry or eigenvalue: more than what
+/// values of half precision lose.
+pub(crate) const ROUNDING_OF_OTHERS: f64 = 1e-3;
+
 impl Moments {
     /// Moments from a mean, a covariance `[dims, dims]` and the number of samples, where that is known.
+    ///
+    /// Refuses what cannot be a covariance by its diagonal or symmetry; [`frechet_distance`](crate::frechet_distance)
+    /// refuses what cannot be one by its eigenvalues.
     pub fn new(mean: Vec<f64>, covariance: &[f64], count: Option<u64>) -> Result<Self, Error> {
         let dims = mean.len();
         if dims == 0 || covariance.len() != dims * dims {
@@ -21,6 +28,18 @@ impl Moments {
         }
         if mean.iter().chain(covariance).any(|value| !value.is_finite()) {
             return Err(Error::input("mean and covariance", "numbers", "one that is infinite or none"));
+        }
+        let largest = covariance.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        let slack = ROUNDING_OF_OTHERS * largest;
+        let entry = |i: usize, j: usize| covariance[i * dims + j];
+        if let Some(i) = (0..dims).find(|&i| entry(i, i) < -slack) {
+            let got = format!("{} as variance {i}", entry(i, i));
+            return Err(Error::input("covariance", "no variance below 0", got));
+        }
+        let mut pairs = (0..dims).flat_map(|i| (0..i).map(move |j| (i, j)));
+        if let Some((i, j)) = pairs.find(|&(i, j)| (entry(i, j) - entry(j, i)).abs() > slack) {
+            let got = format!("{} at [{i}, {j}] and {} at [{j}, {i}]", entry(i, j), entry(j, i));
+            return Err(Error::input("covariance", "a symmetric one", got));
         }
         // Symmetric but for the rounding of who made it.
         let covariance =
@@ -162,7 +181,13 @@ mod tests {
         assert!(Moments::new(vec![0.0; 2], &[0.0; 3], None).is_err());
         assert!(Moments::new(vec![0.0, f64::NAN], &[0.0; 4], None).is_err());
         assert!(Moments::new(vec![], &[], None).is_err());
-        let made = Moments::new(vec![0.0; 2], &[1.0, 2.0, 4.0, 1.0], None).unwrap();
-        assert_eq!(made.covariance_values(), [1.0, 3.0, 3.0, 1.0]);
+        let refused = |covariance: [f64; 4], part: &str| {
+            let error = Moments::new(vec![0.0; 2], &covariance, None).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        refused([1.0, 0.0, 0.0, -0.5], "no variance below 0, got -0.5 as variance 1");
+        refused([1.0, 0.2, 0.4, 1.0], "a symmetric one, got 0.4 at [1, 0] and 0.2 at [0, 1]");
+        let made = Moments::new(vec![0.0; 2], &[1.0, 0.5, 0.500_5, -1e-9], None).unwrap();
+        assert_eq!(made.covariance_values(), [1.0, 0.500_25, 0.500_25, -1e-9]);
     }
 }
