@@ -63,6 +63,10 @@ pub fn from_flax(
             Some(tensor) if tensor.shape() != given => {
                 problems.push(format!("  shape    {theirs}: expected {given:?}, got {:?}", tensor.shape()));
             }
+            Some(tensor) if !tensor.dtype().is_float() => {
+                let got = tensor.dtype();
+                problems.push(format!("  type     {theirs}: expected a floating-point type, got {got:?}"));
+            }
             Some(tensor) => ours.insert_f32(&name, shape, &tensor.to_f32())?,
         }
         Ok(())

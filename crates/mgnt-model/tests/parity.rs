@@ -333,17 +333,19 @@ fn every_published_tensor_that_does_not_fit_is_listed() {
     weights.remove("TransformerLayer_0/Attention_0/self_attention/key/bias").unwrap();
     weights.remove("MlmLayer_0/mlm_ln/scale").unwrap();
     weights.insert_f32("MlmLayer_0/mlm_bias/bias", &[5], &[0.0; 5]).unwrap();
+    weights.insert_i32("MlmLayer_0/mlm_ln/bias", &[64], &[1; 64]).unwrap();
     weights.insert_f32("Other_0/kernel", &[1], &[0.0]).unwrap();
     let error = refused(&weights);
     for part in [
         "missing  TransformerLayer_0/Attention_0/self_attention/key/bias [8, 8]",
         "missing  MlmLayer_0/mlm_ln/scale [64]",
         "shape    MlmLayer_0/mlm_bias/bias: expected [43], got [5]",
+        "type     MlmLayer_0/mlm_ln/bias: expected a floating-point type, got I32",
         "extra    Other_0/kernel [1]",
     ] {
         assert!(error.contains(part), "{error}");
     }
-    assert_eq!(error.lines().count(), 5, "{error}");
+    assert_eq!(error.lines().count(), 6, "{error}");
 
     weights.remove("Embed_0/position_embeddings/embedding").unwrap();
     weights.insert_f32("TransformerLayer_0/Mlp_0/intermediate_output/kernel", &[1], &[0.0]).unwrap();

@@ -8,7 +8,7 @@ use mgnt_tokenizer::published::{self, VideoShape};
 use mgnt_tokenizer::{
     Error, ImageTokenizer, ImageTokenizerConfig, Probe, Shortcut, VideoTokenizer, VideoTokenizerConfig,
 };
-use mgnt_weights::{Error as WeightsError, TensorMap, module, safetensors};
+use mgnt_weights::{Error as WeightsError, NamedTensor, TensorMap, module, safetensors};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
@@ -165,7 +165,7 @@ fn published_magvit_tokenizer() {
     assert!(error.contains("`temporal_downsample`"), "{error}");
 }
 
-/// Checks that `read` lists a missing, a misshapen and an extra tensor of a map that is whole otherwise.
+/// Checks that `read` lists a missing, a misshapen, an extra and an integer tensor of a map that is whole otherwise.
 fn lists_all<C: std::fmt::Debug>(
     mut tensors: TensorMap,
     read: impl Fn(TensorMap) -> Result<C, Error>,
@@ -174,11 +174,18 @@ fn lists_all<C: std::fmt::Debug>(
     tensors.remove(missing).unwrap();
     tensors.insert_f32(shape, &[5], &[0.0; 5]).unwrap();
     tensors.insert_f32("other", &[1], &[0.0]).unwrap();
+    let sound = |&(name, _): &(&str, &NamedTensor)| name != shape && name != "other";
+    let (whole, dims) = tensors.iter().find(sound).map(|(n, t)| (n.to_owned(), t.shape().to_vec())).unwrap();
+    tensors.insert_i32(&whole, &dims, &vec![1; dims.iter().product()]).unwrap();
     let error = read(tensors).unwrap_err();
     let Error::Weights(WeightsError::Mismatch(problems)) = error else { panic!("{error}") };
-    assert_eq!(problems.len(), 3, "{problems:?}");
-    let wanted =
-        [format!("missing  {missing} "), format!("shape    {shape}: "), "extra    other [1]".to_owned()];
+    assert_eq!(problems.len(), 4, "{problems:?}");
+    let wanted = [
+        format!("missing  {missing} "),
+        format!("shape    {shape}: "),
+        format!("type     {whole}: expected a floating-point type, got I32"),
+        "extra    other [1]".to_owned(),
+    ];
     for part in wanted {
         assert!(problems.iter().any(|problem| problem.contains(&part)), "{part}: {problems:?}");
     }

@@ -109,7 +109,7 @@ pub enum Error {
     /// The tensors of a file are not those of a module; the first differences are told.
     #[error("the tensors do not fit the model:\n{}", first_of(.0))]
     Mismatch(
-        /// A line for each missing, extra or misshapen tensor, all of them.
+        /// A line for each tensor that is missing, extra, misshapen or of integers, all of them.
         Vec<String>,
     ),
 }

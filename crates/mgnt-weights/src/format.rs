@@ -43,6 +43,11 @@ pub fn read(path: &Path) -> Result<TensorMap, Error> {
     let mut start = Vec::with_capacity(Format::START);
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(Format::START as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+    if start.first() == Some(&b'{') && Format::of(&start) != Format::Safetensors {
+        let reason = "it is JSON, as the index of a checkpoint in several files is \
+                      (model.safetensors.index.json); only a file that holds all tensors itself is read";
+        return Err(Error::Format { path: path.into(), format: "safetensors", reason: reason.into() });
+    }
     match Format::of(&start) {
         Format::Safetensors => safetensors::read(path),
         Format::Torch => torch::read(path),
@@ -83,6 +88,10 @@ mod tests {
         let text = folder.path().join("notes.txt");
         std::fs::write(&text, "no tensors").unwrap();
         assert!(read(&text).unwrap_err().to_string().contains("notes.txt"));
+        let index = folder.path().join("model.safetensors.index.json");
+        std::fs::write(&index, "{\n  \"metadata\": {\"total_size\": 8},\n  \"weight_map\": {}\n}\n").unwrap();
+        let error = read(&index).unwrap_err().to_string();
+        assert!(error.contains("index.json") && error.contains("several files"), "{error}");
         assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 }

@@ -84,6 +84,10 @@ impl ModuleMapper for Filler {
                 self.problems
                     .push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
             }
+            Some(tensor) if !tensor.dtype().is_float() => {
+                let got = tensor.dtype();
+                self.problems.push(format!("  type     {name}: expected a floating-point type, got {got:?}"));
+            }
             Some(tensor) => {
                 let data = TensorData::new(tensor.to_f32(), expected);
                 drop(tensor);
@@ -131,11 +135,13 @@ mod tests {
         map.remove("first.bias");
         map.insert_f32("first.weight", &[1], &[0.0]).unwrap();
         map.insert_f32("other", &[1], &[0.0]).unwrap();
+        map.insert_i32("rest.0.bias", &[3], &[1, 2, 3]).unwrap();
         let error = from_map(pair(&device), map).unwrap_err().to_string();
         for part in [
             "missing  first.bias [3]",
             "shape    first.weight: expected [2, 3], got [1]",
             "extra    other [1]",
+            "type     rest.0.bias: expected a floating-point type, got I32",
         ] {
             assert!(error.contains(part), "{error}");
         }

@@ -97,6 +97,16 @@ impl NamedTensor {
         }
     }
 
+    /// The tensor itself, where it may be weights: integers are an error. `name` is for the error only.
+    pub fn require_float(&self, name: &str) -> Result<&Self, Error> {
+        match self.dtype.is_float() {
+            true => Ok(self),
+            false => {
+                Err(Error::Type { name: name.into(), expected: "a floating-point type", got: self.dtype })
+            }
+        }
+    }
+
     /// The same numbers in another float type, rounded to nearest; integers stay what they are. `name` is for the error only.
     ///
     /// Fails where that would make a finite number infinite.
@@ -205,7 +215,7 @@ impl TensorMap {
         self.tensors.remove(name)
     }
 
-    /// The tensor of that name if it has exactly this shape, as `f32`.
+    /// The tensor of that name if it has exactly this shape and a float type, as `f32`.
     pub fn f32_of_shape(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let tensor = self.get(name)?;
         if tensor.shape() != shape {
@@ -215,7 +225,7 @@ impl TensorMap {
                 got: tensor.shape().to_vec(),
             });
         }
-        Ok(tensor.to_f32())
+        Ok(tensor.require_float(name)?.to_f32())
     }
 
     /// The values of an integer tensor.
@@ -324,6 +334,8 @@ mod tests {
         map.insert_u16("t", &[3], &[0, 7, 65535]).unwrap();
         assert_eq!(map.integers("t").unwrap(), [0, 7, 65535]);
         assert_eq!(map.get("t").unwrap().to_f64(), [0.0, 7.0, 65535.0]);
+        let error = map.f32_of_shape("t", &[3]).unwrap_err().to_string();
+        assert_eq!(error, "tensor `t`: expected a floating-point type, got U16");
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Inception {
             layers.insert(name, folded);
         }
         let classifier = match tensors.get("fc.weight") {
-            Ok(weight) => match *weight.shape() {
+            Ok(weight) => match *weight.require_float("fc.weight")?.shape() {
                 [classes, 2048] if classes > 0 => {
                     Some(Tensor::<2>::from_data(TensorData::new(weight.to_f32(), [classes, 2048]), device))
                 }
@@ -320,6 +320,11 @@ impl Inception {
                     ];
                     x = self.mixed(block, x, &branches, Pool::Mean, dims)?;
                     if block == "Mixed_6d" {
+                        let [_, channels, _, _] = x.dims();
+                        if channels < SPATIAL_CHANNELS {
+                            let expected = format!("{block} with at least {SPATIAL_CHANNELS} channels");
+                            return Err(Error::input("Inception weights", expected, channels));
+                        }
                         *spatial = Some(x.clone());
                     }
                 }
@@ -466,7 +471,8 @@ fn first_channels(x: Tensor<4>) -> Tensor<2> {
 
 /// `bn(conv(x)) = conv'(x) + b'`, in f64.
 fn fold(tensors: &TensorMap, name: &str, device: &Device) -> Result<Folded, Error> {
-    let weight = tensors.get(&format!("{name}.conv.weight"))?;
+    let full = format!("{name}.conv.weight");
+    let weight = tensors.get(&full)?.require_float(&full)?;
     let [outputs, inputs, height, width] = *weight.shape() else {
         return Err(Error::input(
             "Inception weights",

@@ -142,6 +142,10 @@ fn rename(mut tensors: TensorMap, entries: &[Entry], from: Naming, to: Naming) -
             Some(tensor) if tensor.shape() != expected => {
                 problems.push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
             }
+            Some(tensor) if !tensor.dtype().is_float() => {
+                let got = tensor.dtype();
+                problems.push(format!("  type     {name}: expected a floating-point type, got {got:?}"));
+            }
             Some(tensor) => {
                 let (target, shape) = (entry.name(to), entry.shape(to));
                 let reversed = entry.is_kernel() && from == Naming::Flax;

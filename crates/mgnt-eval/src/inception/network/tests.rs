@@ -187,8 +187,38 @@ fn photos_with_partial_weights() {
     assert!(error.contains("2048 dimensions") && error.contains("Mixed_7a"), "{error}");
 }
 
+/// Four branches of one channel each before a block that takes four.
+#[test]
+fn too_few_channels_for_the_spatial_features_are_refused() {
+    let mut weights = formula_weights();
+    let names: Vec<String> = weights.iter().map(|(name, _)| name.to_owned()).collect();
+    for name in names {
+        let mut shape = weights.get(&name).unwrap().shape().to_vec();
+        let last = ["branch1x1", "branch7x7_3", "branch7x7dbl_5", "branch_pool"];
+        let first = ["branch1x1", "branch7x7_1", "branch7x7dbl_1", "branch_pool"];
+        let is_of = |block: &str, parts: [&str; 4]| {
+            parts.iter().any(|part| name.starts_with(&format!("{block}.{part}.")))
+        };
+        if is_of("Mixed_6d", last) {
+            shape[0] = 1;
+        } else if is_of("Mixed_6e", first) && shape.len() == 4 {
+            shape[1] = 4;
+        }
+        weights.insert_f32(&name, &shape, &formula(&name, &shape)).unwrap();
+    }
+    let network =
+        Inception::from_tensors(weights, Path::new("formula"), String::new(), &Device::flex()).unwrap();
+    let dot = Picture::new(1, 1, vec![90; 3]).unwrap();
+    let error = network.activations(&[dot], Dims::D768).unwrap_err().to_string();
+    assert_eq!(error, "Inception weights: expected Mixed_6d with at least 7 channels, got 4");
+}
+
 #[test]
 fn misshapen_weights_are_refused() {
+    let mut map = TensorMap::new();
+    map.insert_i32("fc.weight", &[1, 2048], &[1; 2048]).unwrap();
+    let error = Inception::from_tensors(map, Path::new("x"), String::new(), &Device::flex()).unwrap_err();
+    assert_eq!(error.to_string(), "tensor `fc.weight`: expected a floating-point type, got I32");
     let mut map = TensorMap::new();
     map.insert("Conv2d_1a_3x3.conv.weight", NamedTensor::new("x", DType::F32, vec![1], vec![0; 4]).unwrap());
     assert!(Inception::from_tensors(map, Path::new("x"), String::new(), &Device::flex()).is_err());
