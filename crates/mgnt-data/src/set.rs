@@ -17,6 +17,8 @@ pub struct PictureSet {
     chosen: Vec<usize>,
     /// Pictures in folders, where those of the top are the set.
     passed_over: usize,
+    /// Pictures of formats that are not read, beside those of the set.
+    unread: usize,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,8 @@ enum Kind {
 
 /// Endings of files that are taken for pictures; what a file is, its first bytes say.
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "bmp"];
+/// Endings of pictures that are not read here, and that others read.
+const UNREAD: [&str; 4] = ["tif", "tiff", "ppm", "pgm"];
 
 impl PictureSet {
     /// Opens a packed store, or lists a folder in byte order of the paths. Where the folder itself holds pictures,
@@ -36,7 +40,7 @@ impl PictureSet {
         if StoreKind::of(path).is_some() {
             return Self::of_store(path);
         }
-        let Listed { mut files, folders: mut waiting, mut links } = listed(path)?;
+        let Listed { mut files, folders: mut waiting, mut links, mut unread } = listed(path)?;
         let mut inner = Vec::new();
         while let Some(folder) = waiting.pop() {
             match listed(&folder) {
@@ -44,6 +48,7 @@ impl PictureSet {
                     inner.append(&mut found.files);
                     waiting.append(&mut found.folders);
                     links.append(&mut found.links);
+                    unread += if files.is_empty() { found.unread } else { 0 };
                 }
                 Err(error) if files.is_empty() => return Err(error),
                 // Only counted.
@@ -66,17 +71,24 @@ impl PictureSet {
             return Self::of_store(path);
         }
         if files.is_empty() {
-            return Err(Error::Layout { path: path.into(), reason: "holds no pictures".into() });
+            let reason = match unread {
+                0 => "holds no pictures".into(),
+                _ => format!(
+                    "holds no pictures but {unread} of formats that are not read ({})",
+                    UNREAD.join(", ")
+                ),
+            };
+            return Err(Error::Layout { path: path.into(), reason });
         }
         files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
         let chosen = (0..files.len()).collect();
-        Ok(Self { path: path.into(), kind: Kind::Files(files), chosen, passed_over })
+        Ok(Self { path: path.into(), kind: Kind::Files(files), chosen, passed_over, unread })
     }
 
     fn of_store(path: &Path) -> Result<Self, Error> {
         let store = PictureStore::open(path)?;
         let chosen = (0..store.len()).collect();
-        Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)), chosen, passed_over: 0 })
+        Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)), chosen, passed_over: 0, unread: 0 })
     }
 
     /// At most `count` of the pictures, evenly over the set.
@@ -96,6 +108,11 @@ impl PictureSet {
     /// Pictures in folders that are not of the set, since the folder itself holds some.
     pub fn passed_over(&self) -> usize {
         self.passed_over
+    }
+
+    /// Pictures beside those of the set whose formats, by their names, are not read (TIFF, PPM and PGM).
+    pub fn unread(&self) -> usize {
+        self.unread
     }
 
     /// Pictures that were found, chosen or not.
@@ -163,6 +180,8 @@ struct Listed {
     folders: Vec<PathBuf>,
     /// Links to folders, or to nothing.
     links: Vec<PathBuf>,
+    /// Pictures of formats that are not read.
+    unread: usize,
 }
 
 /// Lists a folder. A picture that is a link to nothing is an error, since without it the set would be another.
@@ -173,7 +192,8 @@ fn listed(folder: &Path) -> Result<Listed, Error> {
         let mut kind = entry.file_type().map_err(Error::io(entry.path()))?;
         let path = entry.path();
         let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        let is_picture = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
+        let is_of = |endings: &[&str]| ending.as_deref().is_some_and(|ending| endings.contains(&ending));
+        let is_picture = is_of(&ENDINGS);
         if kind.is_symlink() {
             match fs::metadata(&path) {
                 Ok(there) if !there.is_dir() => kind = there.file_type(),
@@ -188,6 +208,8 @@ fn listed(folder: &Path) -> Result<Listed, Error> {
             listed.folders.push(path);
         } else if kind.is_file() && is_picture {
             listed.files.push(path);
+        } else if kind.is_file() && is_of(&UNREAD) {
+            listed.unread += 1;
         }
     }
     Ok(listed)
@@ -254,6 +276,22 @@ mod tests {
         assert!(PictureSet::open(folder.path()).unwrap_err().to_string().contains("no pictures"));
         assert!(PictureSet::open(&folder.path().join("missing")).is_err());
     }
+
+    #[test]
+    fn pictures_that_are_not_read_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir(path.join("a")).unwrap();
+        ["1.tif", "a/2.PPM"].iter().for_each(|name| fs::write(path.join(name), b"").unwrap());
+        let error = PictureSet::open(path).unwrap_err().to_string();
+        assert!(error.contains("no pictures but 2 of formats that are not read (tif"), "{error}");
+        let picture = synthetic::draw(0, 0, 16, 1).unwrap();
+        picture.save_png(&path.join("a/3.png")).unwrap();
+        assert_eq!(PictureSet::open(path).unwrap().unread(), 2);
+        picture.save_png(&path.join("4.png")).unwrap();
+        assert_eq!(PictureSet::open(path).unwrap().unread(), 1);
+    }
+
     #[cfg(unix)]
     #[test]
     fn links_to_pictures_are_followed_and_other_links_are_not_silent() {
