@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mgnt_data::Picture;
+use mgnt_weights::npz::{Archive, Writer};
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 use serde_json::Value;
 
@@ -115,8 +116,8 @@ fn references_are_written_and_read_in_every_form() {
     fail(
         &format!("eval-fid --real store --save-reference x.npz --form adm {COMMON}"),
         world,
-        1,
-        &["spatial features"],
+        2,
+        &["--form adm: expected 2048 dimensions", "got 64"],
     );
     assert!(!world.join("x.npz").exists());
     fail(
@@ -154,11 +155,21 @@ fn references_are_written_and_read_in_every_form() {
         ),
         ("--real store --save-reference stem.safetensors", ["--save-reference", "--weights is"]),
         ("--real reference.npz --fake store --report reference.npz", ["--report", "--real is"]),
+        ("--real store --fake store --report store", ["--report store", "got a folder"]),
+        ("--real store --save-reference store", ["--save-reference", "got a folder"]),
     ] {
         let before = contents(world);
         fail(&format!("eval-fid {line} {COMMON}"), world, 2, &parts);
         assert!(contents(world) == before, "{line}");
     }
+    let within_a_file = "--real store --fake store --report stem.safetensors/r.json";
+    fail(&format!("eval-fid {within_a_file} {COMMON}"), world, 1, &["--report", "stem.safetensors"]);
+    fail(
+        &format!("eval-fid --real reference.npz --fake store --resize tf1 {COMMON}"),
+        world,
+        1,
+        &["reference.npz", "resize: expected tf1, got pytorch-fid"],
+    );
     fs::write(world.join("bad.npz"), b"PK\x05\x06 and nothing else").unwrap();
     fail(&format!("eval-fid --real bad.npz --fake store {COMMON}"), world, 1, &["bad.npz"]);
 }
@@ -315,12 +326,22 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
     }
     assert_eq!(rows("--strategies strategies.ron --also growing --out named").len(), 2);
 
-    // Statistics of others go with the resize that those are made with.
-    succeed(&format!("eval-fid --real store --save-reference others.npz {COMMON}"), world);
-    let line = sweep.replace("--real store", "--real others.npz").replace("--real-samples 4", "");
-    let told = output(&format!("{line} --also 1x4 --resize tf1 --out others"), world);
-    let told = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(told.contains("--resize pytorch-fid compares like with like"), "{told}");
+    // Statistics of others do not say which resize they go with; our own do.
+    succeed(&format!("eval-fid --real store --save-reference own.npz {COMMON}"), world);
+    let line = |npz: &str| {
+        let line = sweep.replace("--real store", &format!("--real {npz}")).replace("--real-samples 4", "");
+        format!("{line} --also 1x4 --resize tf1 --out {npz}-sweep")
+    };
+    fail(&line("own.npz"), world, 1, &["own.npz: resize: expected tf1, got pytorch-fid"]);
+    let mut own = Archive::open(&world.join("own.npz")).unwrap();
+    let path = world.join("others.npz");
+    let mut others = Writer::new(fs::File::create(&path).unwrap(), &path);
+    for (name, shape) in [("mu", &[64][..]), ("sigma", &[64, 64])] {
+        others.values(name, shape, &own.array(name).unwrap().read(shape).unwrap().to_f64()).unwrap();
+    }
+    others.finish().unwrap();
+    let told = String::from_utf8_lossy(&output(&line("others.npz"), world).stderr).into_owned();
+    assert!(told.contains("others.npz: the file does not say with which resize"), "{told}");
     // What another tool left stays.
     let foreign = world.join("theirs/results.jsonl");
     fs::create_dir(world.join("theirs")).unwrap();

@@ -111,14 +111,29 @@ impl Pictures {
         size: usize,
         visit: &mut dyn FnMut(&[Picture]) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.batches_of(self.len(), size, visit)
+    }
+
+    /// The same of at most `count` of them, evenly over the set; the others are not decoded.
+    pub(crate) fn batches_of(
+        &self,
+        count: usize,
+        size: usize,
+        visit: &mut dyn FnMut(&[Picture]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (all, size) = (self.len(), size.max(1));
+        let count = count.min(all);
+        let numbers: Vec<usize> = (0..count).map(|i| i * all / count).collect();
         match self {
-            Self::Set(set) => (0..set.len()).step_by(size.max(1)).try_for_each(|start| {
-                let end = (start + size.max(1)).min(set.len());
+            Self::Set(set) => numbers.chunks(size).try_for_each(|part| {
                 let pictures: Vec<Picture> =
-                    (start..end).into_par_iter().map(|i| set.get(i)).collect::<Result<_, _>>()?;
+                    part.par_iter().map(|&i| set.get(i)).collect::<Result<_, _>>()?;
                 visit(&pictures)
             }),
-            Self::Array(array) => array.batches(size.max(1), visit),
+            Self::Array(array) => {
+                let chosen: Vec<usize> = numbers.into_iter().map(|i| array.chosen[i]).collect();
+                array.batches(&chosen, size, visit)
+            }
         }
     }
 }
@@ -152,8 +167,10 @@ impl PictureArray {
         }
     }
 
+    /// Gives the pictures of these numbers, which rise.
     fn batches(
         &self,
+        chosen: &[usize],
         size: usize,
         visit: &mut dyn FnMut(&[Picture]) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -162,7 +179,7 @@ impl PictureArray {
         let mut array = archive.array(ARRAY)?;
         let mut pictures = Vec::with_capacity(size);
         let mut next = 0;
-        for &number in &self.chosen {
+        for &number in chosen {
             let mut rgb = vec![0; height * width * channels];
             // What is not chosen is read over.
             for _ in next..=number {
@@ -243,6 +260,13 @@ mod tests {
         };
         let all = Pictures::open(&path).unwrap();
         assert_eq!(seen(&all, 2), (vec![2, 2, 1], vec![0, 18, 36, 54, 72]));
+        let mut firsts = Vec::new();
+        let mut see = |batch: &[Picture]| {
+            firsts.extend(batch.iter().map(|picture| picture.rgb()[0]));
+            Ok(())
+        };
+        all.batches_of(2, 8, &mut see).unwrap();
+        assert_eq!(firsts, [0, 36]);
         let before = all.sha256().unwrap();
         let some = all.thinned(2);
         assert_eq!((some.len(), some.found(), seen(&some, 8)), (2, 5, (vec![2], vec![0, 36])));

@@ -2,12 +2,14 @@ use std::path::{Path, PathBuf};
 
 use mgnt_data::manifest::sha256;
 use mgnt_weights::{TensorMap, safetensors};
+use serde::Serialize;
 
 use crate::meter::{SAMPLE, SEED};
 use crate::pictures::is_npz;
 use crate::published::has_statistics;
 use crate::{
-    Dims, Error, Features, Inception, InceptionScore, Measured, Moments, Pictures, Published, Resize, measure,
+    Dims, Error, Features, Inception, InceptionScore, Measured, Moments, Origin, Pictures, Published, Resize,
+    measure,
 };
 
 /// What a reference is given as.
@@ -62,14 +64,22 @@ impl Source {
         }
     }
 
-    /// The resize with which others make statistics of this form, where these were not made here: ADM's evaluator, whose
-    /// archives have spatial ones, takes `tf1`, and pytorch-fid its own.
-    pub fn usual_resize(&self, measured: &Measured) -> Option<Resize> {
+    /// What its statistics are made with under this network, where that is known: an archive of others does not say.
+    pub fn origin(&self, network: &Inception) -> Result<Option<Origin>, Error> {
         match self {
-            Self::Statistics(_) if measured.spatial.is_some() => Some(Resize::Tf1),
-            Self::Statistics(_) => Some(Resize::PytorchFid),
-            Self::Pictures(_) | Self::Saved(_) => None,
+            Self::Statistics(path) => Origin::read(path),
+            Self::Pictures(_) | Self::Saved(_) => Ok(Some(Origin::of(network))),
         }
+    }
+
+    /// What is known of the resize of published statistics, of which `measured` was read.
+    pub fn resize(&self, measured: &Measured) -> Result<Option<ResizeOfStatistics>, Error> {
+        let Self::Statistics(path) = self else { return Ok(None) };
+        Ok(Some(match Origin::read(path)? {
+            Some(origin) => ResizeOfStatistics::Told(origin.resize),
+            None if measured.spatial.is_some() => ResizeOfStatistics::Usual(Resize::Tf1),
+            None => ResizeOfStatistics::Untold,
+        }))
     }
 
     /// SHA-256 that changes with what is measured.
@@ -79,6 +89,18 @@ impl Source {
             Self::Statistics(path) | Self::Saved(path) => Ok(mgnt_data::manifest::sha256_of_file(path)?),
         }
     }
+}
+
+/// What is known of the resize that published statistics are made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResizeOfStatistics {
+    /// What the file says.
+    Told(Resize),
+    /// That of ADM's evaluator, whose form the file has.
+    Usual(Resize),
+    /// Nothing: files of this form come from several tools, each with a resize of its own.
+    Untold,
 }
 
 /// A folder that keeps the statistics of references, each under a name that changes with all that they depend on:
@@ -113,7 +135,7 @@ impl ReferenceCache {
             Source::Pictures(pictures) => self.measured(pictures, network, dims, batch, progress),
             Source::Saved(path) => load(path, &Identity::of_network(network, dims)),
             Source::Statistics(path) => {
-                let published = Published::read(path, dims)?;
+                let published = published(path, network, dims)?;
                 let sample = match published.has_pictures && network.reaches(dims) {
                     true => {
                         let pictures = Pictures::open(path)?;
@@ -137,14 +159,14 @@ impl ReferenceCache {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured, Error> {
         match source {
-            Source::Statistics(path) => Ok(Published::read(path, dims)?.into()),
+            Source::Statistics(path) => Ok(published(path, network, dims)?.into()),
             Source::Pictures(_) | Source::Saved(_) => self.reference(source, network, dims, batch, progress),
         }
     }
 
     /// What is known of pictures, from the cache where it has them.
     ///
-    /// A file of the cache that cannot be read is made anew.
+    /// A file of the cache that cannot be read is made anew; one that cannot be written is a warning.
     pub fn measured(
         &self,
         pictures: &Pictures,
@@ -162,7 +184,9 @@ impl ReferenceCache {
             return Ok(known);
         }
         let measured = measure(pictures, network, dims, batch, progress)?;
-        write(&path, &measured, &identity)?;
+        if let Err(error) = write(&path, &measured, &identity) {
+            tracing::warn!("{error}: what was measured of {} is not kept", pictures.path().display());
+        }
         Ok(measured)
     }
 
@@ -170,6 +194,15 @@ impl ReferenceCache {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// Reads an archive; one that says what it was made with must be of this network.
+fn published(path: &Path, network: &Inception, dims: Dims) -> Result<Published, Error> {
+    let published = Published::read(path, dims)?;
+    if let Some(origin) = &published.origin {
+        origin.require(&Origin::of(network), path)?;
+    }
+    Ok(published)
 }
 
 /// Writes what is known of pictures, to be a reference later, with all that it depends on.
@@ -337,6 +370,11 @@ mod tests {
         let network = network.with_resize(Resize::Tf1);
         measured(&network, &mut Vec::new());
         assert_eq!(files(), 3);
+        // Where nothing can be kept, what was measured is not lost.
+        let file = ReferenceCache::new(folder.path().join("w.safetensors"));
+        let source = Source::open(&source).unwrap();
+        let unkept = file.reference(&source, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        assert_eq!(unkept, measured(&network, &mut Vec::new()));
     }
 
     #[test]
@@ -349,16 +387,54 @@ mod tests {
         let spatial = Moments::new(vec![0.0; 2023], &vec![0.0; 2023 * 2023], None).unwrap();
         let measured = measure(&pictures, &network, Dims::D64, 2, &mut |_| {}).unwrap();
         let measured = Measured { spatial: Some(spatial), ..measured };
-        crate::write_adm(&path, &measured, &pictures).unwrap();
+        crate::write_adm(&path, &measured, &pictures, &Origin::of(&network)).unwrap();
         let cache = ReferenceCache::new(folder.path().join("cache"));
         let source = Source::open(&path).unwrap();
         let mut unread = |_| panic!("a picture is read");
         let moments = cache.moments(&source, &network, Dims::D64, 2, &mut unread).unwrap();
         assert_eq!(moments.moments.mean(), measured.moments.mean());
-        assert_eq!((&moments.sample, source.usual_resize(&moments)), (&None, Some(Resize::Tf1)));
+        let told = ResizeOfStatistics::Told(Resize::PytorchFid);
+        assert_eq!((&moments.sample, source.resize(&moments).unwrap()), (&None, Some(told)));
         assert!(!cache.folder().exists());
         let whole = cache.reference(&source, &network, Dims::D64, 2, &mut |_| {}).unwrap();
         assert_eq!((whole.moments, whole.sample.unwrap().count()), (moments.moments, 3));
+    }
+
+    /// What is written here is held against the network; of what others write the resize is known by ADM's form alone.
+    #[test]
+    fn statistics_say_what_they_were_made_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = stem(&folder.path().join("w.safetensors"));
+        let path = folder.path().join("statistics.npz");
+        let (one, own) = (Moments::new(vec![0.0; 64], &[0.0; 64 * 64], None).unwrap(), Origin::of(&network));
+        let cache = ReferenceCache::new(folder.path().join("cache"));
+        let read = |network: &Inception| {
+            let source = Source::open(&path).unwrap();
+            let measured = cache.moments(&source, network, Dims::D64, 2, &mut |_| {});
+            measured.map(|measured| source.resize(&measured).unwrap().unwrap()).map_err(|e| e.to_string())
+        };
+        crate::write_pytorch_fid(&path, &one, None).unwrap();
+        assert_eq!(read(&network), Ok(ResizeOfStatistics::Untold));
+        assert_eq!(Source::open(&path).unwrap().origin(&network).unwrap(), None);
+        let foreign = Measured {
+            moments: one.clone(),
+            spatial: Some(one.clone()),
+            sample: None,
+            inception_score: None,
+        };
+        let usual = Source::open(&path).unwrap().resize(&foreign).unwrap();
+        assert_eq!(usual, Some(ResizeOfStatistics::Usual(Resize::Tf1)));
+        crate::write_pytorch_fid(&path, &one, Some(&own)).unwrap();
+        assert_eq!(read(&network), Ok(ResizeOfStatistics::Told(Resize::PytorchFid)));
+        assert_eq!(Source::open(&path).unwrap().origin(&network).unwrap(), Some(own.clone()));
+        let weights = Origin { weights_sha256: "0f".into(), ..own };
+        crate::write_pytorch_fid(&path, &one, Some(&weights)).unwrap();
+        assert!(read(&network).unwrap_err().ends_with(", got 0f"));
+        assert!(
+            read(&network.with_resize(Resize::Tf1))
+                .unwrap_err()
+                .ends_with("resize: expected tf1, got pytorch-fid")
+        );
     }
 
     #[test]

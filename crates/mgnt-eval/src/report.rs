@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use crate::meter::{SAMPLE, SEED};
 use crate::{
-    Dims, Error, Inception, Measured, Resize, Source, frechet_distance, kernel_distance, neighbours,
+    Dims, Error, Inception, Measured, Resize, ResizeOfStatistics, Source, frechet_distance, kernel_distance,
+    neighbours,
 };
 
 /// Every choice that the numbers depend on.
@@ -52,8 +53,8 @@ pub struct Side {
     pub found: Option<u64>,
     /// How the pictures were made square, where a packed store says so.
     pub crop: Option<String>,
-    /// The resize that statistics of its form are made with as a rule, where they were not made here.
-    pub resize: Option<Resize>,
+    /// What is known of the resize of published statistics.
+    pub resize: Option<ResizeOfStatistics>,
 }
 
 /// How pictures were generated.
@@ -147,12 +148,17 @@ impl Protocol {
         let mut warnings =
             Self::warnings_for(self.dims, &self.weights_sha256, self.real.pictures, self.fake.pictures);
         for side in [&self.real, &self.fake] {
-            if let Some(resize) = side.resize.filter(|&resize| resize != self.resize) {
-                warnings.push(format!(
-                    "{}: statistics of this form are made with the resize {resize} as a rule, and these pictures were \
-                     resized as {}; --resize {resize} compares like with like",
-                    side.path, self.resize
-                ));
+            let (path, own) = (&side.path, self.resize);
+            match side.resize {
+                Some(ResizeOfStatistics::Usual(resize)) if resize != own => warnings.push(format!(
+                    "{path}: ADM's evaluator makes statistics of this form with the resize {resize}, and these pictures \
+                     were resized as {own}; --resize {resize} compares like with like"
+                )),
+                Some(ResizeOfStatistics::Untold) => warnings.push(format!(
+                    "{path}: the file does not say with which resize its statistics were made; pytorch-fid's own are of \
+                     pytorch-fid, TTUR's and EDM's of tf1, clean-fid's of neither; these pictures were resized as {own}"
+                )),
+                _ => {}
             }
         }
         warnings
@@ -193,7 +199,7 @@ impl Side {
             pictures: measured.moments.count(),
             found: pictures.map(|pictures| pictures.found() as u64),
             crop: pictures.and_then(|pictures| pictures.crop()),
-            resize: source.usual_resize(measured),
+            resize: source.resize(measured)?,
         })
     }
 
@@ -233,11 +239,17 @@ impl Report {
                     None => format!("one value of all {} pictures of each side", distance.size),
                 };
                 protocol.kernel = Some(format!("unbiased, (x.y / d + 1)^3, {of}"));
-                protocol.neighbours = Some(
-                    "precision and recall: k = 3 (Kynkaanniemi et al. 2019); density and coverage: k = 5 (Naeem et \
-                     al. 2020)"
-                        .into(),
-                );
+                let mut of =
+                    "precision and recall: k = 3 (Kynkaanniemi et al. 2019); density and coverage: k = 5 \
+                              (Naeem et al. 2020)"
+                        .to_owned();
+                if protocol.fake.pictures.is_some_and(|pictures| pictures > SAMPLE as u64) {
+                    of.push_str(
+                        "; ADM's evaluator holds all samples, not a drawn part, against 10,000 real pictures: its \
+                         precision and recall do not compare with these",
+                    );
+                }
+                protocol.neighbours = Some(of);
                 protocol.compared = Some(format!(
                     "{} real and {} fake; of more than {SAMPLE}, as many are drawn (seed {SEED})",
                     real.count(),
@@ -494,14 +506,28 @@ mod tests {
         let error = Report::new(&measured(1, 0.0, true), &fake, protocol()).unwrap_err().to_string();
         assert_eq!(error, "pictures of the first set: expected at least 2, got 1");
 
-        // Statistics of ADM's form beside pictures that were resized as pytorch-fid does.
-        for (resize, warns) in [(Some(Resize::Tf1), true), (Some(Resize::PytorchFid), false), (None, false)] {
+        // Published statistics beside pictures that were resized as pytorch-fid does.
+        use ResizeOfStatistics::{Told, Untold, Usual};
+        for (resize, part) in [
+            (Some(Usual(Resize::Tf1)), Some("--resize tf1")),
+            (Some(Untold), Some("does not say")),
+            (Some(Told(Resize::PytorchFid)), None),
+            (None, None),
+        ] {
             let mut mixed = protocol();
             mixed.real.resize = resize;
-            let warned =
-                mixed.warnings().iter().any(|w| w.starts_with("data/val") && w.contains("--resize tf1"));
-            assert_eq!(warned, warns, "{resize:?}");
+            let warnings = mixed.warnings();
+            let warning = warnings.iter().find(|warning| warning.starts_with("data/val"));
+            assert_eq!(warning.is_some(), part.is_some(), "{warnings:?}");
+            assert!(
+                warning.is_none_or(|warning| part.is_some_and(|part| warning.contains(part))),
+                "{warnings:?}"
+            );
         }
+        let mut many = protocol();
+        many.fake.pictures = Some(50_000);
+        let line = Report::new(&real, &fake, many).unwrap().markdown();
+        assert!(line.contains("ADM's evaluator") && !whole.markdown().contains("ADM's evaluator"), "{line}");
         let score = crate::InceptionScore { mean: 9.0, deviation: 0.5, splits: 10 };
         let scored = Measured { inception_score: Some(score), ..fake.clone() };
         let line = Report::new(&real, &scored, protocol()).unwrap().markdown();

@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
 use indicatif::ProgressBar;
 use mgnt_eval::{
-    Dims, Inception, Measured, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source, is_npz,
-    measure,
+    Dims, Inception, Measured, Origin, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source,
+    is_npz, measure,
 };
 use mgnt_weights::atomic;
 
@@ -133,7 +133,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let real = real_source(&arguments.real, arguments.real_samples)?;
     let fake = arguments.fake.as_deref().map(Pictures::open).transpose()?;
     if let Some(path) = &arguments.save_reference {
-        check_form(path, arguments.form, &real)?;
+        check_form(path, arguments.form, arguments.dims, &real)?;
     }
     let generated = match (&arguments.model, &arguments.tokenizer, &arguments.out) {
         (Some(model), Some(tokenizer), Some(out)) => {
@@ -164,16 +164,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         progress.finish_and_clear();
         let fake = Side::new(&Source::Pictures(pictures), &measured)?;
         let report = Report::new(&reference, &measured, Protocol::new(&network, arguments.dims, real, fake))?;
-        return show(&arguments, &report);
+        return show(&arguments, &report, None);
     }
     if let Some((request, folder, out)) = generated {
         let (measured, fake, generation) = request.run(&folder, &network, arguments.dims, &device)?;
         let mut protocol = Protocol::new(&network, arguments.dims, real, fake);
         protocol.generation = Some(generation);
         let report = Report::new(&reference, &measured, protocol)?;
-        atomic::write_bytes(&out.join("report.json"), &json(&report)?)?;
-        atomic::write_bytes(&out.join("report.md"), markdown(&report).as_bytes())?;
-        return show(&arguments, &report);
+        return show(&arguments, &report, Some(out));
     }
     Ok(())
 }
@@ -230,11 +228,18 @@ pub fn real_bar(real: &Source) -> ProgressBar {
 }
 
 /// Pictures in folders are not of a set that has pictures beside them, as the grids are that `generate` draws. Where those
-/// are many, something else was meant.
+/// are many, something else was meant; and so it was where there are pictures that are not read.
 pub fn warn_of_passed_over(pictures: &Pictures) {
-    if let Pictures::Set(set) = pictures
-        && set.passed_over() > set.found()
-    {
+    let Pictures::Set(set) = pictures else { return };
+    if set.unread() > 0 {
+        tracing::warn!(
+            "{}: {} pictures are taken, and {} are not, whose formats are not read (tif, tiff, ppm, pgm)",
+            set.path().display(),
+            set.found(),
+            set.unread()
+        );
+    }
+    if set.passed_over() > set.found() {
         tracing::warn!(
             "{}: {} pictures are taken, and {} in its folders are not, since there are some beside them",
             set.path().display(),
@@ -244,7 +249,7 @@ pub fn warn_of_passed_over(pictures: &Pictures) {
     }
 }
 
-/// Refuses to write over what is read.
+/// Refuses to write over what is read, and where nothing can be written, which would only be told at the end.
 fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     let outputs = [("--save-reference", &arguments.save_reference), ("--report", &arguments.report)];
     let inputs = [
@@ -254,6 +259,12 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     ];
     for (output, path) in outputs {
         let Some(path) = path else { continue };
+        if path.is_dir() {
+            return Err(bad_use(format!("{output} {}: expected a file, got a folder", path.display())));
+        }
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(mgnt_weights::Error::io(folder)).context(output)?;
+        }
         // What is not there yet has no place, and is nobody's input.
         let Ok(place) = path.canonicalize() else { continue };
         let is_place = |read: &PathBuf| read.canonicalize().is_ok_and(|read| read == place);
@@ -265,13 +276,19 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Refuses what [`save_reference`] cannot write.
-fn check_form(path: &Path, form: Form, real: &Source) -> anyhow::Result<()> {
+fn check_form(path: &Path, form: Form, dims: Dims, real: &Source) -> anyhow::Result<()> {
     let npz = is_npz(path);
     if !npz && path.extension().is_none_or(|ending| ending != "safetensors") {
         return Err(bad_use(format!("--save-reference {}: expected .npz or .safetensors", path.display())));
     }
     if !npz && form != Form::PytorchFid {
         return Err(bad_use(format!("--form: {} is no .npz", path.display())));
+    }
+    if form == Form::Adm && dims != Dims::D2048 {
+        let got = dims.count();
+        return Err(bad_use(format!(
+            "--form adm: expected 2048 dimensions, as ADM's evaluator takes, got {got}"
+        )));
     }
     if (!npz || form == Form::Adm) && !matches!(real, Source::Pictures(_)) {
         let what = if npz { "--form adm" } else { "a .safetensors" };
@@ -290,12 +307,12 @@ fn save_reference(
 ) -> anyhow::Result<()> {
     match real {
         Source::Pictures(pictures) if is_npz(path) && form == Form::Adm => {
-            mgnt_eval::write_adm(path, reference, pictures)?;
+            mgnt_eval::write_adm(path, reference, pictures, &Origin::of(network))?;
         }
         Source::Pictures(pictures) if !is_npz(path) => {
             mgnt_eval::save(path, reference, pictures, network, dims)?;
         }
-        _ => mgnt_eval::write_pytorch_fid(path, &reference.moments)?,
+        _ => mgnt_eval::write_pytorch_fid(path, &reference.moments, real.origin(network)?.as_ref())?,
     }
     Ok(())
 }
@@ -310,17 +327,23 @@ fn markdown(report: &Report) -> String {
     report.markdown() + "\n"
 }
 
-fn show(arguments: &Arguments, report: &Report) -> anyhow::Result<()> {
+/// Prints the report, then writes it: to the folder of a run and to the file that is asked for. Where that fails, the
+/// numbers are known at least.
+fn show(arguments: &Arguments, report: &Report, out: Option<&Path>) -> anyhow::Result<()> {
+    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    match arguments.json {
+        true => print_json(report)?,
+        false => print!("{report}"),
+    }
+    if let Some(out) = out {
+        atomic::write_bytes(&out.join("report.json"), &json(report)?)?;
+        atomic::write_bytes(&out.join("report.md"), markdown(report).as_bytes())?;
+    }
     if let Some(path) = &arguments.report {
         match path.extension().is_some_and(|ending| ending == "md") {
             true => atomic::write_bytes(path, markdown(report).as_bytes())?,
             false => atomic::write_bytes(path, &json(report)?)?,
         }
     }
-    report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    if arguments.json {
-        return print_json(report);
-    }
-    print!("{report}");
     Ok(())
 }
