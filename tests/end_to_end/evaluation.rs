@@ -164,6 +164,15 @@ fn references_are_written_and_read_in_every_form() {
     }
     let within_a_file = "--real store --fake store --report stem.safetensors/r.json";
     fail(&format!("eval-fid {within_a_file} {COMMON}"), world, 1, &["--report", "stem.safetensors"]);
+    // What cannot be written is told of after the numbers, which are not lost.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", world.join("link.json")).unwrap();
+        let told = output(&format!("eval-fid --real store --fake store --report link.json {COMMON}"), world);
+        let (numbers, error) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+        assert!(told.status.code() == Some(1) && error.contains("link.json"), "{error}");
+        assert!(numbers.contains("FID-64"), "{numbers}");
+    }
     fail(
         &format!("eval-fid --real reference.npz --fake store --resize tf1 {COMMON}"),
         world,
