@@ -1,8 +1,25 @@
 //! What the device says of itself.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 
-use super::{SUCCESS, Status, capability, memory_limit, set, state};
+use super::{INVALID_VALUE, MOST_DEVICES, SUCCESS, Status, capability, memory_limit, set, setting, state};
+
+thread_local! {
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The device of the thread's context.
+pub fn current() -> usize {
+    CURRENT.get()
+}
+
+fn count() -> usize {
+    setting("EMULATED_CUDA_DEVICES", 1).clamp(1, MOST_DEVICES)
+}
+
+/// Contexts are devices by number.
+const CONTEXTS: usize = 0x10;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Status {
@@ -11,15 +28,15 @@ unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Status {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> Status {
-    if ordinal != 0 {
+    if !usize::try_from(ordinal).is_ok_and(|ordinal| ordinal < count()) {
         return 101;
     }
-    unsafe { set(device, 0) }
+    unsafe { set(device, ordinal) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
-    unsafe { set(count, 1) }
+    unsafe { set(count, self::count() as c_int) }
 }
 
 #[unsafe(no_mangle)]
@@ -38,13 +55,13 @@ unsafe fn text(to: *mut c_char, len: c_int, text: &str) -> Status {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetPCIBusId(name: *mut c_char, len: c_int, _device: c_int) -> Status {
-    unsafe { text(name, len, "0000:00:00.0") }
+unsafe extern "C" fn cuDeviceGetPCIBusId(name: *mut c_char, len: c_int, device: c_int) -> Status {
+    unsafe { text(name, len, &format!("0000:0{device}:00.0")) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], _device: c_int) -> Status {
-    unsafe { set(uuid, [7; 16]) }
+unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> Status {
+    unsafe { set(uuid, [7 + device as u8; 16]) }
 }
 
 #[unsafe(no_mangle)]
@@ -55,7 +72,7 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _device: c_int) -> S
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
     unsafe {
-        set(free, memory_limit() - state().held);
+        set(free, memory_limit() - state().held[current()]);
         set(total, memory_limit())
     }
 }
@@ -105,13 +122,22 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, _device: c_int) -> Status {
-    unsafe { set(context, 0x10) }
+unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> Status {
+    unsafe { set(context, CONTEXTS + device as usize) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuCtxGetCurrent(context: *mut usize) -> Status {
-    unsafe { set(context, 0x10) }
+    unsafe { set(context, CONTEXTS + current()) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuCtxSetCurrent(context: usize) -> Status {
+    let Some(device) = context.checked_sub(CONTEXTS).filter(|&device| device < count()) else {
+        return INVALID_VALUE;
+    };
+    CURRENT.set(device);
+    SUCCESS
 }
 
 #[unsafe(no_mangle)]

@@ -27,6 +27,9 @@ const NOT_FOUND: Status = 500;
 const CAPTURE_UNSUPPORTED: Status = 900;
 const CAPTURE_INVALIDATED: Status = 901;
 
+/// More devices than anybody asks for.
+const MOST_DEVICES: usize = 8;
+
 /// Of what `cuMemAlloc` gives.
 const ALIGNMENT: usize = 512;
 
@@ -45,15 +48,23 @@ struct Capture {
     broken: bool,
 }
 
+#[derive(Clone, Copy)]
+struct Allocation {
+    bytes: usize,
+    device: usize,
+}
+
 #[derive(Default)]
 struct State {
     /// Nanoseconds that a device might have taken for what was launched.
     clock: u64,
-    allocations: BTreeMap<usize, usize>,
+    allocations: BTreeMap<usize, Allocation>,
     /// Where the host's allocation of each starts.
     bases: HashMap<usize, usize>,
-    ranges: Ranges,
-    held: usize,
+    /// What the kernels of a device reach: its own memory.
+    ranges: [Ranges; MOST_DEVICES],
+    held: [usize; MOST_DEVICES],
+    /// The most that one device held.
     peak: usize,
     capture: Option<Capture>,
     kernels: Vec<Arc<Kernel>>,
@@ -124,13 +135,15 @@ impl State {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    fn changed(&mut self) {
-        self.ranges =
-            Arc::new(self.allocations.iter().map(|(&start, &bytes)| (start, start + bytes)).collect());
+    fn changed(&mut self, device: usize) {
+        let own = self.allocations.iter().filter(|(_, allocation)| allocation.device == device);
+        self.ranges[device] =
+            Arc::new(own.map(|(&start, allocation)| (start, start + allocation.bytes)).collect());
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<usize, Status> {
-        if self.held + bytes > memory_limit() {
+        let device = device::current();
+        if self.held[device] + bytes > memory_limit() {
             return Err(OUT_OF_MEMORY);
         }
         // With more alignment than the system gives, the allocator would touch every page.
@@ -147,17 +160,17 @@ impl State {
             // SAFETY: just allocated.
             unsafe { at.write_bytes(0xff, bytes) };
         }
-        self.held += bytes;
-        self.peak = self.peak.max(self.held);
-        self.allocations.insert(at as usize, bytes);
-        self.changed();
+        self.held[device] += bytes;
+        self.peak = self.peak.max(self.held[device]);
+        self.allocations.insert(at as usize, Allocation { bytes, device });
+        self.changed(device);
         Ok(at as usize)
     }
 
     fn release(&mut self, at: usize) -> Status {
-        let Some(bytes) = self.allocations.remove(&at) else { return INVALID_VALUE };
-        self.held -= bytes;
-        self.changed();
+        let Some(Allocation { bytes, device }) = self.allocations.remove(&at) else { return INVALID_VALUE };
+        self.held[device] -= bytes;
+        self.changed(device);
         if let (Ok(layout), Some(base)) =
             (Layout::from_size_align(bytes + ALIGNMENT, 16), self.bases.remove(&at))
         {
@@ -168,7 +181,13 @@ impl State {
     }
 
     fn holds(&self, at: usize, bytes: usize) -> bool {
-        self.allocations.range(..=at).next_back().is_some_and(|(&start, &len)| at + bytes <= start + len)
+        let nearest = self.allocations.range(..=at).next_back();
+        nearest.is_some_and(|(&start, allocation)| at + bytes <= start + allocation.bytes)
+    }
+
+    /// What kernels of the current device reach.
+    fn reached(&self) -> &Ranges {
+        &self.ranges[device::current()]
     }
 
     /// Does the work, or records it.
@@ -194,7 +213,7 @@ impl State {
             Work::Launch(launch) => {
                 let began = Instant::now();
                 let result =
-                    if *CHECK { self.check(launch) } else { launch.run(&self.ranges, *RUN == Run::All) };
+                    if *CHECK { self.check(launch) } else { launch.run(self.reached(), *RUN == Run::All) };
                 if *TRACE {
                     let (grid, block, name) = (launch.grid, launch.block, &launch.kernel.name);
                     eprintln!("{:9.3} ms {grid:?} {block:?} {name}", began.elapsed().as_secs_f64() * 1e3);
@@ -217,7 +236,7 @@ impl State {
             Work::Product(product) => {
                 self.count("products of the library");
                 let began = Instant::now();
-                let result = if *RUN == Run::All { product.run(&self.ranges) } else { Ok(()) };
+                let result = if *RUN == Run::All { product.run(self.reached()) } else { Ok(()) };
                 if *TRACE {
                     eprintln!("{:9.3} ms {product}", began.elapsed().as_secs_f64() * 1e3);
                 }
@@ -250,7 +269,7 @@ impl State {
 
     /// Runs a launch under checks, and tells what they find, once of each kernel.
     fn check(&mut self, launch: &Launch) -> Result<u64, (Fault, String)> {
-        let (executed, found) = launch.check(&self.ranges)?;
+        let (executed, found) = launch.check(self.reached())?;
         for finding in found {
             let line = format!("{}: {finding}", launch.kernel.name);
             if !self.told.contains(&line) {
@@ -325,7 +344,6 @@ macro_rules! fine {
 fine! {
     cuInit(c_uint);
     cuDevicePrimaryCtxRelease_v2(c_int);
-    cuCtxSetCurrent(usize);
     cuStreamDestroy_v2(usize);
     cuStreamWaitEvent(usize, usize, c_uint);
     cuEventQuery(usize);

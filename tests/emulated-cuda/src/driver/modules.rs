@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use super::{INVALID_PTX, INVALID_VALUE, NOT_FOUND, Status, Work, set, state};
+use super::{Allocation, INVALID_PTX, INVALID_VALUE, NOT_FOUND, Status, Work, device, set, state};
 use crate::lower::lower;
 use crate::machine::{Kernel, Launch};
 use crate::ptx;
@@ -55,8 +55,9 @@ fn load(text: &str) -> Result<Loaded, String> {
             let bytes = words.len() * 16;
             let at = Box::leak(words.into_boxed_slice()).as_ptr() as usize;
             let mut state = state();
-            state.allocations.insert(at, bytes);
-            state.changed();
+            let device = device::current();
+            state.allocations.insert(at, Allocation { bytes, device });
+            state.changed(device);
             (name, at as u64)
         })
         .collect();
