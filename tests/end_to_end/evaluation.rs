@@ -333,7 +333,21 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
         fail(&format!("{sweep} {options} --out x"), world, 2, &[part]);
         assert!(!world.join("x").exists(), "{options}: nothing is measured");
     }
-    assert_eq!(rows("--strategies strategies.ron --also growing --out named").len(), 2);
+    let names = |rows: &[Value]| -> Vec<String> {
+        rows.iter().map(|row| format!("{} of {}", row["name"].as_str().unwrap(), row["seed"])).collect()
+    };
+    let named = rows("--strategies strategies.ron --also growing --out named");
+    assert_eq!(names(&named), ["plain of 0", "growing of 0"]);
+    // Other names for what is known, which is not measured again.
+    let twice = "{\"old\": (models: \"1x4\"), \"new\": (models: \"1x4\", cache: explicit([]))}";
+    fs::write(world.join("strategies.ron"), twice).unwrap();
+    let renamed = rows("--strategies strategies.ron --also growing --out named");
+    assert_eq!(names(&renamed), ["new = old of 0", "growing of 0"]);
+    assert_eq!(renamed[0]["fid"], named[0]["fid"]);
+    // A search writes its start in another way, and has the seed that is known and another.
+    let found = rows("--schedule growing --search 100 --most 1 --seeds 0,1 --out named");
+    assert_eq!(names(&found), ["growing of 0", "growing of 1"]);
+    assert_eq!(found[0]["fid"], named[1]["fid"]);
 
     // Statistics of others do not say which resize they go with; our own do.
     succeed(&format!("eval-fid --real store --save-reference own.npz {COMMON}"), world);
@@ -357,6 +371,8 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
     fs::write(&foreign, "{\"loss\": 1}\n").unwrap();
     fail(&format!("{sweep} --also 1x4 --out theirs"), world, 2, &["results.jsonl: line 1: expected a row"]);
     assert_eq!(fs::read_to_string(&foreign).unwrap(), "{\"loss\": 1}\n");
+    fs::rename(&foreign, world.join("theirs/results.csv")).unwrap();
+    fail(&format!("{sweep} --also 1x4 --out theirs"), world, 2, &["results.csv", "no results.jsonl"]);
 }
 
 #[test]

@@ -86,8 +86,12 @@ pub struct Point {
 /// Points that all have their names in a plot; of more, those on the front have.
 const LABELLED: usize = 12;
 
-/// Value against compute, with the front of those that no other beats in both.
+/// Value against compute, with the front of those that no other beats in both. Refuses to draw no points.
 pub fn front(points: &[Point], value: &str) -> Result<String> {
+    // Axes that reach from nowhere to nowhere would be divided for ever.
+    if points.is_empty() || points.iter().any(|p| !(p.gflops.is_finite() && p.value.is_finite())) {
+        return Err(anyhow!("the plot of {value} could not be drawn: expected points of numbers"));
+    }
     let highest = |of: fn(&Point) -> f64| points.iter().map(of).fold(f64::MIN, f64::max);
     let lowest = points.iter().map(|p| p.value).fold(f64::MAX, f64::min);
     let room = ((highest(|p| p.value) - lowest) * 0.12).max(1e-3);
@@ -183,5 +187,6 @@ mod tests {
         let marked: Vec<_> = points.iter().filter(|point| is_among(point, &best(&points))).collect();
         assert_eq!(marked.iter().map(|p| p.gflops).collect::<Vec<_>>(), [9.0, 4.0, 1.0]);
         assert!(front(&points, "FID").unwrap().matches("<circle").count() == 5);
+        assert!(front(&[], "FID").is_err() && front(&[point("none", 1.0, f64::NAN)], "FID").is_err());
     }
 }

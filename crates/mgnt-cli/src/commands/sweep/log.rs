@@ -38,11 +38,18 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens the log of a folder, or makes the folder. A last line that a kill cut off is dropped; a file with any other
-    /// line that is no row is left alone.
+    /// line that is no row is left alone, as is what a sweep would write over where no log says that a sweep wrote it.
     pub(super) fn open(out: &Path) -> anyhow::Result<Self> {
+        let path = out.join("results.jsonl");
+        let written = ["results.csv", "front.svg", "best.ron"].map(|name| out.join(name));
+        if let Some(other) = written.iter().find(|other| other.exists() && !path.exists()) {
+            return Err(bad_use(format!(
+                "{}: is there already, and no results.jsonl of an earlier sweep; another --out starts anew",
+                other.display()
+            )));
+        }
         fs::create_dir_all(out).map_err(Error::io(out))?;
         let lock = output_folder::lock(out, "sweep")?;
-        let path = out.join("results.jsonl");
         let bytes = match path.exists() {
             true => fs::read(&path).map_err(Error::io(&path))?,
             false => Vec::new(),
@@ -160,6 +167,13 @@ mod tests {
             fs::write(&path, &text).unwrap();
             refused(folder.path(), part);
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        fs::remove_file(&path).unwrap();
+        for name in ["results.csv", "front.svg", "best.ron"] {
+            let other = folder.path().join(name);
+            fs::write(&other, "mine").unwrap();
+            refused(folder.path(), &format!("{name}: is there already, and no results.jsonl"));
+            fs::remove_file(&other).unwrap();
         }
     }
 

@@ -3,7 +3,7 @@
 mod log;
 mod results;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -128,8 +128,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         network: &network,
         real: Side::new(&real, &reference)?,
         reference: &reference.moments,
+        seeds: arguments.seeds.iter().copied().collect(),
         world,
         log,
+        given: Vec::new(),
     };
 
     for (name, strategy) in &named {
@@ -230,43 +232,55 @@ struct Sweep<'a> {
     network: &'a Inception,
     real: Side,
     reference: &'a Moments,
+    seeds: BTreeSet<u64>,
     world: String,
     log: Log,
+    /// What was named in this run, by what it does.
+    given: Vec<(String, String)>,
 }
 
 impl Sweep<'_> {
+    /// Rows of the log whose numbers hold here.
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        let (samples, dims) = (self.arguments.samples, self.arguments.dims.count());
+        self.log
+            .rows()
+            .iter()
+            .filter(move |row| (&row.world, row.samples, row.dims) == (&self.world, samples, dims))
+    }
+
+    /// What a strategy does, in words that are the same however it is written: a search writes it in another way than who
+    /// named it.
+    fn plan(&self, strategy: &Strategy) -> anyhow::Result<String> {
+        Ok(ron::to_string(&strategy.plan(self.model.config())?.explicit())?)
+    }
+
+    /// The same of a row.
+    fn plan_of(&self, row: &Row) -> String {
+        let plan = ron::from_str(&row.strategy).ok().and_then(|strategy| self.plan(&strategy).ok());
+        plan.unwrap_or_else(|| row.strategy.clone())
+    }
+
     /// Mean FID over the seeds, from the log where it is known. One that was `named` has rows of its own.
     fn measure(&mut self, name: &str, named: bool, strategy: &Strategy) -> anyhow::Result<f64> {
         let mut sum = 0.0;
-        let text = ron::to_string(strategy)?;
-        let spelled =
-            |strategy: &Strategy| Ok::<_, mgnt_decode::Error>(strategy.plan(self.model.config())?.explicit());
-        let asked = spelled(strategy)?;
-        // By what is done: a search writes the same strategy in another way than who named it.
-        let does = |row: &Row| {
-            row.strategy == text
-                || ron::from_str::<Strategy>(&row.strategy)
-                    .is_ok_and(|known| spelled(&known).is_ok_and(|known| known == asked))
-        };
-        for &seed in &self.arguments.seeds {
-            let same = |row: &&Row| {
-                (row.seed, row.samples, row.dims, &row.world)
-                    == (seed, self.arguments.samples, self.arguments.dims.count(), &self.world)
-                    && does(row)
-            };
-            if let Some(known) = self.log.rows().iter().find(same) {
-                sum += known.fid;
+        let (text, plan) = (ron::to_string(strategy)?, self.plan(strategy)?);
+        let known: Vec<Row> = self.rows().filter(|row| self.plan_of(row) == plan).cloned().collect();
+        // What a search comes by may have a name already.
+        let name = known.last().filter(|_| !named).map_or(name, |row| &row.name);
+        for seed in self.seeds.clone() {
+            let mut of_seed = known.iter().filter(|row| row.seed == seed);
+            if let Some(first) = of_seed.clone().next() {
+                sum += first.fid;
                 // The same under another name, where somebody gave it one.
-                if known.strategy == text || !named {
-                    continue;
+                if named && of_seed.all(|row| row.name != name) {
+                    self.log.keep(Row {
+                        name: name.into(),
+                        schedule: strategy.models.to_string(),
+                        strategy: text.clone(),
+                        ..first.clone()
+                    })?;
                 }
-                let row = Row {
-                    name: name.into(),
-                    schedule: strategy.models.to_string(),
-                    strategy: text.clone(),
-                    ..known.clone()
-                };
-                self.log.keep(row)?;
                 continue;
             }
             let row = self.one(name, strategy, text.clone(), seed)?;
@@ -280,7 +294,10 @@ impl Sweep<'_> {
             );
             self.log.keep(row)?;
         }
-        Ok(sum / self.arguments.seeds.len() as f64)
+        if named {
+            self.given.push((plan, name.into()));
+        }
+        Ok(sum / self.seeds.len() as f64)
     }
 
     fn one(&self, name: &str, strategy: &Strategy, text: String, seed: u64) -> anyhow::Result<Row> {
@@ -322,13 +339,11 @@ impl Sweep<'_> {
     /// Writes table and plot of all that was measured here for this model with these seeds.
     fn finish(self) -> anyhow::Result<()> {
         let (samples, dims) = (self.arguments.samples, self.arguments.dims);
-        let of_this =
-            |row: &&Row| (&row.world, row.samples, row.dims) == (&self.world, samples, dims.count());
-        let all: Vec<&Row> = self.log.rows().iter().filter(of_this).collect();
+        let all: Vec<(String, &Row)> = self.rows().map(|row| (self.plan_of(row), row)).collect();
         let out = &self.arguments.out;
         atomic::write_bytes(&out.join("results.csv"), results::csv(&all).as_bytes())?;
-        let rows = results::compared(&all, &self.arguments.seeds);
-        let points = results::points(&rows);
+        let compared = results::compared(&all, &self.seeds, &self.given);
+        let points = results::points(&compared);
         let title = format!("FID-{}", dims.count());
         atomic::write_bytes(&out.join("front.svg"), front(&points, &title)?.as_bytes())?;
         let fake = Side::generated(&self.arguments.model, self.world.clone(), samples.into());
@@ -336,7 +351,7 @@ impl Sweep<'_> {
             tracing::warn!("{warning}");
         }
         if self.arguments.json {
-            return print_json(&rows);
+            return print_json(&compared.concat());
         }
         let best = best(&points);
         println!("{:<28} {:>12} {title:>12}", "strategy", "GFLOPs");
