@@ -7,7 +7,7 @@ use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{Filter, Picture};
 use mgnt_weights::safetensors;
 
-use crate::world::{fail, model, succeed, world};
+use crate::world::{fail, model, output, succeed, world};
 
 #[test]
 fn flops_prints_the_table_of_scale_l() {
@@ -71,10 +71,24 @@ fn generate_leaves_pictures_a_grid_and_the_iterations() {
     // Tokens in the folder would be lost with it.
     let line = format!("generate {} --count 1 --out g --save-tokens ./g/t.safetensors", model());
     fail(&line, world, 2, &["--save-tokens", "outside of --out g"]);
+    // What cannot be written in the end is refused at the beginning.
+    fail(
+        &line.replace("./g/t.safetensors", "pictures"),
+        world,
+        2,
+        &["--save-tokens pictures", "got a folder"],
+    );
+    fs::create_dir(world.join("g.7.tmp")).unwrap();
+    fs::write(world.join("g/grid/notes.txt"), "mine").unwrap();
+    let line = format!("generate {} --count 1 --out g", model());
+    fail(&line, world, 2, &["holds something else already, `grid/notes.txt`"]);
+    fs::remove_file(world.join("g/grid/notes.txt")).unwrap();
+    let told = String::from_utf8(output(&line, world).stderr).unwrap();
+    assert!(told.contains("--out g: g.7.tmp beside it") && world.join("g.7.tmp").exists(), "{told}");
     // A person's own pictures may have such names.
     fs::remove_file(world.join("g/generated.json")).unwrap();
-    fail(&format!("generate {} --count 1 --out g", model()), world, 2, &["--out g", "no generated.json"]);
-    assert!(world.join("g/0002-00000.png").exists());
+    fail(&line, world, 2, &["--out g", "no generated.json"]);
+    assert!(world.join("g/0000-00000.png").exists());
 }
 
 #[test]

@@ -11,8 +11,9 @@ use mgnt_weights::atomic;
 use serde::Serialize;
 
 use super::generation::{MadeWith, check_class, check_pair, parse_class, pictures};
+use super::output_folder::{self, Contents, is_number};
+use super::print_json;
 use super::strategy::StrategyArguments;
-use super::{output_folder, print_json};
 use crate::device::{Compute, Dtype, decoder};
 use crate::failure::bad_use;
 use crate::output::grid::{Cell, columns, labelled_grid};
@@ -106,8 +107,15 @@ enum Region<'a> {
     Keep(Rectangle),
 }
 
-/// Describes the folder, and marks it as one that may be replaced.
-const MANIFEST: &str = "edited.json";
+/// What the folder holds.
+const CONTENTS: Contents = Contents {
+    manifest: "edited.json",
+    is_picture: |name| {
+        let number = name.strip_prefix("edit-").and_then(|rest| rest.strip_suffix(".png"));
+        number.is_some_and(|number| is_number(number, 3))
+    },
+    grid: &["grid.png"],
+};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -128,7 +136,7 @@ struct Report<'a> {
 
 /// Edits the photo.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    output_folder::check(&arguments.out, MANIFEST, "edit-")?;
+    output_folder::check(&arguments.out, &CONTENTS)?;
     let photo = Picture::open(&arguments.input)?;
     let region = region(&arguments)?;
     let mask = mask(region, &photo)?;
@@ -188,7 +196,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             edit.save_png(&folder.join(format!("edit-{i:03}.png")))?;
         }
         drawn.save_png(&folder.join("grid/grid.png"))?;
-        Ok::<_, anyhow::Error>(atomic::write_bytes(&folder.join(MANIFEST), &serde_json::to_vec(&report)?)?)
+        Ok::<_, anyhow::Error>(atomic::write_bytes(
+            &folder.join(CONTENTS.manifest),
+            &serde_json::to_vec(&report)?,
+        )?)
     })?;
 
     if arguments.json {

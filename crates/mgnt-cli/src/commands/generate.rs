@@ -9,9 +9,10 @@ use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
 use super::generation::{Generator, MadeWith, add_up, classes, parse_class};
+use super::output_folder::{self, Contents, is_number};
+use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
-use super::{output_folder, print_json};
 use crate::device::{Compute, Dtype};
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
@@ -47,7 +48,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     save_tokens: Option<PathBuf>,
     /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked
-    /// cells grey
+    /// cells grey; 8 at most, and of the first --batch alone
     #[arg(long)]
     iterations: bool,
     #[command(flatten)]
@@ -57,8 +58,15 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Describes the folder, and marks it as one that may be replaced.
-const MANIFEST: &str = "generated.json";
+/// What the folder holds.
+const CONTENTS: Contents = Contents {
+    manifest: "generated.json",
+    is_picture: |name| {
+        let numbers = name.strip_suffix(".png").and_then(|rest| rest.split_once('-'));
+        numbers.is_some_and(|(class, sample)| is_number(class, 4) && is_number(sample, 5))
+    },
+    grid: &["grid.png", "iterations.gif", "iterations.png"],
+};
 /// Pictures of the grid, at most.
 const IN_GRID: usize = 256;
 
@@ -78,8 +86,9 @@ struct Report<'a> {
 /// Generates the pictures.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
-    output_folder::check(out, MANIFEST, "")?;
+    output_folder::check(out, &CONTENTS)?;
     if let Some(path) = &arguments.save_tokens {
+        output_folder::check_file("--save-tokens", path)?;
         output_folder::check_outside(out, "--save-tokens", path)?;
     }
     let device = arguments.compute.open()?;
@@ -123,7 +132,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             .save_png(&folder.join("grid/grid.png"))?;
         let Some(ledger) = &ledger else { return Ok(()) };
         let report = report(&arguments, &made_with, &classes, &strategy, ledger);
-        Ok::<_, anyhow::Error>(atomic::write_bytes(&folder.join(MANIFEST), &serde_json::to_vec(&report)?)?)
+        Ok::<_, anyhow::Error>(atomic::write_bytes(
+            &folder.join(CONTENTS.manifest),
+            &serde_json::to_vec(&report)?,
+        )?)
     })?;
     progress.finish_and_clear();
 

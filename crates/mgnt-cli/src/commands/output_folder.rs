@@ -1,6 +1,6 @@
 //! Folders that a command fills, and may fill again.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, absolute};
 
@@ -8,36 +8,124 @@ use mgnt_weights::{Error, atomic};
 
 use crate::failure::bad_use;
 
-/// Refuses an output that holds anything but what an earlier run of the same command left: `manifest`, and beside it `grid`
-/// and pictures whose names are `prefix` and numbers. Such names alone may be a person's own.
-pub fn check(out: &Path, manifest: &str, prefix: &str) -> anyhow::Result<()> {
+/// All that a command writes into its folder.
+pub struct Contents {
+    /// Describes the folder, and marks it as one that may be replaced: the other names alone may be a person's own.
+    pub manifest: &'static str,
+    /// Whether a name is one of the pictures'.
+    pub is_picture: fn(&str) -> bool,
+    /// What is in `grid`.
+    pub grid: &'static [&'static str],
+}
+
+/// Whether a word is a number as it is written with at least `width` digits.
+pub fn is_number(word: &str, width: usize) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit())
+        && (word.len() == width || word.len() > width && !word.starts_with('0'))
+}
+
+/// Refuses an output that holds anything but what an earlier run of the same command left, and one that cannot be made. Tells
+/// of what stopped runs left beside it.
+pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     if out.file_name().is_none() {
         return Err(bad_use(format!("--out {}: expected a folder's own name", out.display())));
     }
     atomic::put_back(out)?;
-    let is_picture = |name: &str| {
-        let numbers = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(".png"));
-        numbers.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
-    };
-    let is_ours = |name: &str| name == manifest || name == "grid" || is_picture(name);
     let refuse = |reason: String| Err(bad_use(format!("--out {}: {reason}", out.display())));
-    let entries = match std::fs::read_dir(out) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(_) if out.is_file() => return refuse("is a file, where a folder is expected".into()),
+    match fs::metadata(out) {
+        Ok(there) if !there.is_dir() => return refuse("is a file, where a folder is expected".into()),
+        Ok(_) => {
+            let mut names = entries(out, "")?;
+            if names.iter().any(|(name, is_file)| name == "grid" && !is_file) {
+                names.retain(|(name, _)| name != "grid");
+                names.extend(entries(&out.join("grid"), "grid/")?);
+            }
+            let is_ours = |name: &str| match name.strip_prefix("grid/") {
+                Some(name) => contents.grid.contains(&name),
+                None => name == contents.manifest || (contents.is_picture)(name),
+            };
+            if let Some((other, _)) = names.iter().find(|(name, is_file)| !is_file || !is_ours(name)) {
+                return refuse(format!("holds something else already, `{other}`"));
+            }
+            if !names.is_empty() && !names.iter().any(|(name, _)| name == contents.manifest) {
+                return refuse(format!(
+                    "holds pictures already, and no {} of an earlier run",
+                    contents.manifest
+                ));
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            atomic::named_folder(out)?;
+        }
         Err(error) => return Err(Error::io(out)(error).into()),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry.map_err(Error::io(out))?.file_name().to_string_lossy().into_owned());
     }
-    if let Some(other) = names.iter().find(|name| !is_ours(name)) {
-        return refuse(format!("holds something else already, `{other}`"));
-    }
-    if !names.is_empty() && !names.iter().any(|name| name == manifest) {
-        return refuse(format!("holds pictures already, and no {manifest} of an earlier run"));
+    check_parent("--out", out)?;
+    let left = leftovers(out);
+    if !left.is_empty() {
+        tell!(
+            "--out {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew,              and what it left may be removed",
+            out.display(),
+            left.join(", ")
+        );
     }
     Ok(())
+}
+
+/// Names in a folder, behind `prefix`, and whether each is a file, and no link to one.
+fn entries(folder: &Path, prefix: &str) -> anyhow::Result<Vec<(String, bool)>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let is_file = entry.file_type().map_err(Error::io(folder))?.is_file();
+        names.push((format!("{prefix}{}", entry.file_name().to_string_lossy()), is_file));
+    }
+    Ok(names)
+}
+
+/// What unfinished writing of a folder is called, beside it.
+fn leftovers(out: &Path) -> Vec<String> {
+    // A link stays, and what it leads to is written.
+    let out = fs::canonicalize(out).or_else(|_| absolute(out)).unwrap_or_else(|_| out.into());
+    let (Some(folder), Some(own)) = (out.parent(), out.file_name()) else { return Vec::new() };
+    let names = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_own = |name: &str| {
+        let numbered = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
+        atomic::is_leftover(name) && numbered.is_some_and(|(name, _)| own == name)
+    };
+    let mut left: Vec<_> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    left.retain(|name| is_own(name));
+    left.sort();
+    left
+}
+
+/// Refuses a file, named by `option`, that could not be written in the end: a folder, a link to nothing, or in a place that
+/// is no folder, or may not be written.
+pub fn check_file(option: &str, file: &Path) -> anyhow::Result<()> {
+    let refuse = |got: &str| {
+        Err(bad_use(format!("{option} {}: expected a file, or nothing, got {got}", file.display())))
+    };
+    match fs::metadata(file) {
+        Ok(there) if there.is_dir() => refuse("a folder"),
+        // Pipes and devices are written into, and need no place beside them.
+        Ok(there) if !there.is_file() => Ok(()),
+        Err(_) if file.is_symlink() => refuse("a link to nothing"),
+        _ => check_parent(option, file),
+    }
+}
+
+/// Refuses a place whose parent folder is not there and cannot be made, or may not be written.
+fn check_parent(option: &str, path: &Path) -> anyhow::Result<()> {
+    let place = fs::canonicalize(path).or_else(|_| absolute(path)).map_err(Error::io(path))?;
+    // Made is what lacks of it, in the nearest that is there.
+    let there = place.ancestors().skip(1).find(|folder| folder.is_symlink() || folder.exists());
+    let Some(there) = there else { return Ok(()) };
+    // One without a name, that is gone with it.
+    let Err(reason) = tempfile::tempfile_in(there) else { return Ok(()) };
+    Err(bad_use(format!(
+        "{option} {}: nothing can be written in {}: {reason}",
+        path.display(),
+        there.display()
+    )))
 }
 
 /// Refuses a file, named by `option`, that would lie in the output folder, which is replaced as a whole.
@@ -70,28 +158,74 @@ pub fn lock(out: &Path, command: &str) -> anyhow::Result<File> {
 mod tests {
     use super::*;
 
+    const EDITS: Contents = Contents {
+        manifest: "edited.json",
+        is_picture: |name| {
+            let number = name.strip_prefix("edit-").and_then(|rest| rest.strip_suffix(".png"));
+            number.is_some_and(|number| is_number(number, 3))
+        },
+        grid: &["grid.png"],
+    };
+
     #[test]
     fn what_a_run_left_may_be_replaced_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
-        let check = || check(&out, "edited.json", "edit-");
+        let check = || check(&out, &EDITS);
         check().unwrap();
-        std::fs::create_dir_all(&out).unwrap();
+        fs::create_dir_all(out.join("grid")).unwrap();
         check().unwrap();
-        std::fs::create_dir(out.join("grid")).unwrap();
-        assert!(check().unwrap_err().to_string().contains("no edited.json"));
-        std::fs::write(out.join("edit-000.png"), "").unwrap();
-        assert!(check().unwrap_err().to_string().contains("no edited.json"));
-        std::fs::write(out.join("edited.json"), "").unwrap();
+        for name in ["grid/grid.png", "edit-000.png"] {
+            fs::write(out.join(name), "").unwrap();
+            assert!(check().unwrap_err().to_string().contains("no edited.json"));
+        }
+        fs::write(out.join("edited.json"), "").unwrap();
         check().unwrap();
-        for name in ["mine.txt", "edit-a.png", "000.png"] {
-            std::fs::write(out.join(name), "").unwrap();
+        for name in ["mine.txt", "edit-0.png", "edit-0000.png", "edit-1-2.png", "000.png", "grid/notes.txt"] {
+            fs::write(out.join(name), "").unwrap();
+            let error = check().unwrap_err().to_string();
+            assert!(error.contains(&format!("something else already, `{name}`")), "{error}");
+            fs::remove_file(out.join(name)).unwrap();
+        }
+        for name in ["edit-001.png", "grid/iterations.gif"] {
+            fs::create_dir(out.join(name)).unwrap();
             assert!(check().unwrap_err().to_string().contains("something else"), "{name}");
-            std::fs::remove_file(out.join(name)).unwrap();
+            fs::remove_dir(out.join(name)).unwrap();
         }
         check().unwrap();
-        let file = super::check(&out.join("edited.json"), "edited.json", "edit-");
-        assert!(file.unwrap_err().to_string().contains("is a file"));
+        fs::remove_dir_all(out.join("grid")).unwrap();
+        fs::write(out.join("grid"), "").unwrap();
+        assert!(check().unwrap_err().to_string().contains("something else"));
+        let of = |out: &Path| super::check(out, &EDITS).unwrap_err().to_string();
+        assert!(of(&out.join("edited.json")).contains("is a file"));
+        assert!(of(&out.join("edited.json/deep/out")).contains("edited.json"));
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_written_in_the_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("folder")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        for right in ["file", "new", "deep/new", "folder/new"] {
+            check_file("--save-tokens", &at(right)).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is made");
+        for (wrong, part) in [("folder", "got a folder"), ("file/new", "nothing can be written in")] {
+            let error = check_file("--save-tokens", &at(wrong)).unwrap_err().to_string();
+            assert!(error.contains("--save-tokens") && error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn leftovers_are_known_by_the_folders_own_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        for name in ["out.12.tmp", "out.old.tmp", "out.a.tmp", "about.12.tmp", "out.12", "out.x.12.tmp"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        assert_eq!(leftovers(&out), ["out.12.tmp", "out.old.tmp"]);
+        assert!(leftovers(&folder.path().join("none/out")).is_empty());
     }
 
     #[test]
