@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::generation::{MadeWith, check_class, check_pair, parse_class, pictures};
 use super::output_folder::{self, Contents, is_number};
+use super::photo::open_upright;
 use super::print_json;
 use super::strategy::StrategyArguments;
 use crate::device::{Compute, Dtype, decoder};
@@ -22,7 +23,7 @@ use crate::output::grid::{Cell, columns, labelled_grid};
 #[derive(Args)]
 #[command(group = ArgGroup::new("region").required(true).args(["mask", "paint", "keep"]))]
 pub struct Arguments {
-    /// The photo; its centre square is edited
+    /// The photo, turned as its metadata asks for; its centre square is edited
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// A picture of the photo's size: light pixels are painted, dark ones kept (by the strongest of red, green and blue, so
@@ -137,7 +138,7 @@ struct Report<'a> {
 /// Edits the photo.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     output_folder::check(&arguments.out, &CONTENTS)?;
-    let photo = Picture::open(&arguments.input)?;
+    let photo = open_upright(&arguments.input)?;
     let region = region(&arguments)?;
     let mask = mask(region, &photo)?;
     let device = arguments.compute.open()?;
@@ -224,7 +225,7 @@ fn mask(region: Region, photo: &Picture) -> anyhow::Result<Picture> {
     let (width, height) = (photo.width(), photo.height());
     let (rectangle, inside) = match region {
         Region::Mask(path) => {
-            let mask = Picture::open(path)?;
+            let mask = open_upright(path)?;
             if (mask.width(), mask.height()) != (width, height) {
                 return Err(bad_use(format!(
                     "--mask {}: expected {width}x{height} pixels, as the photo has, got {}x{}",

@@ -16,6 +16,7 @@ pub mod import;
 pub mod init;
 mod output_folder;
 pub mod parity;
+mod photo;
 pub mod prepare;
 pub mod probe;
 pub mod report;
