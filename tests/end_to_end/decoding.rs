@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{Filter, Picture};
 use mgnt_weights::safetensors;
@@ -132,6 +134,15 @@ fn edit_keeps_what_the_mask_keeps() {
     let small = small.unwrap();
     assert_eq!((&small["painted_tokens"], &small["ledger"]["schedule"]), (&1.into(), &"1x1".into()));
     succeed(&edit("--keep 6,6,12,12 --count 1 --out outpainted"), world);
+
+    // A photo that lies on its side: the box is one of the photo as it stands, 12 pixels wide.
+    let mut png = Vec::new();
+    let mut encoder = PngEncoder::new(&mut png);
+    let turned = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    encoder.set_exif_metadata(turned.to_vec()).unwrap();
+    encoder.write_image(&photo.rgb()[..24 * 12 * 3], 24, 12, ExtendedColorType::Rgb8).unwrap();
+    fs::write(world.join("turned.png"), png).unwrap();
+    succeed(&edit("--box 0,12,12,12 --count 1 --out turned").replace("pictures/disc/0000", "turned"), world);
 
     let mask = |value: u8, side: usize, name: &str| {
         Picture::new(side, side, vec![value; side * side * 3]).unwrap().save_png(&world.join(name)).unwrap();

@@ -98,6 +98,8 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{measured} --save-reference x.txt"), world, 2, &[".npz or .safetensors"]);
     fail(&format!("{measured} --save-reference x.safetensors --form adm"), world, 2, &["--form"]);
     fail(&format!("{measured} --fake store --seed 4"), world, 2, &["--seed", "--fake"]);
+    let beside_torch = "bench-against-torch --config run/model/config.ron --guidance linear:1";
+    fail(beside_torch, world, 2, &["--guidance: the PyTorch side"]);
     fail("no-such-command", world, 2, &["no-such-command"]);
     assert!(!world.join("x").exists(), "nothing is left half-written");
 }

@@ -13,6 +13,7 @@ use super::bench::{self, Row};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use crate::device::{Compute, DeviceWord};
+use crate::failure::bad_use;
 
 /// Arguments of `mgnt bench-against-torch`.
 #[derive(Args)]
@@ -68,6 +69,10 @@ struct Compared {
 /// Runs both.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config: ModelConfig = read_ron(&arguments.config)?;
+    let plan = arguments.strategy.plan(&config)?;
+    if plan.iterations().iter().any(|iteration| iteration.guidance > 0.0) {
+        return Err(bad_use("--guidance: the PyTorch side decodes without, and would do half the work"));
+    }
     let device = arguments.compute.open()?;
     let folder = tempfile::tempdir().context("a folder for the weights")?;
     let directory = folder.path().join("model");
@@ -76,8 +81,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     for round in 0..arguments.rounds {
         let torch = torch(&arguments, &config, &directory)?;
         let model = arguments.compute.load(&directory, &device)?;
-        let strategy = arguments.strategy.strategy(&config)?;
-        let ours = bench::decodes(&model, strategy, arguments.batch.into(), arguments.repeat)?;
+        let ours = bench::decodes(&model, plan.strategy().clone(), arguments.batch.into(), arguments.repeat)?;
         let ours = ours.into_iter().map(|Row { name, milliseconds, .. }| (name, milliseconds));
         let reference = torch.milliseconds;
         compared.extend([(torch.what, reference)].into_iter().chain(ours).map(|(name, milliseconds)| {
