@@ -86,7 +86,12 @@ fn generate_leaves_pictures_a_grid_and_the_iterations() {
     fail(&line, world, 2, &["holds something else already, `grid/notes.txt`"]);
     fs::remove_file(world.join("g/grid/notes.txt")).unwrap();
     let told = String::from_utf8(output(&line, world).stderr).unwrap();
-    assert!(told.contains("--out g: g.7.tmp beside it") && world.join("g.7.tmp").exists(), "{told}");
+    assert!(
+        told.contains("--out g: g.7.tmp beside it is")
+            && told.contains("anew, and what")
+            && world.join("g.7.tmp").exists(),
+        "{told}"
+    );
     // A person's own pictures may have such names.
     fs::remove_file(world.join("g/generated.json")).unwrap();
     fail(&line, world, 2, &["--out g", "no generated.json"]);

@@ -63,7 +63,8 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     let left = leftovers(out);
     if !left.is_empty() {
         tell!(
-            "--out {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew,              and what it left may be removed",
+            "--out {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew, \
+             and what it left may be removed",
             out.display(),
             left.join(", ")
         );
