@@ -6,10 +6,14 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use cuda as _;
 
 unsafe extern "C" {
+    pub fn cuDeviceGetCount(count: *mut c_int) -> c_int;
+    pub fn cuDevicePrimaryCtxRetain(context: *mut usize, device: c_int) -> c_int;
+    pub fn cuCtxSetCurrent(context: usize) -> c_int;
     pub fn cuMemAlloc_v2(at: *mut usize, bytes: usize) -> c_int;
     pub fn cuMemFree_v2(at: usize) -> c_int;
     pub fn cuMemcpyHtoDAsync_v2(to: usize, from: *const c_void, bytes: usize, stream: usize) -> c_int;
     pub fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: usize, bytes: usize, stream: usize) -> c_int;
+    pub fn cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, stream: usize) -> c_int;
     pub fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> c_int;
     pub fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> c_int;
     pub fn cuLaunchKernel(
