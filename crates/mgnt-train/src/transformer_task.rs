@@ -215,7 +215,8 @@ impl Task for TransformerTask {
             data.insert("from".into(), sha256_of_file(&start.path().join(WEIGHTS))?);
         }
         let model = serde_json::to_value(&self.config).map_err(|e| Error::run("recipe", e))?;
-        Ok(Description { task: "transformer", model, data, tokens_a_sample: self.config.tokens })
+        let (tokens_a_sample, tokenizer) = (self.config.tokens, Some(self.store.info().tokenizer.clone()));
+        Ok(Description { task: "transformer", model, data, tokens_a_sample, tokenizer })
     }
 
     fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {

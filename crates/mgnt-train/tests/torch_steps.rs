@@ -48,7 +48,8 @@ impl Task for Given {
 
     fn describe(&self) -> Result<Description, Error> {
         let model = serde_json::to_value(&self.config).unwrap();
-        Ok(Description { task: "given", model, data: BTreeMap::new(), tokens_a_sample: self.config.tokens })
+        let (data, tokens_a_sample) = (BTreeMap::new(), self.config.tokens);
+        Ok(Description { task: "given", model, data, tokens_a_sample, tokenizer: None })
     }
 
     fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {

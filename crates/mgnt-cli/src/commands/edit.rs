@@ -10,7 +10,9 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::atomic;
 use serde::Serialize;
 
-use super::generation::{MadeWith, check_class, check_pair, parse_class, pictures};
+use super::generation::{
+    MadeWith, check_class, check_pair, parse_class, pictures, warn_of_another_tokenizer,
+};
 use super::output_folder::{self, Contents, is_number};
 use super::photo::open_upright;
 use super::print_json;
@@ -160,6 +162,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let count = usize::from(arguments.count);
     arguments.compute.check_memory(&plan, "--count", count)?;
+    warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
     let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
     let decoder = decoder(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));

@@ -8,7 +8,7 @@ use mgnt_decode::{Ledger, Strategy};
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::generation::{Generator, MadeWith, add_up, classes, parse_class};
+use super::generation::{Generator, MadeWith, add_up, classes, parse_class, warn_of_another_tokenizer};
 use super::output_folder::{self, Contents, is_number};
 use super::print_json;
 use super::strategy::StrategyArguments;
@@ -100,6 +100,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let count = arguments.count as usize;
     let classes = classes(model.config().classes, arguments.class, count)?;
+    warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
 
     let progress = bar(count, "pictures");

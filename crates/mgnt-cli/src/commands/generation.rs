@@ -10,7 +10,7 @@ use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 use mgnt_weights::directory;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::device::decoder;
 use crate::failure::bad_use;
@@ -190,6 +190,37 @@ pub fn check_pair(m: &ModelConfig, tokenizer: &ImageTokenizer) -> anyhow::Result
     Ok(())
 }
 
+/// Warns of a tokenizer that the model was not trained with, where its run says which that was: pictures of another are only a
+/// little worse, if it is of the same training.
+pub fn warn_of_another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<()> {
+    if let Some(warning) = another_tokenizer(model, tokenizer)? {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
+fn another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<Option<String>> {
+    let Some(of_tokens) = trained_with(model) else { return Ok(None) };
+    let got = sha256_of_file(&tokenizer.join(directory::WEIGHTS))?;
+    Ok((of_tokens != got).then(|| {
+        format!(
+            "{}: not the tokenizer that {} was trained with, whose weights have the sha256 {of_tokens}, these {got}",
+            tokenizer.display(),
+            model.display()
+        )
+    }))
+}
+
+/// The tokenizer of a model's tokens, where the model lies in the folder of its run.
+fn trained_with(model: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Run {
+        tokenizer: Option<String>,
+    }
+    let run = std::fs::canonicalize(model).ok()?.parent()?.join("run.json");
+    serde_json::from_slice::<Run>(&std::fs::read(run).ok()?).ok()?.tokenizer
+}
+
 /// SHA-256 of a model directory: of its configuration and its weights.
 pub fn model_sha256(folder: &Path) -> anyhow::Result<String> {
     let [config, weights] =
@@ -280,6 +311,30 @@ mod tests {
         assert!(whole[0] != whole[1]);
         for at_once in [1, 2, 3] {
             assert!(pictures_in_parts(&tokenizer, &tokens, at_once, &device).unwrap() == whole, "{at_once}");
+        }
+    }
+
+    #[test]
+    fn a_model_within_its_run_is_told_from_another_tokenizer_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let [model, ours, other] = ["run/model", "ours", "other"].map(|name| folder.path().join(name));
+        for (place, weights) in [(&model, "model"), (&ours, "ours"), (&other, "other")] {
+            std::fs::create_dir_all(place).unwrap();
+            std::fs::write(place.join(directory::WEIGHTS), weights).unwrap();
+        }
+        let run = folder.path().join("run/run.json");
+        let said = |text: &str| {
+            std::fs::write(&run, text).unwrap();
+            [&ours, &other].map(|tokenizer| another_tokenizer(&model, tokenizer).unwrap())
+        };
+        let sum = sha256(b"ours");
+        let [none, Some(warning)] = said(&format!(r#"{{"task": "transformer", "tokenizer": "{sum}"}}"#))
+        else {
+            panic!("the other is told of")
+        };
+        assert!(none.is_none() && warning.contains(&sum) && warning.contains(&sha256(b"other")), "{warning}");
+        for text in [r#"{"task": "transformer"}"#, "no run's"] {
+            assert_eq!(said(text), [None, None]);
         }
     }
 

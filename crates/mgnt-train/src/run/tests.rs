@@ -27,7 +27,8 @@ impl Task for Slope {
 
     fn describe(&self) -> Result<Description, Error> {
         let data = BTreeMap::from([("train".to_owned(), self.data.to_owned())]);
-        Ok(Description { task: "slope", model: serde_json::json!({}), data, tokens_a_sample: 1 })
+        let model = serde_json::json!({});
+        Ok(Description { task: "slope", model, data, tokens_a_sample: 1, tokenizer: None })
     }
 
     fn initial(&self, device: &Device) -> Result<Linear, Error> {

@@ -206,7 +206,8 @@ impl Task for TokenizerTask {
         }
         let config = &self.recipe.tokenizer;
         let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
-        Ok(Description { task: "tokenizer", model, data, tokens_a_sample: config.grid().pow(2) })
+        let tokens_a_sample = config.grid().pow(2);
+        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer: None })
     }
 
     fn initial(&self, device: &Device) -> Result<TokenizerAndJudge, Error> {

@@ -19,7 +19,9 @@ use serde::Serialize;
 
 use super::Arguments;
 use super::run_folder::{Identity, RunFolder, VERSION, read_activations, write_activations};
-use crate::commands::generation::{ClassChoice, Generator, check_pair, model_sha256};
+use crate::commands::generation::{
+    ClassChoice, Generator, check_pair, model_sha256, warn_of_another_tokenizer,
+};
 use crate::commands::watch::bar;
 
 /// How generated pictures are kept.
@@ -79,6 +81,7 @@ impl Request {
         let plan = arguments.strategy.plan(model.config())?;
         arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
         check_pair(model.config(), &tokenizer)?;
+        warn_of_another_tokenizer(model_path, tokenizer_path)?;
         let identity = Identity {
             version: VERSION,
             model_sha256: model_sha256(model_path)?,

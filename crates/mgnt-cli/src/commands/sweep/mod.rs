@@ -21,7 +21,7 @@ use mgnt_weights::directory::{read_ron, write_ron};
 use super::eval_fid::{
     VERSION, network, parse_dims, real_bar, real_source, statistics_folder, warn_of_passed_over,
 };
-use super::generation::{Generator, check_pair, classes, model_sha256};
+use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::bar;
@@ -106,6 +106,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     check_pair(model.config(), &tokenizer)?;
+    warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let named = named(&arguments, model.config())?;
     let search = arguments.search.map(|gigaflops| Search::new(&arguments, gigaflops, model.config()));
     let search = search.transpose()?;
