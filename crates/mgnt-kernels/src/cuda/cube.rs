@@ -8,7 +8,7 @@ use mgnt_model::kernels::{
     Samples, Scales, Stream,
 };
 
-use crate::cuda::{dense_on_tape, learned, library, passes, shared};
+use crate::cuda::{between_steps, dense_on_tape, learned, library, passes, shared};
 use crate::parts::parts;
 
 /// The kernels of a CUDA device, with a tape or without; `None` for any other.
@@ -139,14 +139,14 @@ impl Kernels for Cube {
     }
 
     fn squares(&self, tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
-        passes::squares(tensors)
+        between_steps::squares(tensors)
     }
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
-        passes::adamw(parameter, gradient, how)
+        between_steps::adamw(parameter, gradient, how)
     }
 
     fn averaged(&self, pairs: Vec<[Tensor<1>; 2]>, decay: f64) -> Vec<Tensor<1>> {
-        passes::averaged(pairs, decay)
+        between_steps::averaged(pairs, decay)
     }
 }
