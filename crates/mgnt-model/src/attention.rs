@@ -307,6 +307,7 @@ mod tests {
     #[test]
     fn queries_beyond_change_nothing() {
         let device = Device::flex();
+        device.seed(1);
         let drawn = |positions: usize| {
             Tensor::<4>::random([2, 3, positions, 8], Distribution::Normal(0.0, 1.0), &device)
         };
@@ -322,6 +323,7 @@ mod tests {
     #[test]
     fn weighing_and_its_gradients_are_those_of_a_plain_softmax() {
         let device = Device::flex().autodiff();
+        device.seed(1);
         let drawn = |shape: [usize; 4], scale: f64| {
             Tensor::<4>::random(shape, Distribution::Normal(0.0, scale), &device).require_grad()
         };
