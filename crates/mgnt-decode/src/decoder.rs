@@ -141,9 +141,7 @@ impl<'a> Decoder<'a> {
         let Self { model, plan, resident, watch, .. } = self;
         let model = &*off_the_tape(model);
         match watch {
-            None if model.is_on_processor() && !resident && rayon::current_thread_index().is_none() => {
-                decode_in_parts(model, plan, &start)
-            }
+            None if model.is_on_processor() && !resident => decode_in_parts(model, plan, &start),
             watch => decode(model, plan, &start, resident, watch),
         }
     }

@@ -9,7 +9,7 @@ use crate::decoder::decode;
 use crate::samples::Start;
 use crate::{Decoded, Error, Plan};
 
-/// Decodes a batch in as many parts as there are cores, or samples. No sample depends on its batch, so that the tokens
+/// Decodes a batch in as many parts as there are cores, or samples; in one where a thread of a pool asks. No sample depends on its batch, so that the tokens
 /// are those of the whole.
 pub(crate) fn decode_in_parts(
     model: &NestedTransformer,
@@ -17,7 +17,9 @@ pub(crate) fn decode_in_parts(
     start: &Start,
 ) -> Result<Decoded, Error> {
     let batch = start.classes.len();
-    if batch.min(rayon::current_num_threads()) < 2 {
+    // A pool's thread that waits for parts would begin another decode of its queue, whose parts take threads of their own.
+    let has_share = rayon::current_thread_index().is_some();
+    if has_share || batch.min(rayon::current_num_threads()) < 2 {
         return decode(model, plan, start, false, None);
     }
     let pools = pools(batch).map_err(|e| Error::Device(format!("no threads: {e}")))?;

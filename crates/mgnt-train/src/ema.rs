@@ -22,10 +22,7 @@ pub(crate) fn update<M: Module>(average: M, weights: &M, decay: f64, kernels: Op
     let pair = |(id, average)| Some((id, [average, current.remove(&id)?]));
     let (ids, pairs): (Vec<_>, Vec<_>) = before.into_iter().filter_map(pair).unzip();
     // Of all parameters at once: a device's kernels take several in a launch.
-    let averaged = match kernels {
-        Some(kernels) => kernels.averaged(pairs, decay),
-        None => Operations.averaged(pairs, decay),
-    };
+    let averaged = kernels.unwrap_or(&Operations).averaged(pairs, decay);
     average.map(&mut Replace(ids.into_iter().zip(averaged).collect()))
 }
 

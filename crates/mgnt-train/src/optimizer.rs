@@ -8,7 +8,7 @@ use burn::optim::{
     AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, LearningRate, ModuleOptimizer, Optimizer,
 };
 use burn::tensor::{Device, Tensor};
-use mgnt_model::kernels::{AdamW, Kernels, Parameter};
+use mgnt_model::kernels::{AdamW, Kernels, Operations, Parameter};
 
 use crate::{Error, Optimization};
 
@@ -156,14 +156,8 @@ pub(crate) fn clip_global_norm<M: Module>(
     limit: f64,
     updates: Option<&Updates>,
 ) -> f64 {
-    let sum = match updates {
-        Some(updates) => squares_by(updates.kernels.as_ref(), model, grads),
-        None => {
-            let mut squares = Squares { grads, sum: None };
-            model.visit(&mut squares);
-            squares.sum
-        }
-    };
+    let kernels = updates.map_or(&Operations as &dyn Kernels, |updates| updates.kernels.as_ref());
+    let sum = squares_by(kernels, model, grads);
     let norm = sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>())).sqrt();
     let factor = if norm.is_finite() && norm > limit { limit / norm } else { 1.0 };
     match updates {
@@ -172,23 +166,6 @@ pub(crate) fn clip_global_norm<M: Module>(
         None => {}
     }
     norm
-}
-
-struct Squares<'a> {
-    grads: &'a GradientsParams,
-    sum: Option<Tensor<1>>,
-}
-
-impl ModuleVisitor for Squares<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(grad) = self.grads.get::<D>(param.id) {
-            let square = (grad.clone() * grad).sum();
-            self.sum = Some(match self.sum.take() {
-                Some(sum) => sum + square,
-                None => square,
-            });
-        }
-    }
 }
 
 /// The sum of the squares of all gradients.
@@ -227,7 +204,6 @@ pub(crate) mod tests {
     use burn::module::ModuleMapper;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Device, Distribution};
-    use mgnt_model::kernels::Operations;
     use mgnt_model::{ModelConfig, NestedTransformer, Preset};
 
     use super::*;
@@ -276,9 +252,7 @@ pub(crate) mod tests {
         let y = layers[1].forward(layers[0].forward(x));
         let mut grads = GradientsParams::from_grads(y.sum().backward(), &layers);
         let all = |grads: &GradientsParams| -> f64 {
-            let mut squares = Squares { grads, sum: None };
-            layers.visit(&mut squares);
-            f64::from(squares.sum.unwrap().into_scalar::<f32>()).sqrt()
+            f64::from(squares_by(&Operations, &layers, grads).unwrap().into_scalar::<f32>()).sqrt()
         };
         let before = all(&grads);
         let updates = Updates::new(Arc::new(Operations));

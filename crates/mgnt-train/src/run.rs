@@ -102,7 +102,6 @@ pub fn run<T: Task>(
         if checkpoints.newest()?.is_some() {
             return Err(Error::run(out, "holds a run already; --resume continues it"));
         }
-        refuse_others(out)?;
         begin_anew(out, &described(&description, recipe)?)?;
     }
     atomic::remove_leftovers(out)?;

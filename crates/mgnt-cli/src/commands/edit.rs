@@ -111,7 +111,7 @@ enum Region<'a> {
 }
 
 /// What the folder holds.
-const CONTENTS: Contents = Contents {
+pub(super) const CONTENTS: Contents = Contents {
     manifest: "edited.json",
     is_picture: |name| {
         let number = name.strip_prefix("edit-").and_then(|rest| rest.strip_suffix(".png"));

@@ -158,15 +158,7 @@ pub fn lock(out: &Path, command: &str) -> anyhow::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const EDITS: Contents = Contents {
-        manifest: "edited.json",
-        is_picture: |name| {
-            let number = name.strip_prefix("edit-").and_then(|rest| rest.strip_suffix(".png"));
-            number.is_some_and(|number| is_number(number, 3))
-        },
-        grid: &["grid.png"],
-    };
+    use crate::commands::edit::CONTENTS as EDITS;
 
     #[test]
     fn what_a_run_left_may_be_replaced_and_nothing_else() {

@@ -118,9 +118,8 @@ fn draw_of_rows<I: Int, N: Size>(
     }
     // A unit that has the code writes it.
     let code = plane_min(found);
-    let end = plane_max(last);
     if code == none {
-        if last == end && (last > 0 || unit == 0) {
+        if last == plane_max(last) && (last > 0 || unit == 0) {
             // Where logits are no numbers, no code has any weight: it is the first, and its logarithm is no number.
             let of_all = whole.ln();
             drawn[row] = I::cast_from(max(last, 1u32) - 1);

@@ -47,7 +47,7 @@ pub fn adamw(
     let gradient = into_contiguous(gradient);
     let before = [value, first, second].map(into_contiguous);
     // Where somebody else holds a tensor, what comes of it goes to a new one.
-    let after = before.each_ref().map(own);
+    let after = before.each_ref().map(to_write);
     let (client, count) = (gradient.client.clone(), gradient.meta.num_elements());
     let size = vector(&client, gradient.dtype.size(), &[count]);
     let (cubes, dim) = by_piece(&client, count / size);
@@ -94,7 +94,7 @@ pub fn squares(tensors: [CubeTensor; AT_ONCE], count: usize, sums: CubeTensor, r
     let columns = SQUARES.min(most(&pieces, count).div_ceil(plane as usize));
     let cubes = CubeCount::Static((columns as u32).div_ceil(PLANES), count as u32, 1);
     let [first, second, third, fourth] = tensors.map(CubeTensor::into_tensor_arg);
-    let [of_first, of_second, of_third, of_fourth] = pieces.map(|pieces| pieces as u32);
+    let [pieces_1, pieces_2, pieces_3, pieces_4] = pieces.map(|pieces| pieces as u32);
     // SAFETY: units beyond the last column or piece end or read nothing, and the others stay within their tensors, which have no gaps.
     unsafe {
         sum_squares::launch_unchecked(
@@ -107,10 +107,10 @@ pub fn squares(tensors: [CubeTensor; AT_ONCE], count: usize, sums: CubeTensor, r
             third,
             fourth,
             sums.clone().into_tensor_arg(),
-            of_first,
-            of_second,
-            of_third,
-            of_fourth,
+            pieces_1,
+            pieces_2,
+            pieces_3,
+            pieces_4,
             row as u32,
             SQUARES,
             plane as usize,
@@ -119,8 +119,8 @@ pub fn squares(tensors: [CubeTensor; AT_ONCE], count: usize, sums: CubeTensor, r
     sums
 }
 
-/// The first `count` averages with a value each, and what stood for others as it was.
-/// [`Kernels::averaged`](mgnt_model::kernels::Kernels::averaged), in the place of an average where nobody else holds it.
+/// [`Kernels::averaged`](mgnt_model::kernels::Kernels::averaged) of the first `count` averages and a value each; what stood for others
+/// stays as it was.
 pub fn averaged(
     averages: [CubeTensor; AT_ONCE],
     values: [CubeTensor; AT_ONCE],
@@ -128,9 +128,10 @@ pub fn averaged(
     decay: f32,
 ) -> [CubeTensor; AT_ONCE] {
     let [averages, values] = [averages, values].map(|tensors| tensors.map(into_contiguous));
-    // Those that stand for none stay.
+    // New ones: a training holds the averages until all of the next are there.
+    let like = |average: &CubeTensor| empty([average.meta.num_elements()], average.dtype, average);
     let after: [CubeTensor; AT_ONCE] =
-        from_fn(|index| if index < count { own(&averages[index]) } else { averages[index].clone() });
+        from_fn(|index| if index < count { like(&averages[index]) } else { averages[index].clone() });
     let client = values[0].client.clone();
     let (size, pieces) = pieces(&averages);
     let dim = CubeDim::new_1d(UNITS);
@@ -139,7 +140,7 @@ pub fn averaged(
     let [of_first, of_second, of_third, of_fourth] = values.map(CubeTensor::into_tensor_arg);
     let [to_first, to_second, to_third, to_fourth] = after.clone().map(CubeTensor::into_tensor_arg);
     let [pieces_1, pieces_2, pieces_3, pieces_4] = pieces.map(|pieces| pieces as u32);
-    // SAFETY: as above; a unit reads what it writes over before it does.
+    // SAFETY: as above.
     unsafe {
         blend::launch_unchecked(
             &client, cubes, dim, size, first, second, third, fourth, of_first, of_second, of_third,
@@ -163,7 +164,7 @@ fn most(pieces: &[usize; AT_ONCE], count: usize) -> usize {
 }
 
 /// The tensor itself, where nobody else holds it, or another of its size.
-fn own(tensor: &CubeTensor) -> CubeTensor {
+fn to_write(tensor: &CubeTensor) -> CubeTensor {
     if tensor.can_mut() { tensor.clone() } else { empty([tensor.meta.num_elements()], tensor.dtype, tensor) }
 }
 
@@ -206,10 +207,10 @@ fn sum_squares<N: Size>(
     third: &Tensor<Vector<f32, N>>,
     fourth: &Tensor<Vector<f32, N>>,
     sums: &mut Tensor<f32>,
-    of_first: u32,
-    of_second: u32,
-    of_third: u32,
-    of_fourth: u32,
+    pieces_1: u32,
+    pieces_2: u32,
+    pieces_3: u32,
+    pieces_4: u32,
     row: u32,
     #[comptime] all_columns: usize,
     #[comptime] plane: usize,
@@ -217,13 +218,13 @@ fn sum_squares<N: Size>(
     let column = CUBE_POS_X as usize * CUBE_DIM_Y as usize + UNIT_POS_Y as usize;
     let mut sum = 0.0f32;
     if CUBE_POS_Y == 0 {
-        sum = of_column::<N>(first, of_first, column, all_columns, plane);
+        sum = of_column::<N>(first, pieces_1, column, all_columns, plane);
     } else if CUBE_POS_Y == 1 {
-        sum = of_column::<N>(second, of_second, column, all_columns, plane);
+        sum = of_column::<N>(second, pieces_2, column, all_columns, plane);
     } else if CUBE_POS_Y == 2 {
-        sum = of_column::<N>(third, of_third, column, all_columns, plane);
+        sum = of_column::<N>(third, pieces_3, column, all_columns, plane);
     } else if CUBE_POS_Y == 3 {
-        sum = of_column::<N>(fourth, of_fourth, column, all_columns, plane);
+        sum = of_column::<N>(fourth, pieces_4, column, all_columns, plane);
     }
     let sum = plane_sum(sum);
     if UNIT_POS_X == 0 && column < all_columns {

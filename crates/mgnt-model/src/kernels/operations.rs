@@ -218,7 +218,9 @@ impl Kernels for Operations {
     }
 
     fn squares(&self, tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
-        tensors.into_iter().map(|numbers| numbers.square().sum()).reduce(|sum, square| sum + square)
+        // A product: processors take powers one by one.
+        let squares = tensors.into_iter().map(|numbers| (numbers.clone() * numbers).sum());
+        squares.reduce(|sum, square| sum + square)
     }
 
     fn adamw(&self, parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
