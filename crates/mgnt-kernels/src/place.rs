@@ -1,10 +1,10 @@
-//! Where what goes back to a tensor from several operations is added up: Burn makes a sum of its own of each that comes, in a pass of
+//! Where a tensor's gradients from several operations are added up: Burn makes a sum of its own of each that comes, in a pass of
 //! its own, though many an operation could have added to what is there.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Whether something went back already, for each tensor that has a place.
+/// Whether there is a gradient already, for each tensor that has a place.
 static PLACES: Mutex<BTreeMap<u64, bool>> = Mutex::new(BTreeMap::new());
 
 /// The place of a tensor, for as long as the operation that made it is on the tape and has not gone back.
@@ -31,14 +31,14 @@ impl Place {
     }
 }
 
-/// Whether what goes back to a tensor is to be added to what did already, which the container of gradients then gives out; else it is
+/// Whether a tensor's gradient is to be added to the one that is there, which the container of gradients then gives out; else it is
 /// the first, or the tensor has no place.
 pub fn has_some(id: u64) -> bool {
     let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
     places.get_mut(&id).is_some_and(|has_some| std::mem::replace(has_some, true))
 }
 
-/// Whether a tensor has a place: what goes back to it is added up in `f32`.
+/// Whether a tensor has a place: its gradients are added up in `f32`.
 pub fn is_open(id: u64) -> bool {
     PLACES.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
 }

@@ -276,8 +276,8 @@ fn in_whole_tiles(query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tenso
 /// `softmax(scores) values` whose tape holds the weights and nothing else of the scores' size. Scores are in `f32`; the
 /// result has the values' type, in which products are taken.
 ///
-/// With weights `P` and result `O`, and `G` what comes back to `O`, what goes back to the scores is
-/// `P (G V' - rowsum(G O))`. That is also what goes back from `(P S) V - rowsum(P S) O`, where all but the scores `S` is
+/// With weights `P` and result `O`, and `G` the gradient of `O`, that of the scores is
+/// `P (G V' - rowsum(G O))`. That is also the gradient from `(P S) V - rowsum(P S) O`, where all but the scores `S` is
 /// held fixed. So the softmax is taken off the tape, in one pass where the backend has one, and that term is added, less
 /// its own value.
 fn weigh(scores: Tensor<4>, values: Tensor<4>, on_host: bool) -> Tensor<4> {

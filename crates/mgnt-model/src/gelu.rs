@@ -8,7 +8,7 @@ use crate::host;
 /// The exponent is held at 40: beyond it the quotient is zero to f32's precision, and the square in the
 /// derivative would overflow.
 ///
-/// On a tape it is a line with the slope at `x`: one product to go back through, and one tensor to keep for it.
+/// On a tape it is a line with the slope at `x`: one product in its backward pass, and one tensor to keep for it.
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>, on_host: bool) -> Tensor<D> {
     match (on_host, x.device().is_autodiff()) {
         (true, false) => return host::gelu(x),

@@ -169,7 +169,7 @@ fn softmax_of_rows<E: Float, N: Size>(
     }
 }
 
-/// What goes back to queries, keys and values from `gradient [R, heads * head width]`: as
+/// Gradients of queries, keys and values from `gradient [R, heads * head width]`: as
 /// [`from_heads`], to their sums.
 pub fn attend_back(
     gradient: CubeTensor,
@@ -195,7 +195,7 @@ pub fn attend_back(
     from_heads(of_queries, of_keys, of_values)
 }
 
-/// What goes back to scores, in the place of what goes back to their weights. Gives what dropout leaves of these, in their place too.
+/// The gradient of scores, in the place of that of their weights. Gives what dropout leaves of the weights, in their place too.
 fn softmax_back(gradient: &CubeTensor, weights: CubeTensor, dropped: Drops, scale: f32) -> CubeTensor {
     let shape = gradient.meta.shape();
     let (rows, room) = (shape[0] * shape[1] * shape[2], shape[3]);

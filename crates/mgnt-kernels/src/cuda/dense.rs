@@ -29,7 +29,7 @@ pub fn dense(x: CubeTensor, weights: &CubeTensor, outputs: usize) -> CubeTensor 
     sums
 }
 
-/// What goes back to `x [R, n]` from `gradient [1, R, outputs of each]`, in type `to`, and `before`, which is of that type.
+/// The gradient of `x [R, n]` from `gradient [1, R, outputs of each]`, in type `to`, and `before`, which is of that type.
 pub fn back_to_input(
     gradient: CubeTensor,
     weights: &CubeTensor,
@@ -53,7 +53,7 @@ pub fn back_to_input(
     back
 }
 
-/// What goes back to one weight or three of `shape` from `x [R, n]` and the gradient, and `before`: whole ones in `f32`, of which
+/// The gradient of one weight or three of `shape` from `x [R, n]` and the gradient, and `before`: whole ones in `f32`, of which
 /// nothing but the first n rows and `outputs` columns is not zero.
 pub fn back_to_weights(
     x: CubeTensor,

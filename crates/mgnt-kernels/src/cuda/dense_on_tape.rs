@@ -21,7 +21,7 @@ pub(crate) trait Products: Backend {
     fn dense(x: FloatTensor<Self>, weights: FloatTensor<Self>, outputs: usize) -> FloatTensor<Self>;
 }
 
-/// What goes back through them; none of it is on a tape. `before` is read where it is said to be there.
+/// Their gradients; none of it is on a tape. `before` is read where it is said to be there.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait ProductsBack: Backend {
     /// To `x [R, n]`, in type `to`, which is that of `before`.
@@ -86,7 +86,7 @@ pub(crate) fn rounded<B: Backend>(x: FloatTensor<B>, to: DType) -> FloatTensor<B
 struct Multiplied<B: Backend> {
     x: FloatTensor<B>,
     weights: FloatTensor<B>,
-    /// Type of what goes back to x.
+    /// Type of the gradient of x.
     to: DType,
 }
 

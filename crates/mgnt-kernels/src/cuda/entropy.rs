@@ -26,7 +26,7 @@ pub struct Aim {
 }
 
 /// [`Kernels::cross_entropy`](mgnt_model::kernels::Kernels::cross_entropy) of `logits [R, V]`: loss and cross-entropy with the truth,
-/// both `[1]`; what goes back to the logits, and their softmax, both `[R, V]`.
+/// both `[1]`; the gradient of the logits, and their softmax, both `[R, V]`.
 pub fn cross_entropy(logits: CubeTensor, aim: Aim) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
     let [logits, targets, weights, taught] =
         [logits, aim.targets, aim.weights, aim.taught].map(into_contiguous);

@@ -49,7 +49,7 @@ pub fn of_sums(sums: CubeTensor, bias: CubeTensor, to: DType) -> CubeTensor {
     out
 }
 
-/// What goes back to the sums `[1, R, F]` from `gradient [R, F]`, in the type of the sums.
+/// The gradient of the sums `[1, R, F]` from `gradient [R, F]`, in the type of the sums.
 pub fn gelu_back(gradient: CubeTensor, sums: CubeTensor, bias: CubeTensor) -> CubeTensor {
     let [gradient, sums, bias] = [gradient, sums, bias].map(into_contiguous);
     let (rows, outputs) = (sums.meta.shape()[1], sums.meta.shape()[2]);

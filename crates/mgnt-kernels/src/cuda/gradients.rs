@@ -1,4 +1,4 @@
-//! What a tape needs of the kernels: what they keep, and what goes back. None of it is on a tape itself.
+//! What a tape needs of the kernels: what they keep, and their backward passes. None of it is on a tape itself.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
@@ -27,7 +27,7 @@ pub(crate) trait GradientPasses: Backend {
         dropout: Dropout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// To the sums `[1, R, 3 W]` of queries, keys and values.
+    /// Of the sums `[1, R, 3 W]` of queries, keys and values.
     #[fusion(dtype = gradient, shape = shapes::attended_back(gradient))]
     fn attended_back(
         gradient: FloatTensor<Self>,
@@ -39,7 +39,7 @@ pub(crate) trait GradientPasses: Backend {
         dropout: Dropout,
     ) -> FloatTensor<Self>;
 
-    /// To the sums `[1, R, F]`.
+    /// Of the sums `[1, R, F]`.
     #[fusion(dtype = sums, shape = sums)]
     fn hidden_back(
         gradient: FloatTensor<Self>,
@@ -62,7 +62,7 @@ pub(crate) trait GradientPasses: Backend {
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// To the stream `[R, D]`, in another type to the sums `[1, R, D]`, and to the parameters `[3, D]`, added to what did `before`
+    /// Of the stream `[R, D]`, in another type of the sums `[1, R, D]`, and of the parameters `[3, D]`, added to that of `before`
     /// where it is said to be there.
     #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::norm_back)]
@@ -78,7 +78,7 @@ pub(crate) trait GradientPasses: Backend {
         has_before: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Loss and cross-entropy with the truth, both `[1]`; what goes back to `logits [R, V]`, and their softmax.
+    /// Loss and cross-entropy with the truth, both `[1]`; the gradient of `logits [R, V]`, and their softmax.
     #[allow(clippy::type_complexity, reason = "the macro reads the tuple")]
     #[fusion(meta = shapes::entropy)]
     fn entropy(
@@ -198,7 +198,7 @@ impl GradientPasses for CubeBackend {
     }
 }
 
-/// An operation has all of its tensors: another stands for what did not go back yet, and is not read.
+/// An operation has all of its tensors: another stands for a gradient that is not there yet, and is not read.
 pub fn or_other<T: Clone>(before: Option<T>, other: &T) -> (T, bool) {
     let is_there = before.is_some();
     (before.unwrap_or_else(|| other.clone()), is_there)

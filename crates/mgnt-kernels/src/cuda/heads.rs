@@ -238,7 +238,7 @@ fn turn<E: Float, N: Size>(
     }
 }
 
-/// What goes back to the sums, `[1, R, 3 W]`, from what goes back to queries `[B, heads, A, head width]` and to keys and values
+/// The gradient of the sums, `[1, R, 3 W]`, from those of queries `[B, heads, A, head width]` and of keys and values
 /// `[B, heads, room, head width]`, of one type.
 pub fn from_heads(queries: CubeTensor, keys: CubeTensor, values: CubeTensor) -> CubeTensor {
     let [queries, keys, values] = [queries, keys, values].map(into_contiguous);

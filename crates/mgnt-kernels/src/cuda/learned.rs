@@ -1,4 +1,4 @@
-//! The kernels that may be on a tape, and what goes back through them.
+//! The kernels that may be on a tape, and their backward passes.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
@@ -35,7 +35,7 @@ pub(crate) trait Learned: Backend {
     #[fusion(dtype = sums, shape = shapes::hidden(sums))]
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// `[R, D]` in type `to`, and off the tape its normal. What goes back to the stream goes back to `input`, and `stream` is what is
+    /// `[R, D]` in type `to`, and off the tape its normal. The gradient of the stream is that of `input`, and `stream` is what is
     /// read.
     #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
     #[fusion(meta = shapes::normed)]
@@ -52,7 +52,7 @@ pub(crate) trait Learned: Backend {
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// `value [1]`, of which it is known what goes back to `logits [R, V]`.
+    /// `value [1]`, of which the gradient of `logits [R, V]` is known.
     #[fusion(dtype = value, shape = value)]
     fn known(
         logits: FloatTensor<Self>,

@@ -1,6 +1,6 @@
 //! The kernels. `passes` declares those of a decode to Burn as operations of a backend, with and without fusion, and
 //! `between_steps` what a training does between two of its steps; `shared`, `learned` and `dense_on_tape` those that a tape knows,
-//! `gradients` what goes back through them; `library` asks cuBLASLt; the other modules hold the kernels, in CubeCL.
+//! `gradients` their backward passes; `library` asks cuBLASLt; the other modules hold the kernels, in CubeCL.
 
 mod attend;
 mod between_steps;

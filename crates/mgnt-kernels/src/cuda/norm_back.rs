@@ -27,10 +27,10 @@ pub struct Kept {
     pub dropout: Dropout,
 }
 
-/// What goes back to the stream, `[R, D]` in `f32`; the same to the sums, `[1, R, D]` in type `to`, of which some was dropped; and to the
+/// The gradient of the stream, `[R, D]` in `f32`; of the sums, `[1, R, D]` in type `to`, of which some was dropped; and of the
 /// parameters, `[3 D]`, added to what did `before`.
 ///
-/// A cube goes through rows and adds up as it does what goes back to the parameters, so that nothing is read again for that.
+/// A cube goes through rows and adds up as it does the parameters' gradients, so that nothing is read again for that.
 pub fn norm_back(gradient: CubeTensor, kept: Kept, to: DType, before: Option<CubeTensor>) -> [CubeTensor; 3] {
     let Kept { normal, inverse, parameters, key, dropout } = kept;
     let [gradient, parameters] = [gradient, parameters].map(into_contiguous);

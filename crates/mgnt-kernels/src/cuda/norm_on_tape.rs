@@ -34,7 +34,7 @@ pub struct Summands {
     pub dropout: Dropout,
 }
 
-/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]` in type `to`; and for its way back the normal before it was scaled, and one
+/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]` in type `to`; and for its backward pass the normal before it was scaled, and one
 /// over the deviations `[R, 1]`.
 pub fn norm(
     summands: Summands,

@@ -31,7 +31,7 @@ pub(crate) trait Shared: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// What goes back through them.
+/// Their backward passes.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait SharedBack: Backend {
     /// The three parts of `whole [3, ..]`.

@@ -76,7 +76,7 @@ pub trait Kernels: Debug + Send + Sync {
     /// As [`dense`](Self::dense), of three `weights [3, _, _]`: `[1, R, 3 outputs]`.
     fn dense_of_three(&self, x: Tensor<2>, weights: Tensor<3>, outputs: usize) -> Tensor<3>;
 
-    /// A parameter on a tape, in type `to`, for all sub-models of a step: what goes back from them may be added up in one place.
+    /// A parameter on a tape, in type `to`, for all sub-models of a step: their gradients may be added up in one place.
     fn shared_matrix(&self, parameter: Tensor<2>, to: DType) -> Tensor<2> {
         cast(parameter, to)
     }
@@ -309,7 +309,7 @@ impl From<Tensor<2>> for Stream {
 /// The residual stream of R rows on a tape.
 #[derive(Debug, Clone)]
 pub struct LearnedStream {
-    /// `[R, D]` as products take it, on the tape: what goes back to the stream goes back to this, in `f32`.
+    /// `[R, D]` as products take it, on the tape: the stream's gradient is this one's, in `f32`.
     pub input: Tensor<2>,
     /// What it was before, where that is rounded.
     pub exact: Option<Scaled>,

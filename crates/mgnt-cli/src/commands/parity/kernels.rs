@@ -215,7 +215,7 @@ pub fn answers(
     Ok(all)
 }
 
-/// What the kernels that may be on a tape answer on a device with one, and what goes back through them, by their names.
+/// What the kernels that may be on a tape answer on a device with one, and their gradients, by their names.
 pub fn gradients(
     kernels: &dyn Kernels,
     compute: FloatDType,
@@ -244,7 +244,7 @@ pub fn gradients(
     let [a, b, c] = &weights;
     told("dense of three", answer("dense of three", &numbers, result, &[&x, a, b, c], &[])?);
 
-    // Scores of which some keep their weight: what goes back of large ones is lost in a half's rounding.
+    // Scores of which some keep their weight: the gradient of large ones is lost in a half's rounding.
     for (name, share) in [("attention", 0.0), ("attention with dropout", 0.3)] {
         let sums = (numbers.halves([1, ROWS, outputs], 21) * 0.5).detach().require_grad();
         let biases = [22, 37, 38].map(|seed| numbers.full([outputs], seed).require_grad());
@@ -310,8 +310,8 @@ pub fn gradients(
     Ok(all)
 }
 
-/// A result, and what goes back from it to what went in. Parameters are in groups that are held against each other as one: nothing
-/// but roundings goes back to the bias of keys, which moves all scores of a query alike.
+/// A result, and the gradients of what went in. Parameters are in groups that are held against each other as one: the bias of keys
+/// moves all scores of a query alike, so that its gradient is roundings alone.
 fn answer<const R: usize, const D: usize>(
     name: &str,
     numbers: &Numbers,
@@ -323,7 +323,7 @@ fn answer<const R: usize, const D: usize>(
     let back = numbers.full(result.dims(), 20);
     insert(&mut tensors, "result", result.clone().inner())?;
     let gradients = (result.cast(FloatDType::F32) * back).sum().backward();
-    let missing = || anyhow::anyhow!("{name}: nothing goes back");
+    let missing = || anyhow::anyhow!("{name}: no gradient");
     for (index, input) in inputs.iter().enumerate() {
         let gradient = input.grad(&gradients).ok_or_else(missing)?;
         insert(&mut tensors, &format!("input {index}"), gradient)?;
