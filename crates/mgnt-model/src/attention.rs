@@ -47,7 +47,7 @@ pub(crate) struct Context {
 }
 
 /// Positions that stand behind those of the context and that nothing attends to: an odd number of scores in a row costs
-/// an accelerator its vectors (docs/performance.md: the softmax took a third of a block).
+/// an accelerator its vectors (docs/cuda.md: the softmax took a third of a block).
 #[derive(Clone)]
 pub(crate) struct Beyond {
     count: usize,

@@ -16,7 +16,7 @@ use mgnt_weights::in_parts;
 ///
 /// Rows are two-dimensional in the product alone. That is so for the weight, whose view Burn would copy to fold a batch; and
 /// a backend that fuses leaves a product by itself where its rank changes, with what follows in one pass of its own: on an
-/// H100 its fused products take up to twice the time of the others (docs/performance.md).
+/// H100 its fused products take up to twice the time of the others (docs/cuda.md).
 pub(crate) fn product(x: Tensor<3>, weight: Tensor<2>, exact: bool) -> Tensor<3> {
     let ([_, rows, inputs], [_, outputs]) = (x.dims(), weight.dims());
     full(matmul(x.reshape([rows, inputs]), weight, exact).reshape([1, rows, outputs]))

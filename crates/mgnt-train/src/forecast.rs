@@ -269,7 +269,7 @@ mod tests {
             let recipe = Recipe { precision, ..recipe.clone() };
             Forecast::new(&recipe, config, Computed::ByKernels).unwrap().memory
         };
-        // Bytes a sample, of four samples more at scale L (docs/performance.md).
+        // Bytes a sample, of four samples more at scale L (docs/cuda.md).
         for (precision, measured) in [(Precision::Bf16, 0.7112e9), (Precision::F32, 1.2076e9)] {
             let a_sample = memory(precision, &config).activations as f64 / 16.0;
             assert!((a_sample / measured - 1.0).abs() < 0.03, "{precision:?}: {a_sample}");

@@ -58,7 +58,7 @@ pub fn check(number: usize) -> anyhow::Result<()> {
 /// user's cache folder): the first decode of scale L compiles hundreds, which takes minutes.
 ///
 /// A training also gives what is of a parameter's size (gradients, averages) memory of its own, which is found by its size: else the
-/// host looks through all that lives for each tensor, a quarter of its time in a step of scale L (docs/performance.md).
+/// host looks through all that lives for each tensor, a quarter of its time in a step of scale L (docs/cuda.md).
 pub fn configure(trains: bool) {
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     config.compilation.cache = true;

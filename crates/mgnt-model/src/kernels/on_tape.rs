@@ -20,8 +20,9 @@ impl OnTape<'_> {
         if !device.is_autodiff() {
             return self.pass(blocks, x);
         }
-        // What a forward pass leaves for the backward one is of the same sizes at each step. So it is asked for as what stays, which a device finds
-        // by its size: else the host looks through all that lives for each tensor, half the time of the thread that launches (docs/performance.md).
+        // What a forward pass leaves for the backward one is of the same sizes at each step. So it is asked for as what stays, which a
+        // device finds by its size: else the host looks through all that lives for each tensor, half the time of the thread that
+        // launches (docs/cuda.md).
         device.memory_persistent_allocations(x, |x| self.pass(blocks, x))
     }
 
