@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::kernels::{Embedded, GoesOn, Kernels, Normed};
+use crate::kernels::{Dropped, Embedded, GoesOn, Kernels, Normed, key_of_pass, share};
 use crate::precision;
 
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
@@ -21,6 +21,25 @@ impl Embedding {
     pub fn forward(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
         let sum = self.sum(tokens, positions).unsqueeze();
         self.dropout.forward(self.norm.forward(sum))
+    }
+
+    /// The same where a model learns by kernels, which drop by a key: that of `seed`, or one from the device.
+    pub fn forward_learning(
+        &self,
+        kernels: &dyn Kernels,
+        tokens: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+        seed: Option<u64>,
+    ) -> Tensor<3> {
+        let normed = self.norm.forward(self.sum(tokens, positions));
+        let (share, device) = (share(&self.dropout), normed.device());
+        if share == 0.0 || !device.is_autodiff() {
+            return normed.unsqueeze();
+        }
+        let dropped = Dropped { key: key_of_pass(seed, 0, &device), site: 0, share };
+        let [rows, width] = normed.dims();
+        // What is off the tape is constant on it.
+        (normed * kernels.factors(&dropped, rows, width)).unsqueeze()
     }
 
     /// The same without a tape, by kernels of the device: `[B * A, D]`, as the stream goes on, and as products of that type take it.

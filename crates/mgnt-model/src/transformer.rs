@@ -68,6 +68,9 @@ pub struct NestedTransformer {
     /// For kernels, during a step of training.
     #[module(skip)]
     learned: Option<Arc<Learned>>,
+    /// What their dropout is a function of.
+    #[module(skip)]
+    dropout_seed: Option<u64>,
 }
 
 impl NestedTransformer {
@@ -114,6 +117,7 @@ impl NestedTransformer {
             kernels: None,
             biases: Vec::new(),
             learned: None,
+            dropout_seed: None,
         })
     }
 
@@ -183,7 +187,7 @@ impl NestedTransformer {
             return Err(Error::Type { asked: format!("{to:?}") });
         }
         let all = self.clone();
-        if let Some(kernels) = all.kernels_for_blocks().filter(|_| all.config.is_learned_by_kernels()) {
+        if let Some(kernels) = all.learned_by() {
             let compute = to.into();
             let blocks = all.blocks.iter().map(|block| LearnedBlock::new(block, kernels, compute)).collect();
             let head = LearnedHead::new(&all.head, all.embedding.tokens.val(), kernels, compute);
@@ -242,6 +246,13 @@ impl NestedTransformer {
     /// as before where it has LayerNorms before its branches, or sub-models that nest in the features.
     pub fn learning_with(self, kernels: Arc<dyn Kernels>) -> Self {
         Self { kernels: Some(kernels), ..self }
+    }
+
+    /// The same model for a pass of each sub-model over one batch, whose dropout is a function of `seed`, the sub-model and the place of a
+    /// number, on any device, where it [learns by kernels](Self::learning_with). Without a seed, or by operations, each pass
+    /// draws from the device.
+    pub fn dropping_by(self, seed: u64) -> Self {
+        Self { dropout_seed: Some(seed), ..self }
     }
 
     /// The same model, for inference, whose products of `f32` are as exact as `f32` where a device's tensor cores would round their
@@ -309,7 +320,12 @@ impl NestedTransformer {
                 let normed = self.embedding.forward_by(kernels, tokens, positions, on, DType::F32);
                 normed.input.unsqueeze()
             }
-            None => self.embedding.forward(tokens, positions),
+            None => match self.learned_by() {
+                Some(kernels) => {
+                    self.embedding.forward_learning(kernels, tokens, positions, self.dropout_seed)
+                }
+                None => self.embedding.forward(tokens, positions),
+            },
         }
     }
 
@@ -359,6 +375,11 @@ impl NestedTransformer {
         self.kernels.as_deref().filter(|_| is_nested_within && is_rounded)
     }
 
+    /// The kernels that it learns by, if it does.
+    fn learned_by(&self) -> Option<&dyn Kernels> {
+        self.kernels_for_blocks().filter(|_| self.config.is_learned_by_kernels())
+    }
+
     /// The kernels that it is computed by in a decode, if it is: what comes after its logits may be, too.
     pub fn kernels(&self) -> Option<&dyn Kernels> {
         self.kernels_for_blocks().filter(|_| self.is_for_kernels())
@@ -400,19 +421,17 @@ impl NestedTransformer {
             let first = by_kernels.first(&self.blocks, x.flatten(0, 1));
             return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep);
         }
-        if let Some(kernels) = self.kernels_for_blocks() {
+        if let Some(kernels) = self.learned_by().filter(|_| cache.is_none() && !keep) {
             let (config, compute) = (&self.config, self.compute_type());
-            if self.config.is_learned_by_kernels() && cache.is_none() && !keep {
-                let on_tape = OnTape { kernels, config, sub_model, samples: batch };
-                let x = match &self.learned {
-                    Some(learned) => on_tape.through_blocks(&learned.blocks, x),
-                    None => {
-                        let of = |block| LearnedBlock::new(block, kernels, compute);
-                        on_tape.through_blocks(&self.blocks.iter().map(of).collect::<Vec<_>>(), x)
-                    }
-                };
-                return (x, Vec::new());
-            }
+            let on_tape = OnTape { kernels, config, sub_model, samples: batch, seed: self.dropout_seed };
+            let x = match &self.learned {
+                Some(learned) => on_tape.through_blocks(&learned.blocks, x),
+                None => {
+                    let of = |block| LearnedBlock::new(block, kernels, compute);
+                    on_tape.through_blocks(&self.blocks.iter().map(of).collect::<Vec<_>>(), x)
+                }
+            };
+            return (x, Vec::new());
         }
         let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
         let beyond = if self.blocks.first().is_some_and(|block| block.attention.takes_whole_rows()) {

@@ -128,6 +128,9 @@ fn some_is_dropped_on_the_tape_alone() {
     let (other, _) = learned(&model, FloatDType::F32);
     assert!(one.iter().chain(gradients.values().flatten()).all(|number| number.is_finite()));
     assert!(farthest(&one, &other) > 1e-2, "two forwards on a tape dropped the same");
+    let by_seed = |seed| learned(&model.clone().dropping_by(seed), FloatDType::F32);
+    assert!(by_seed(7) == by_seed(7), "a seed is not all that dropout depends on");
+    assert!(farthest(&by_seed(7).0, &by_seed(8).0) > 1e-2, "two seeds dropped the same");
     let tokens = Tensor::<2, Int>::from_data([[12, 1, 2, 16, 4, 16, 6, 7, 8, 16]], &Device::flex());
     let valid = model.valid();
     let forward =

@@ -2,8 +2,9 @@
 //!
 //! A [`Recipe`] (or [`TokenizerRecipe`]) is the RON file that describes a run. [`TransformerTask`] and
 //! [`TokenizerTask`] say what one step computes; [`run`](run()) trains either with Burn's learner, under a strategy that
-//! counts steps: learning rate, clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data, masks and dropout are
-//! functions of seed and step alone (dropout where nobody else in the process draws from the device), so a run that was stopped and resumed gives the same weights as one that was not.
+//! counts steps: learning rate, clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data,
+//! masks and dropout are functions of seed and step alone (dropout by operations where nobody else in the process draws from
+//! the device), so a run that was stopped and resumed gives the same weights as one that was not.
 //!
 //! Start with [`run()`], and with [`objective`] and [`tokenizer`] for the mathematics.
 

@@ -35,7 +35,7 @@ pub trait Task: Send + Sync + 'static {
         None
     }
 
-    /// Whether a step draws random numbers from the device, as dropout does.
+    /// Whether a step draws random numbers from the device, as dropout by operations does.
     fn draws_on_device(&self) -> bool;
 
     /// Numbers of the samples of step `step`, 0-based, in the order of their places.

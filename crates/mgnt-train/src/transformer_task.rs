@@ -9,6 +9,7 @@ use mgnt_data::TokenStore;
 use mgnt_data::loader::Order;
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_model::kernels::Kernels;
+use mgnt_model::kernels::philox::philox;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
 
@@ -35,6 +36,8 @@ pub struct TransformerTask {
 const VALIDATED: usize = 256;
 /// Keeps the masks of validation apart from those of training.
 const VALIDATION_SEED: u64 = 0x7661_6c69;
+/// Keeps dropout apart from what else a seed decides.
+const DROPOUT: u32 = 0x6472_6f70;
 
 impl TransformerTask {
     /// A task on `store`, validated on `held_out`, which must have the same tokens.
@@ -131,18 +134,20 @@ impl TransformerTask {
         self.batch(&self.store, &items[places], first, whole, seed, step, class_dropout, device)
     }
 
-    /// The recipe's loss of step `step` on a part of its batch.
+    /// The recipe's loss of step `step` on the part of its batch that begins at the place `first`.
     pub fn loss(
         &self,
         model: &NestedTransformer,
         step: usize,
+        first: usize,
         batch: &MaskedBatch,
     ) -> Result<PartOutput<()>, Error> {
         let recipe = &self.recipe;
-        let model = &model.computing_in(match recipe.precision {
+        let model = model.computing_in(match recipe.precision {
             Precision::F32 => FloatDType::F32,
             Precision::Bf16 => FloatDType::BF16,
         })?;
+        let model = &model.dropping_by(dropout_seed(recipe.optimization.seed, step, first));
         let objective = recipe.objective;
         let factors = objective.students.of_step(&recipe.sub_models, recipe.optimization.seed, step);
         let lambda = lambda(step, recipe.optimization.steps);
@@ -202,6 +207,13 @@ impl TransformerTask {
     }
 }
 
+/// What dropout is a function of in the part of a step that begins at the place `first`.
+fn dropout_seed(seed: u64, step: usize, first: usize) -> u64 {
+    let [low, high] = [step as u32, (step as u64 >> 32) as u32];
+    let [a, b, ..] = philox([low, high, first as u32, DROPOUT], [seed as u32, (seed >> 32) as u32]);
+    u64::from(a) | u64::from(b) << 32
+}
+
 impl Task for TransformerTask {
     type Model = NestedTransformer;
     type Extra = ();
@@ -236,7 +248,8 @@ impl Task for TransformerTask {
     }
 
     fn draws_on_device(&self) -> bool {
-        self.config.dropout > 0.0
+        // Kernels drop by the recipe's seed.
+        self.config.dropout > 0.0 && !(self.kernels.is_some() && self.config.is_learned_by_kernels())
     }
 
     fn items(&self, step: usize) -> Vec<usize> {
@@ -249,7 +262,8 @@ impl Task for TransformerTask {
         step: usize,
         places: Range<usize>,
     ) -> Result<PartOutput<()>, Error> {
-        self.loss(model, step, &self.masked(step, places, &model.device())?)
+        let first = places.start;
+        self.loss(model, step, first, &self.masked(step, places, &model.device())?)
     }
 
     fn figures(&self) -> Vec<String> {

@@ -161,7 +161,7 @@ impl Task for Drawn {
         places: Range<usize>,
     ) -> Result<PartOutput<()>, Error> {
         match self.parts.iter().find(|(range, _)| *range == places) {
-            Some((_, batch)) => self.task.loss(model, step, batch),
+            Some((_, batch)) => self.task.loss(model, step, places.start, batch),
             None => self.task.part(model, step, places),
         }
     }

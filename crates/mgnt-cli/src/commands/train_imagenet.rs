@@ -8,14 +8,13 @@ use mgnt_data::TokenStore;
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_model::ModelConfig;
 use mgnt_tokenizer::ImageTokenizer;
-use mgnt_train::{Forecast, Recipe, TransformerTask};
+use mgnt_train::{Computed, Forecast, Recipe, TransformerTask};
 use mgnt_weights::directory::WEIGHTS;
 
 use super::samples::Sampler;
 use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
 use super::watcher::Draw;
-use crate::device::DeviceWord;
 
 /// Pictures of ImageNet's training set, for a forecast without data.
 const IMAGENET_PICTURES: usize = 1_281_167;
@@ -61,16 +60,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     training.checked(recipe.model(store.info()).validate())?;
     let device = training.home()?.open_to_train()?;
     let mut task = TransformerTask::new(&recipe, &store, held_out.as_ref(), &device)?;
-    if training.devices.len() < 2 {
+    let computed = training.computed()?;
+    if training.devices.len() < 2 || computed == Computed::ByKernels {
         task = training.home()?.trained(task, &device);
-    } else if matches!(training.home()?, DeviceWord::Cuda(_)) {
-        tell!("several devices: blocks are computed by operations, not by the kernels that one device has");
+    } else if training.home()?.has_kernels() {
+        tell!(
+            "--devices: not all are CUDA's of this process, so blocks are computed by operations, not by CUDA's kernels"
+        );
     }
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;
     }
     tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
-    let computed = training.computed()?;
     training.check_memory(&recipe.optimization, &|parts| {
         let mut recipe = recipe.clone();
         recipe.optimization.parts = parts;

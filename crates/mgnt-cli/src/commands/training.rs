@@ -84,9 +84,10 @@ impl TrainingArguments {
         Ok(if self.home()?.is_cpu() { rayon::current_num_threads() } else { 1 })
     }
 
-    /// How parts of a transformer's step are computed.
+    /// How parts of a transformer's step are computed: by kernels where all devices have them.
     pub fn computed(&self) -> anyhow::Result<Computed> {
-        match self.devices.len() < 2 && self.home()?.has_kernels() {
+        let has_kernels = |place: &Place| matches!(place, Place::Own(word) if word.has_kernels());
+        match self.home()?.has_kernels() && self.devices.iter().all(has_kernels) {
             true => Ok(Computed::ByKernels),
             false => Ok(Computed::ByOperations { at_once: self.at_once()? }),
         }

@@ -134,6 +134,10 @@ impl Kernels for Cube {
         learned::normed(stream, sums, parameters, dropped, epsilon, to)
     }
 
+    fn factors(&self, dropped: &Dropped, rows: usize, columns: usize) -> Tensor<2> {
+        learned::factors(dropped, rows, columns)
+    }
+
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy {
         learned::cross_entropy(logits, aim)
     }

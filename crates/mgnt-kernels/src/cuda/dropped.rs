@@ -2,8 +2,11 @@
 
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
+use burn_cubecl::tensor::CubeTensor;
 use mgnt_model::kernels::Dropped;
 use mgnt_model::kernels::philox::{MULTIPLIERS, ROUNDS, WEYL};
+
+use crate::cuda::rows::{by_piece, empty, vector};
 
 /// Which dropout of a pass it is, and what goes.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,53 @@ impl Dropout {
     pub fn drops(&self) -> bool {
         self.threshold > 0
     }
+}
+
+/// [`Dropped::factors`] `[rows, columns]` of a key.
+pub fn all_factors(key: CubeTensor, dropout: Dropout, rows: usize, columns: usize) -> CubeTensor {
+    let factors = empty([rows, columns], key.dtype, &key);
+    let client = key.client.clone();
+    let size = vector(&client, key.dtype.size(), &[columns]);
+    let pieces = rows * columns / size;
+    let (count, dim) = by_piece(&client, pieces);
+    // SAFETY: units beyond the last piece end at once, and the others stay within the tensor, which has no gaps.
+    unsafe {
+        write_factors::launch_unchecked(
+            &client,
+            count,
+            dim,
+            size,
+            key.into_tensor_arg(),
+            factors.clone().into_tensor_arg(),
+            pieces as u32,
+            (columns / size) as u32,
+            dropout.site,
+            dropout.threshold,
+            dropout.of_rest,
+            size,
+        );
+    }
+    factors
+}
+
+#[cube(launch_unchecked)]
+fn write_factors<N: Size>(
+    key: &Tensor<f32>,
+    all: &mut Tensor<Vector<f32, N>>,
+    pieces: u32,
+    of_row: u32,
+    site: u32,
+    threshold: u32,
+    of_rest: f32,
+    #[comptime] size: usize,
+) {
+    let piece = ABSOLUTE_POS as u32;
+    if piece >= pieces {
+        terminate!();
+    }
+    let draws = draws(key, site, threshold, of_rest, true);
+    let column = piece % of_row * comptime!(size as u32);
+    all[piece as usize] = factors::<N>(&draws, piece / of_row, column, size);
 }
 
 /// What a unit knows of it.

@@ -7,7 +7,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
 
-use crate::cuda::dropped::Dropout;
+use crate::cuda::dropped::{self, Dropout};
 use crate::cuda::norm_on_tape::{StreamAs, Summands};
 use crate::cuda::product::view;
 use crate::cuda::{attend, columns, entropy, gelu, heads, norm_back, norm_on_tape};
@@ -77,6 +77,10 @@ pub(crate) trait GradientPasses: Backend {
         before: FloatTensor<Self>,
         has_before: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// What dropout multiplies `[rows, columns]` by, in `f32`.
+    #[fusion(dtype = key, shape = shapes::factors(rows, columns))]
+    fn factors(key: FloatTensor<Self>, dropout: Dropout, rows: usize, columns: usize) -> FloatTensor<Self>;
 
     /// Loss and cross-entropy with the truth, both `[1]`; the gradient of `logits [R, V]`, and their softmax.
     #[allow(clippy::type_complexity, reason = "the macro reads the tuple")]
@@ -173,6 +177,10 @@ impl GradientPasses for CubeBackend {
         (of_stream, of_sums, view(of_parameters, [3, width], [width, 1]))
     }
 
+    fn factors(key: FloatTensor<Self>, dropout: Dropout, rows: usize, columns: usize) -> FloatTensor<Self> {
+        dropped::all_factors(key, dropout, rows, columns)
+    }
+
     #[allow(clippy::type_complexity, reason = "the trait's")]
     fn entropy(
         logits: FloatTensor<Self>,
@@ -227,6 +235,10 @@ mod shapes {
     ) -> (TensorSpec, TensorSpec, TensorSpec, TensorSpec) {
         let one = TensorSpec::new([1].into(), logits.dtype);
         (one.clone(), one, logits.clone(), logits.clone())
+    }
+
+    pub fn factors(rows: &usize, columns: &usize) -> Shape {
+        [*rows, *columns].into()
     }
 
     pub fn whole(shape: &Shape) -> Shape {

@@ -326,6 +326,11 @@ fn drawn_by(dropped: Option<Dropped>, other: &DispatchTensor) -> (DispatchTensor
     }
 }
 
+pub(crate) fn factors(dropped: &Dropped, rows: usize, columns: usize) -> Tensor<2> {
+    let key = dropped.key.clone().inner().into_dispatch();
+    Tensor::from_dispatch(Dispatch::factors(key, Dropout::new(dropped), rows, columns))
+}
+
 pub(crate) fn cross_entropy(logits: Tensor<2>, aim: Aim) -> Entropy {
     let fixed = logits.clone().inner();
     let share = aim.teacher.as_ref().map_or(0.0, |(_, share)| *share as f32);

@@ -11,7 +11,7 @@ use super::philox::philox;
 /// [`threshold`](Self::threshold).
 #[derive(Debug, Clone)]
 pub struct Dropped {
-    /// Two numbers, drawn anew for each pass through the model, `[2]` in `f32`, whose bits are the generator's key.
+    /// Two numbers, others for each pass through the model, `[2]` in `f32`, whose bits are the generator's key.
     pub key: Tensor<1>,
     /// Which dropout of that pass it is.
     pub site: u32,
@@ -23,6 +23,14 @@ impl Dropped {
     /// A key from the generator of a device.
     pub fn draw_key(device: &Device) -> Tensor<1> {
         Tensor::random([2], Distribution::Uniform(0.0, 1.0), device)
+    }
+
+    /// The key of a pass by its number, as a function of a seed.
+    pub fn key(seed: u64, pass: u32, device: &Device) -> Tensor<1> {
+        let [first, second, ..] = philox([pass, 0, 0, 0], [seed as u32, (seed >> 32) as u32]);
+        // From 0 to 1, as those that are drawn: each has 24 bits.
+        let numbers = [first, second].map(|word| (word >> 8) as f32 / (1 << 24) as f32);
+        Tensor::from_floats(numbers, device)
     }
 
     /// As many of 2^32 words as the share is of one.
@@ -70,6 +78,20 @@ mod tests {
             // 0.3^2 + 0.7^2 of all.
             assert!(same.abs_diff(5800) < 150, "{same} of 10000 are the same");
         }
+    }
+
+    #[test]
+    fn keys_are_functions_of_seed_and_pass() {
+        let device = Device::flex();
+        let key = |seed, pass| -> Vec<f32> {
+            Dropped::key(seed, pass, &device).into_data().try_into_vec().unwrap()
+        };
+        let all = [key(3, 0), key(3, 1), key(4, 0), key(3 << 32, 0)];
+        for (i, one) in all.iter().enumerate() {
+            assert!(one.iter().all(|number| (0.0..1.0).contains(number)), "{one:?}");
+            assert!(all[..i].iter().all(|other| other != one), "{all:?}");
+        }
+        assert_eq!(key(3, 1), all[1]);
     }
 
     #[test]

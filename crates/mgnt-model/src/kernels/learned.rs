@@ -51,13 +51,16 @@ pub(crate) struct LearnedHead {
     pub bias: Tensor<1>,
 }
 
+/// What a dropout drops: a frozen part's nothing.
+pub(crate) fn share(dropout: &Dropout) -> f64 {
+    if dropout.training.is_enabled() { dropout.prob } else { 0.0 }
+}
+
 impl LearnedBlock {
     /// Matrices are taken in type `to`.
     pub fn new(block: &Block, kernels: &dyn Kernels, to: DType) -> Self {
         let Block { attention, mlp, .. } = block;
         let apart = [&attention.query, &attention.key, &attention.value];
-        // A frozen part drops nothing.
-        let share = |dropout: &Dropout| if dropout.training.is_enabled() { dropout.prob } else { 0.0 };
         let matrix = |dense: &Dense| kernels.shared_matrix(dense.weight.val(), to);
         let norm = |before: &Dense, scales: Scales| {
             kernels.shared_vectors([before.bias.val(), scales.gamma, scales.beta])

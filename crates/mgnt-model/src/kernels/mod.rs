@@ -22,8 +22,8 @@ use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
 pub use dropped::Dropped;
-pub(crate) use learned::{Learned, LearnedBlock, LearnedHead};
-pub(crate) use on_tape::OnTape;
+pub(crate) use learned::{Learned, LearnedBlock, LearnedHead, share};
+pub(crate) use on_tape::{OnTape, key_of_pass};
 pub use operations::Operations;
 
 /// Kernels of a device, each a product with what belongs to it, or one pass. Rows are R = B * A, of B samples with A active
@@ -136,6 +136,11 @@ pub trait Kernels: Debug + Send + Sync {
         epsilon: f64,
         to: DType,
     ) -> LearnedStream;
+
+    /// What dropout multiplies `[rows, columns]` by, in `f32` and off any tape: [`Dropped::factors`].
+    fn factors(&self, dropped: &Dropped, rows: usize, columns: usize) -> Tensor<2> {
+        dropped.factors(rows, columns)
+    }
 
     /// Cross-entropy of `logits [R, V]`, which may be on a tape, in `f32`.
     fn cross_entropy(&self, logits: Tensor<2>, aim: Aim) -> Entropy;

@@ -1,4 +1,4 @@
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::{Dropped, Kernels, LearnedBlock, LearnedStream, Samples};
 use crate::transformer::NORM_EPSILON;
@@ -11,6 +11,8 @@ pub(crate) struct OnTape<'a> {
     pub config: &'a ModelConfig,
     pub sub_model: SubModel,
     pub samples: usize,
+    /// What dropout is a function of; else its key is drawn from the device.
+    pub seed: Option<u64>,
 }
 
 impl OnTape<'_> {
@@ -30,7 +32,8 @@ impl OnTape<'_> {
         let [_, rows, width] = x.dims();
         // Off the tape nothing is dropped.
         let drops = x.device().is_autodiff() && blocks.iter().any(LearnedBlock::drops);
-        let mut dropout = Dropout { key: drops.then(|| Dropped::draw_key(&x.device())), sites: 0 };
+        let key = || key_of_pass(self.seed, self.sub_model.p() as u32, &x.device());
+        let mut dropout = Dropout { key: drops.then(key), sites: 0 };
         let mut stream = LearnedStream::from(x.reshape([rows, width]));
         for (index, block) in blocks.iter().enumerate() {
             let compute = block.up.dtype();
@@ -72,6 +75,14 @@ impl OnTape<'_> {
         to: DType,
     ) -> LearnedStream {
         self.kernels.normed(Some(stream), sums, parameters.clone(), dropped, NORM_EPSILON, to)
+    }
+}
+
+/// The key of the dropouts of a pass: through the blocks of sub-model p it is pass p, and pass 0 is the embedding, all sub-models'.
+pub(crate) fn key_of_pass(seed: Option<u64>, pass: u32, device: &Device) -> Tensor<1> {
+    match seed {
+        Some(seed) => Dropped::key(seed, pass, device),
+        None => Dropped::draw_key(device),
     }
 }
 

@@ -5,6 +5,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::DType;
 use burn::train::Interrupter;
 use mgnt_data::{TokenStoreInfo, TokenWriter};
+use mgnt_model::kernels::Operations;
 
 use super::*;
 use crate::objective::Students;
@@ -160,12 +161,15 @@ fn parts_add_up_to_the_whole_and_threads_change_no_bit() {
 
 /// Loss and gradients of the first step, in the order of the parameters.
 fn first_step(store: &Arc<TokenStore>, recipe: &Recipe) -> (f64, Vec<f32>) {
+    let task = TransformerTask::new(recipe, store, None, &Device::flex()).unwrap();
+    first_step_of(&task, &recipe.optimization, false)
+}
+
+fn first_step_of(task: &TransformerTask, optimization: &Optimization, side_by_side: bool) -> (f64, Vec<f32>) {
     let device = Device::flex();
-    let task = TransformerTask::new(recipe, store, None, &device).unwrap();
     let model = task.initial(&device.clone().autodiff()).unwrap();
-    let optimization = &recipe.optimization;
-    let workers = part::Workers::new(&device, &[], false, optimization.parts).unwrap();
-    let computed = part::compute(&task, &model, optimization, 0, &workers).unwrap();
+    let workers = part::Workers::new(&device, &[], side_by_side, optimization.parts).unwrap();
+    let computed = part::compute(task, &model, optimization, 0, &workers).unwrap();
     struct Flat<'a>(&'a GradientsParams, Vec<f32>);
     impl ModuleVisitor for Flat<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -198,6 +202,26 @@ fn accumulated_gradients_are_those_of_the_large_batch() {
         assert!((sum - loss).abs() < 1e-5 * loss, "{parts}: {sum} {loss}");
         assert!(apart(&whole, &gradient) < 1e-5, "{parts}: {}", apart(&whole, &gradient));
     }
+}
+
+#[test]
+fn dropout_by_kernels_is_of_the_recipe_s_seed_on_any_thread() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder.path().join("tokens"));
+    let step = |dropout: f64, side_by_side: bool| {
+        let mut recipe = Recipe { dropout, ..recipe(6) };
+        recipe.optimization.parts = 4;
+        let task = TransformerTask::new(&recipe, &store, None, &Device::flex()).unwrap();
+        assert_eq!(task.draws_on_device(), dropout > 0.0);
+        let task = task.with_kernels(Arc::new(Operations));
+        assert!(!task.draws_on_device());
+        first_step_of(&task, &recipe.optimization, side_by_side)
+    };
+    let (loss, gradients) = step(0.3, false);
+    // As others of the process would.
+    Device::flex().seed(loss.to_bits());
+    assert!(step(0.3, true) == (loss, gradients));
+    assert!((step(0.0, false).0 - loss).abs() > 1e-3 * loss, "nothing was dropped");
 }
 
 #[test]

@@ -258,6 +258,15 @@ pub fn gradients(
         told(name, answer(name, &numbers, result, &[&sums], &[&biases])?);
     }
 
+    // Columns that fill vectors, and that do not.
+    let factors = [(28, WIDTH), (29, 257)].map(|(site, columns)| {
+        let dropped = Dropped { key: numbers.full([2], 57), site, share: 0.3 };
+        kernels.factors(&dropped, ROWS, columns)
+    });
+    let x = numbers.full([ROWS, WIDTH + 257], 58).require_grad();
+    let result = x.clone() * Tensor::cat(factors.to_vec(), 1);
+    told("dropout", answer("dropout", &numbers, result, &[&x], &[])?);
+
     // Codes that fill vectors, and that do not.
     for (name, codes, share) in [("cross-entropy", 328, 0.0), ("cross-entropy with a teacher", 333, 0.25)] {
         let logits = numbers.full([ROWS, codes], 45).require_grad();
