@@ -89,6 +89,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !matches!(arguments.what, What::Decode) && arguments.strategy != StrategyArguments::default() {
         return Err(bad_use("a strategy is of decodes: forwards and training steps have none"));
     }
+    let config = || read_ron::<ModelConfig>(&arguments.config);
+    if !matches!(arguments.what, What::Train) {
+        // Before the device takes its time.
+        arguments.strategy.plan(&config()?)?;
+    }
     let device = match arguments.what {
         What::Train => arguments.compute.device.open_to_train()?,
         _ => arguments.compute.open()?,
@@ -99,7 +104,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let (dtype, product) = (compute.dtype, LargeProduct::for_device(compute.device));
     let matrix_peak_gflops = product.peak(dtype, compute.kernels(&device).as_deref(), &device);
-    let config = || read_ron::<ModelConfig>(&arguments.config);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
         // What is kept for the sizes of another batch is found by no tensor of this one.
