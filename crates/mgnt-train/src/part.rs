@@ -7,7 +7,7 @@
 //! machine's threads, nor, but for rounding, on its devices.
 
 use std::ops::Range;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -80,10 +80,11 @@ impl Workers {
         1 + self.others.len()
     }
 
-    fn device(&self, part: usize) -> &Device {
-        match part % self.count() {
-            0 => &self.home,
-            other => &self.others[other - 1],
+    /// The device of a part, and its number among the others where it is one of those.
+    fn device(&self, part: usize) -> (&Device, Option<usize>) {
+        match (part % self.count()).checked_sub(1) {
+            None => (&self.home, None),
+            Some(other) => (&self.others[other], Some(other)),
         }
     }
 
@@ -186,15 +187,19 @@ pub(crate) fn compute<T: Task>(
     workers: &Workers,
 ) -> Result<Computed<T::Extra>, Error> {
     let ranges = optimization.places();
+    // Parameters go to another device once a step, however many parts it computes.
+    let copies: Vec<OnceLock<T::Model>> = workers.others.iter().map(|_| OnceLock::new()).collect();
     let one = |index: usize| -> Result<Computed<T::Extra>, Error> {
-        let device = workers.device(index);
+        let (device, other) = workers.device(index);
+        let on = taped(device, optimization);
         if task.draws_on_device() {
             // Dropout draws from the device's generator, which no checkpoint holds.
             let place = (step * optimization.parts + index) as u64;
             device.seed(optimization.seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
         // A fork has leaves of its own, so that the tapes of parts share nothing and do not wait for each other.
-        let fork = model.clone().fork(&taped(device, optimization));
+        let there = other.map_or(model, |other| copies[other].get_or_init(|| model.clone().fork(&on)));
+        let fork = there.clone().fork(&on);
         let PartOutput { loss, figures, extra } = task.part(&fork, step, ranges[index].clone())?;
         let figures = figures.into_iter().map(|(name, value)| Ok((name, number(value)?)));
         let figures = figures.collect::<Result<Vec<_>, Error>>()?;
