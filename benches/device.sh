@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that is to be known of one device, in one run: what it is, parity, forwards, decodes and training steps,
-# PyTorch beside them, and a short training that is resumed. Results lie in OUT as JSON and text; a table ends it.
+# PyTorch beside them, and a short training that is resumed. Each part's answer lies in OUT as JSON; a table ends it (OUT/table.md).
 #
 #   benches/device.sh MGNT DEVICE OUT [CONFIG] [RECIPE]
 #
@@ -34,7 +34,7 @@ part() { # NAME COMMAND...: keeps what it prints, and goes on where it fails
     shift
     echo "== $name: ${*/#$mgnt/mgnt}" | tee -a "$out/log.txt"
     if "$@" >"$out/$name.out" 2>"$out/$name.err"; then
-        cat "$out/$name.out"
+        case " $* " in *" --json "*) ;; *) cat "$out/$name.out" ;; esac
     else
         failed+=("$name: $(tail -n 1 "$out/$name.err")")
         tail -n 3 "$out/$name.err"
@@ -42,22 +42,23 @@ part() { # NAME COMMAND...: keeps what it prints, and goes on where it fails
 }
 
 part devices "$mgnt" devices
+part devices-json "$mgnt" devices --json
 for type in $types; do
-    part "parity-$type" "$mgnt" parity --golden "$root/tests/golden" --device "$device" --dtype "$type"
-    part "forward-$type" "$mgnt" bench forward --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat"
-    part "decode-$type" "$mgnt" bench decode --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat"
+    part "parity-$type" "$mgnt" parity --golden "$root/tests/golden" --device "$device" --dtype "$type" --json
+    part "forward-$type" "$mgnt" bench forward --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat" --json
+    part "decode-$type" "$mgnt" bench decode --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat" --json
     if "$python" -c 'import torch, safetensors' 2>/dev/null; then
         for batch in ${batches//,/ }; do
             for compile in "" --compile; do
                 part "torch-$type-$batch$compile" "$mgnt" bench-against-torch --config "$config" --device "$device" --dtype "$type" \
-                    --batch "$batch" --repeat "$repeat" --python "$python" --script "$root/benches/torch_decode.py" $compile
+                    --batch "$batch" --repeat "$repeat" --python "$python" --script "$root/benches/torch_decode.py" $compile --json
             done
         done
     else
         failed+=("torch-$type: $python has no torch with safetensors")
     fi
 done
-part train "$mgnt" bench train --config "$recipe" --device "$device" --batch 16 --repeat "$repeat"
+part train "$mgnt" bench train --config "$recipe" --device "$device" --batch 16 --repeat "$repeat" --json
 if [ -n "${TOKENS:-}" ]; then
     training=("$mgnt" train-imagenet --config "${REAL:-$root/configs/image/imagenette64.ron}" --data "$TOKENS" --device "$device"
         --out "$out/real" ${VALIDATION:+--validation "$VALIDATION"})
@@ -71,6 +72,8 @@ if [ -n "${TOKENS:-}" ]; then
 fi
 part demo "$mgnt" demo --device "$device" --hurry 10 --shipped "$root/assets/imagenette64" --out "$out/demo"
 
+echo
+"$python" "$root/benches/device_table.py" "$out" | tee "$out/table.md"
 echo
 echo "results in $out"
 if [ ${#failed[@]} -gt 0 ]; then

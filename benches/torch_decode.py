@@ -112,6 +112,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--codes", type=int, default=1024)
+    parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeat", type=int, default=3)
@@ -130,7 +131,7 @@ def main():
     count = model.positions.shape[0] - 1
     mask = model.tokens.shape[0] - 1
     forward = torch.compile(model) if arguments.compile else model
-    classes = torch.arange(arguments.batch, device=arguments.device)
+    classes = torch.arange(arguments.batch, device=arguments.device) % arguments.classes
     seconds = []
     for round in range(arguments.repeat + 1):
         torch.manual_seed(round)

@@ -76,8 +76,8 @@ def theirs(factors, steps=4):
 
 
 def ours():
-    line = [args.mgnt, "bench", "train", "--config", args.config, "--batch", str(args.batch), "--repeat", "2", "--json"]
-    line += ["--device", args.device]
+    line = [args.mgnt, "--threads", str(args.threads), "bench", "train", "--config", args.config]
+    line += ["--batch", str(args.batch), "--repeat", "2", "--device", args.device, "--json"]
     report = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
     return {row["name"]: row["milliseconds"] for row in report["rows"]}
 

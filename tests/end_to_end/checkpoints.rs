@@ -107,6 +107,12 @@ fn imported_transformers_say_what_the_published_code_says() {
     }
     succeed("import maskgit-flax --transformer nested.safetensors --classes 10 -o n", path);
     succeed("probe n --input in.safetensors --output out.safetensors", path);
+    succeed(
+        "import maskgit-flax --transformer nested.safetensors --classes 10 --sub-models 1,4 -o few",
+        path,
+    );
+    succeed("probe few --input in.safetensors --output few.safetensors", path);
+    assert_eq!(agree(&path.join("few.safetensors"), &path.join("expected.safetensors")), 2);
     assert_eq!(agree(&path.join("out.safetensors"), &path.join("expected.safetensors")), 4);
     for (trace, cache) in [
         ("trace_uncached", "off"),

@@ -121,4 +121,8 @@ fn the_demo_leaves_a_page() {
     assert!(page.contains("<h2>Photos</h2>"));
     fail("demo --out e --shipped .", folder.path(), 1, &["transformer", "config.ron"]);
     assert!(!folder.path().join("e").exists());
+    fs::create_dir(folder.path().join("mine")).unwrap();
+    fs::write(folder.path().join("mine/photos.png"), "mine").unwrap();
+    fail("demo --out mine", folder.path(), 2, &["photos.png"]);
+    assert_eq!(fs::read(folder.path().join("mine/photos.png")).unwrap(), b"mine");
 }

@@ -28,7 +28,7 @@ pub struct Arguments {
     /// A model's config; for train, a recipe
     #[arg(long, value_name = "FILE")]
     pub(super) config: PathBuf,
-    /// Batch sizes
+    /// Batch sizes, with commas between
     #[arg(long, value_delimiter = ',', default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Vec<u16>,
     /// Times that each is run, turn and turn about, after once to warm up; medians are printed

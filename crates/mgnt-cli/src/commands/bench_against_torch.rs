@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_model::{ModelConfig, NestedTransformer, Norm};
 use mgnt_weights::directory::read_ron;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if plan.iterations().iter().any(|iteration| iteration.guidance > 0.0) {
         return Err(bad_use("--guidance: the PyTorch side decodes without, and would do half the work"));
     }
+    if config.norm != Norm::Post {
+        return Err(bad_use(
+            "--config: the PyTorch side has LayerNorms behind each branch, and none before: norm must be post",
+        ));
+    }
     let device = arguments.compute.open()?;
     let folder = tempfile::tempdir().context("a folder for the weights")?;
     let directory = folder.path().join("model");
@@ -114,6 +119,7 @@ fn torch(arguments: &Arguments, config: &ModelConfig, model: &std::path::Path) -
     for (option, number) in [
         ("--heads", config.heads),
         ("--codes", config.codes),
+        ("--classes", config.classes),
         ("--batch", arguments.batch.into()),
         ("--repeat", arguments.repeat.into()),
         ("--steps", arguments.strategy.strategy(config)?.iterations()),

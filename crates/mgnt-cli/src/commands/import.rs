@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, Subcommand};
-use mgnt_model::NestedTransformer;
 use mgnt_model::published::{self as transformer, Family};
+use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::published::{self as tokenizer, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_weights::{TensorMap, flax, read};
@@ -30,6 +30,10 @@ enum Kind {
         /// Classes that the transformer's vocabulary has
         #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
         classes: Option<usize>,
+        /// Sub-models that decodes may use, of which a published checkpoint has trained 1 alone [default: 1, 2, 4 and 8, as
+        /// far as the sizes allow]
+        #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "tokenizer")]
+        sub_models: Vec<usize>,
         /// The tokenizer's file
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
@@ -61,6 +65,10 @@ enum Kind {
         /// Classes that the transformer's vocabulary has, besides the unconditional one
         #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
         classes: Option<usize>,
+        /// Sub-models that decodes may use, of which a published checkpoint has trained 1 alone [default: 1, 2, 4 and 8, as
+        /// far as the sizes allow]
+        #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "tokenizer")]
+        sub_models: Vec<usize>,
         /// The tokenizer's file
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
@@ -88,11 +96,11 @@ enum Kind {
 /// Imports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.kind {
-        Kind::MaskgitFlax { transformer: Some(file), classes, out, .. } => {
-            import_transformer(&file, classes.unwrap_or(0), Family::Maskgit, &out)
+        Kind::MaskgitFlax { transformer: Some(file), classes, sub_models, out, .. } => {
+            import_transformer(&file, classes.unwrap_or(0), Family::Maskgit, sub_models, &out)
         }
-        Kind::MagvitFlax { transformer: Some(file), classes, out, .. } => {
-            import_transformer(&file, classes.unwrap_or(0), Family::Magvit, &out)
+        Kind::MagvitFlax { transformer: Some(file), classes, sub_models, out, .. } => {
+            import_transformer(&file, classes.unwrap_or(0), Family::Magvit, sub_models, &out)
         }
         Kind::MaskgitFlax { tokenizer: Some(file), size, out, .. } => {
             image(tokenizer::image_from_flax(read(&file)?, size), &file, &out)
@@ -112,7 +120,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn import_transformer(file: &Path, classes: usize, family: Family, out: &Path) -> anyhow::Result<()> {
+fn import_transformer(
+    file: &Path,
+    classes: usize,
+    family: Family,
+    sub_models: Vec<usize>,
+    out: &Path,
+) -> anyhow::Result<()> {
     let tensors = flax::parameters(read(file)?);
     // The vocabularies of the two differ by a class, which nothing else in a file tells.
     if let Some(other) = Family::of(&tensors).filter(|of_file| *of_file != family) {
@@ -127,7 +141,18 @@ fn import_transformer(file: &Path, classes: usize, family: Family, out: &Path) -
     let null_class = family == Family::Magvit;
     let (config, weights) = transformer::from_flax(tensors, classes, null_class).map_err(named(file))?;
     weights.check_finite().map_err(named(file))?;
+    let config = match sub_models.is_empty() {
+        true => config,
+        false => ModelConfig { sub_models, ..config },
+    };
+    config.validate().map_err(|error| bad_use(format!("--sub-models: {error}")))?;
     NestedTransformer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
+    if config.sub_models != [1] {
+        let sub_models = &config.sub_models;
+        tell!(
+            "sub-models {sub_models:?}: decodes take them by default, and a checkpoint that was trained whole has none but 1              (--sub-models 1; `train-imagenet --from` trains the others)"
+        );
+    }
     let millions = config.parameters() as f64 / 1e6;
     done(
         out,

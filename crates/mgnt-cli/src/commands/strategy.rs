@@ -12,50 +12,52 @@ use mgnt_weights::directory::read_ron;
 
 use crate::failure::bad_use;
 
+/// Said of each option: what a struct says of all holds for those behind it, too.
+const HEADING: &str = "Decoding strategy";
+
 /// Options of a decoding strategy.
 #[derive(Args, Debug, Clone, Default, PartialEq)]
-#[command(next_help_heading = "Decoding strategy")]
 pub struct StrategyArguments {
     /// A strategy as RON (`mgnt flops --save-strategy` writes one); the other options change it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     pub strategy: Option<PathBuf>,
     /// Sub-model of each iteration: growing, shrinking, or a list as `8x3,4x3,2x3,1x3` (three iterations at p = 8,
     /// then three at 4, …) [default: growing; the full model in all where only --steps is given]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, help_heading = HEADING, value_name = "LIST")]
     pub schedule: Option<String>,
     /// Iterations [default: 12]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, help_heading = HEADING, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub steps: Option<u16>,
     /// Keys and values of decided tokens: off, on (made anew at a change of size), every:n, or the list of iterations
     /// that make them anew [default: on]
-    #[arg(long, value_name = "POLICY")]
+    #[arg(long, help_heading = HEADING, value_name = "POLICY")]
     pub cache: Option<CachePolicy>,
     /// Guidance scale w of (1 + w) conditional - w unconditional logits: w, linear:w, cosine:w, power-cosine:w:power,
     /// interval:w:from:to (shares of the iterations, 0 to 1), or a list [default: 0, none]
-    #[arg(long, value_name = "RAMP")]
+    #[arg(long, help_heading = HEADING, value_name = "RAMP")]
     pub guidance: Option<Guidance>,
     /// What guidance's unconditional copy has in the place of the class: null-or-mask (the null class, or the mask token of
     /// a model without one) or null (such a model is refused) [default: null-or-mask]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, help_heading = HEADING, value_name = "TOKEN")]
     pub unconditional: Option<Unconditional>,
     /// Tokens decided in each iteration: cosine, linear, square, root, arccos, power:a, or a list [default: cosine]
-    #[arg(long, value_name = "SCHEDULE")]
+    #[arg(long, help_heading = HEADING, value_name = "SCHEDULE")]
     pub mask_schedule: Option<MaskSchedule>,
     /// Which of the drawn tokens are decided: confidence, random, halton, or a list of places that come first
     /// [default: confidence]
-    #[arg(long, value_name = "ORDER")]
+    #[arg(long, help_heading = HEADING, value_name = "ORDER")]
     pub order: Option<OrderKind>,
     /// Temperature at which tokens are drawn: a number, elt (its ramp; no choice noise), or a list [default: 1]
-    #[arg(long, value_name = "T")]
+    #[arg(long, help_heading = HEADING, value_name = "T")]
     pub temperature: Option<TokenTemperature>,
     /// Gumbel noise on the confidence at the start, falling to none [default: 4.5]
-    #[arg(long, value_name = "T")]
+    #[arg(long, help_heading = HEADING, value_name = "T")]
     pub choice_temperature: Option<f64>,
     /// Draw among the k most probable codes only
-    #[arg(long, value_name = "K")]
+    #[arg(long, help_heading = HEADING, value_name = "K")]
     pub top_k: Option<usize>,
     /// Draw among the most probable codes that hold this share of the probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, help_heading = HEADING, value_name = "P")]
     pub top_p: Option<f64>,
 }
 
@@ -154,6 +156,18 @@ mod tests {
         assert!(of(|a| (a.schedule, a.steps) = (Some("8x3".into()), Some(4))).is_err());
         let few = StrategyArguments::default().plan_for(&ModelConfig::preset(Preset::B), 3).unwrap();
         assert_eq!(few.iterations().len(), 3);
+    }
+
+    /// What docs/decoding.md shows of a strategy's file is one, and a plan.
+    #[test]
+    fn the_documented_file_is_a_strategy() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/decoding.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, from) = page.split_once("```ron\n").unwrap();
+        let (text, _) = from.split_once("```").unwrap();
+        let strategy: Strategy = mgnt_weights::directory::parse_ron(text, "decoding.md".as_ref()).unwrap();
+        assert_eq!((strategy.top_k, strategy.order.clone()), (Some(100), OrderKind::Halton));
+        assert_eq!(strategy.plan(&ModelConfig::preset(Preset::B)).unwrap().iterations().len(), 12);
     }
 
     #[test]

@@ -53,10 +53,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?.map(Arc::new);
     let word = training.home()?;
     let device = word.open_to_train()?;
-    let networks = arguments.networks.open(&recipe, word, &device)?;
-    if networks.rfid.is_some() && held_out.is_none() {
-        tell!("no rFID is taken: --validation is not given");
-    }
+    let networks = arguments.networks.open(&recipe, held_out.is_some(), word, &device)?;
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
@@ -73,11 +70,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 impl NetworkArguments {
-    fn open(&self, recipe: &TokenizerRecipe, word: DeviceWord, device: &Device) -> anyhow::Result<Networks> {
+    fn open(
+        &self,
+        recipe: &TokenizerRecipe,
+        validates: bool,
+        word: DeviceWord,
+        device: &Device,
+    ) -> anyhow::Result<Networks> {
         let inception =
             self.inception.as_ref().map(|path| network(path, Resize::default(), word, device)).transpose()?;
+        let takes_rfid = validates && self.rfid_pictures > 0;
         if let Some(network) = &inception
-            && self.rfid_pictures > 0
+            && takes_rfid
             && !network.reaches(self.dims)
         {
             let (file, dims) = (network.path().display(), self.dims.count());
@@ -102,7 +106,10 @@ impl NetworkArguments {
                 "the recipe's perceptual_weight needs --perceptual or --inception; perceptual_weight=0 goes without",
             ));
         };
-        let rfid = inception.filter(|_| self.rfid_pictures > 0);
+        if inception.is_some() && self.rfid_pictures > 0 && !validates {
+            tell!("no rFID is taken: --validation is not given");
+        }
+        let rfid = inception.filter(|_| takes_rfid);
         let rfid = rfid.map(|network| Rfid { network, dims: self.dims, pictures: self.rfid_pictures });
         Ok(Networks { perceptual, rfid })
     }

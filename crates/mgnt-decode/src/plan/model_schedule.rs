@@ -60,6 +60,11 @@ impl FromStr for ModelSchedule {
                 _ => Err(wrong(format!("`{word}` is not a number from 1 to 1024"))),
             }
         };
+        if ["growing", "shrinking"].contains(&text) {
+            return Err(wrong(
+                "it depends on the model: write the list that it is, as `8x3,4x3,2x3,1x3`".into(),
+            ));
+        }
         let mut factors = Vec::new();
         for part in text.split(',') {
             let (p, times) = match part.split_once('x') {
@@ -121,5 +126,7 @@ mod tests {
             let error = parse(wrong).unwrap_err().to_string();
             assert!(error.contains(&format!("`{wrong}`")), "{error}");
         }
+        let error = parse("growing").unwrap_err().to_string();
+        assert!(error.contains("depends on the model"), "{error}");
     }
 }

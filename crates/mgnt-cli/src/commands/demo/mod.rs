@@ -5,6 +5,7 @@ mod compared;
 mod page;
 mod shipped;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -89,13 +90,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = compute.open()?;
     let stop = stop_on_interrupt()?;
     let out = &arguments.out;
-    let pages = ["index.html", "grid.png", "decoding.gif"];
-    if let Some(other) =
-        pages.iter().find(|name| out.join(name).exists() && !out.join("transformer").exists())
-    {
-        let out = out.display();
-        return Err(bad_use(format!("--out {out}: holds {other} of something else; take another folder")));
-    }
+    check_folder(out)?;
 
     let mut tokenizer_recipe: TokenizerRecipe = embedded(TOKENIZER)?;
     let mut recipe: Recipe = embedded(TRANSFORMER)?;
@@ -111,9 +106,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let photos = match &shipped {
         Some(shipped) => {
             tell!("decoding photos by the weights that come with mgnt");
-            let compared = shipped.compare(each, arguments.hurry, arguments.seed, &device)?;
-            atomic::write_bytes(&out.join("photos.png"), &compared.grid)?;
-            Some(compared)
+            Some(shipped.compare(each, arguments.hurry, arguments.seed, &device)?)
         }
         None => None,
     };
@@ -122,6 +115,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let size = tokenizer_recipe.tokenizer.size;
     let store = Arc::new(drawn(out, "train", usize::from(arguments.pictures), size, 1)?);
     let held_out = Arc::new(drawn(out, "held-out", HELD_OUT, size, 2)?);
+    // Now that the folder is known as a demonstration's.
+    if let Some(compared) = &photos {
+        atomic::write_bytes(&out.join("photos.png"), &compared.grid)?;
+    }
 
     tell!("2/5 training the tokenizer");
     let tokenizer_run = out.join("tokenizer");
@@ -216,6 +213,30 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a demonstration writes over, and what it works in.
+const PAGES: [&str; 4] = ["index.html", "grid.png", "decoding.gif", "photos.png"];
+const WORK: [&str; 3] = ["data", "tokenizer", "transformer"];
+
+/// Refuses a folder that holds anything but a demonstration.
+fn check_folder(out: &Path) -> anyhow::Result<()> {
+    let is_known = out.join("data/train-pictures").exists();
+    let entries = match std::fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(anyhow::Error::new(error).context(format!("--out {}", out.display()))),
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // A temporary name begins with that of what it becomes.
+        let is_one_of = |names: &[&str]| names.iter().any(|known| name.starts_with(known));
+        if !(is_one_of(&WORK) || is_known && is_one_of(&PAGES)) {
+            let out = out.display();
+            return Err(bad_use(format!("--out {out}: holds {name} of something else; take another folder")));
+        }
+    }
+    Ok(())
+}
+
 fn embedded<R: DeserializeOwned>((name, text): (&str, &str)) -> anyhow::Result<R> {
     Ok(directory::parse_ron(text, Path::new(name))?)
 }
@@ -225,7 +246,9 @@ fn drawn(out: &Path, name: &str, each: usize, size: usize, seed: u64) -> anyhow:
     let store = out.join("data").join(format!("{name}-pictures"));
     if !store.exists() {
         let source = out.join("data").join(name);
-        atomic::write_folder(&source, |folder| synthetic::write_folder(folder, each, size, seed))?;
+        if !source.exists() {
+            atomic::write_folder(&source, |folder| synthetic::write_folder(folder, each, size, seed))?;
+        }
         prepare(&source, &PrepareOptions { size, ..PrepareOptions::default() }, &store, &mut |_, _| {})?;
     }
     let store = PictureStore::open(&store)?;

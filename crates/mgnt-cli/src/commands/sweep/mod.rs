@@ -40,7 +40,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     tokenizer: PathBuf,
     /// The reference: a packed store, a folder of pictures, or statistics, as `eval-fid --real` takes them
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "PATH")]
     real: PathBuf,
     /// Take at most this many real pictures, evenly over them [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
@@ -73,7 +73,7 @@ pub struct Arguments {
     /// Pictures a strategy and seed, the classes in turn
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(2..))]
     samples: u32,
-    /// Seeds; what is measured is the mean over them, and strategies that are not known with all of them are not shown
+    /// Seeds, with commas between; what is measured is the mean over them, and strategies that are not known with all of them are not shown
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Pictures at a time
