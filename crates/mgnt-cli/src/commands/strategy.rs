@@ -28,8 +28,8 @@ pub struct StrategyArguments {
     /// Iterations [default: 12]
     #[arg(long, help_heading = HEADING, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub steps: Option<u16>,
-    /// Keys and values of decided tokens: off, on (made anew at a change of size), every:n, or the list of iterations
-    /// that make them anew [default: on]
+    /// Keys and values of decided tokens: off, on (made anew at a change of size, and where guidance begins or ends), every:n, or
+    /// the list of iterations that make them anew besides [default: on]
     #[arg(long, help_heading = HEADING, value_name = "POLICY")]
     pub cache: Option<CachePolicy>,
     /// Guidance scale w of (1 + w) conditional - w unconditional logits: w, linear:w, cosine:w, power-cosine:w:power,
