@@ -9,8 +9,8 @@ use crate::decoder::decode;
 use crate::samples::Start;
 use crate::{Decoded, Error, Plan};
 
-/// Decodes a batch in as many parts as there are cores, or samples; in one where a thread of a pool asks. No sample depends on its batch, so that the tokens
-/// are those of the whole.
+/// Decodes a batch in as many parts as there are cores, or samples; in one where a thread of a pool asks. No sample depends
+/// on its batch, so that the tokens are those of the whole.
 pub(crate) fn decode_in_parts(
     model: &NestedTransformer,
     plan: &Plan,

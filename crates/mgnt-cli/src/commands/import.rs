@@ -150,7 +150,8 @@ fn import_transformer(
     if config.sub_models != [1] {
         let sub_models = &config.sub_models;
         tell!(
-            "sub-models {sub_models:?}: decodes take them by default, and a checkpoint that was trained whole has none but 1              (--sub-models 1; `train-imagenet --from` trains the others)"
+            "sub-models {sub_models:?}: decodes take them by default, and a checkpoint that was trained whole has none \
+             but 1 (--sub-models 1; `train-imagenet --from` trains the others)"
         );
     }
     let millions = config.parameters() as f64 / 1e6;

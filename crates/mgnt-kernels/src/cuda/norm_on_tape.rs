@@ -34,8 +34,8 @@ pub struct Summands {
     pub dropout: Dropout,
 }
 
-/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]` in type `to`; and for its backward pass the normal before it was scaled, and one
-/// over the deviations `[R, 1]`.
+/// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]` in type `to`; and for its backward pass the normal
+/// before it was scaled, and one over the deviations `[R, 1]`.
 pub fn norm(
     summands: Summands,
     parameters: CubeTensor,

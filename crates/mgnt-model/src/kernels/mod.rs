@@ -111,8 +111,9 @@ pub trait Kernels: Debug + Send + Sync {
     ) -> [Tensor<2, Int>; 2];
 
     /// Heads of the `sums [1, R, 3 W]` of three products and the first W of each one's bias, of `biases [3, _]`, and attention as
-    /// [`attend`](Self::attend) has it, for samples that attend over themselves alone; of a type throughout, that of the sums. It may be on a tape, of which nothing but the weights has the size of scores.
-    /// Of the weights some may be dropped, as rows of those of each sample, head and active position.
+    /// [`attend`](Self::attend) has it, for samples that attend over themselves alone; of a type throughout, that of the sums. It
+    /// may be on a tape, of which nothing but the weights has the size of scores. Of the weights some may be dropped, as rows of
+    /// those of each sample, head and active position.
     fn attention(
         &self,
         sums: Tensor<3>,
