@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::manifest::{Rejected, RejectedList, StoreKind};
 use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
-use crate::source::{Item, Source, SourceOptions};
+use crate::source::{Item, Reader, Source, SourceOptions};
 use crate::store::{PICTURES, StoreManifest, VERSION};
 use crate::unfinished::{Record, Unfinished};
 use crate::{Crop, Error};
@@ -239,10 +239,11 @@ impl Job<'_> {
     ) -> Result<(), Error> {
         let mut rejected = self.source.skipped().to_vec();
         rejected.extend(records.iter().flatten().flat_map(|record| record.rejected.iter().cloned()));
+        let mut reader = self.source.reader();
         for number in (0..records.len()).filter(|&number| records[number].is_none()) {
             // Once too many are rejected, the rest is no use.
             self.accept(&rejected)?;
-            let shard = self.fill(number, one_done)?;
+            let shard = self.fill(number, &mut reader, one_done)?;
             rejected.extend_from_slice(&shard.rejected);
             if filled.send(shard).is_err() {
                 break;
@@ -252,15 +253,19 @@ impl Job<'_> {
     }
 
     /// Decodes, crops and resizes the pictures of a shard on all cores.
-    fn fill(&self, number: usize, one_done: &(dyn Fn() + Sync)) -> Result<Filled, Error> {
+    fn fill(
+        &self,
+        number: usize,
+        reader: &mut Reader,
+        one_done: &(dyn Fn() + Sync),
+    ) -> Result<Filled, Error> {
         let range = self.range(number);
         // Before they are read: what changes meanwhile is seen by who comes later.
         let stamp = self.source.stamp(range.clone())?;
         let item_bytes = self.options.item_bytes();
         let mut pictures = vec![0; range.len() * item_bytes];
         let large = Mutex::new(());
-        let mut reasons: Vec<(usize, String)> = self
-            .source
+        let mut reasons: Vec<(usize, String)> = reader
             .stream(range.clone())
             .zip(pictures.chunks_mut(item_bytes))
             .par_bridge()

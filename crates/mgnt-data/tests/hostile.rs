@@ -68,7 +68,8 @@ fn run(
 /// Reads all that a source has, damaged as it may be.
 fn read_source(path: &Path, options: &SourceOptions) -> Result<usize, Error> {
     let source = Source::open(path, options)?;
-    let read = source.stream(0..source.len()).filter(|_| true).map(|item| source.bytes(item));
+    let mut reader = source.reader();
+    let read = reader.stream(0..source.len()).filter(|_| true).map(|item| source.bytes(item));
     let sound = read.filter(|bytes| bytes.is_ok()).count();
     assert_eq!(source.fingerprint().len(), 64);
     Ok(sound)

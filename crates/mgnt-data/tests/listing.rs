@@ -21,7 +21,7 @@ fn refusal(path: &Path) -> String {
 /// Keys and contents.
 fn items(source: &Source) -> Vec<(&str, String)> {
     let text = |item| String::from_utf8(source.bytes(item).unwrap()).unwrap();
-    source.stream(0..source.len()).map(|item| (source.key(item.index), text(item))).collect()
+    source.reader().stream(0..source.len()).map(|item| (source.key(item.index), text(item))).collect()
 }
 
 fn expect(source: &Source, expected: &[(&str, &str)]) {

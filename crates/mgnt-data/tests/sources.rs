@@ -4,11 +4,15 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use common::{Groups, file_of, tar_bytes, tree, write_parquet};
-use mgnt_data::{Error, Format, Source, SourceOptions};
+use mgnt_data::{
+    Error, Format, Picture, PictureStore, PrepareOptions, Source, SourceOptions, prepare, synthetic,
+};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -38,6 +42,7 @@ fn refusal(path: &Path, options: &SourceOptions) -> String {
 /// Keys, classes and contents.
 fn items(source: &Source) -> Vec<(String, String, String)> {
     source
+        .reader()
         .stream(0..source.len())
         .map(|item| {
             let index = item.index;
@@ -76,7 +81,7 @@ fn a_folder_and_its_tar_are_the_same() {
     assert_eq!(items(&a), items(&b));
     assert_eq!((a.label(0), a.label(2)), (0, 1));
     // A part of it is that part of the whole.
-    let part: Vec<_> = b.stream(1..3).map(|item| b.key(item.index).to_owned()).collect();
+    let part: Vec<_> = b.reader().stream(1..3).map(|item| b.key(item.index).to_owned()).collect();
     assert_eq!(part, ["train/b/1.jpg", "train/b/2.jpg"]);
 }
 
@@ -412,7 +417,7 @@ fn parquet_rows_with_and_without_compression() {
                     Ok(bytes) => Ok(String::from_utf8(bytes).unwrap()),
                     Err(error) => Err(error.to_string()),
                 };
-                source.stream(range).map(bytes).collect()
+                source.reader().stream(range).map(bytes).collect()
             };
             let all = read(0..5);
             let text = |index: usize| all[index].as_deref().unwrap();
@@ -438,9 +443,64 @@ fn rows_from_the_middle_of_a_row_group() {
     write_parquet(&path, &[&rows], WriterProperties::default());
     let source = open_any(&path);
     for start in [0, 1, 16, 17, 33, 59] {
-        let read: Vec<_> = source.stream(start..60).map(|item| source.bytes(item).unwrap()).collect();
+        let read: Vec<_> =
+            source.reader().stream(start..60).map(|item| source.bytes(item).unwrap()).collect();
         assert!(read.iter().eq(texts[start..].iter().map(|text| text.as_bytes())), "from {start}");
     }
+}
+
+/// Prepares shards of four rows of one group, each row a page; `meanwhile` is called when the first shard is read.
+fn prepared_by_fours(path: &Path, meanwhile: impl Fn() + Sync) -> Vec<Vec<u8>> {
+    let out = path.with_extension("store");
+    let options = PrepareOptions { size: 16, shard_items: Some(4), ..PrepareOptions::default() };
+    let mut progress = |done, _| {
+        if done == 4 {
+            meanwhile()
+        }
+    };
+    prepare(path, &options, &out, &mut progress).unwrap();
+    let store = PictureStore::open(&out).unwrap();
+    (0..store.len()).map(|index| store.picture(index).to_vec()).collect()
+}
+
+fn write_rows(path: &Path, pictures: &[Picture]) {
+    let bytes: Vec<_> = pictures.iter().map(|picture| picture.to_png().unwrap()).collect();
+    let rows: Vec<_> = bytes.iter().map(|bytes| (Some(&bytes[..]), Some(0))).collect();
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_data_page_row_count_limit(1)
+        .set_write_batch_size(1);
+    write_parquet(path, &[&rows], properties.build());
+}
+
+#[test]
+fn shards_of_one_row_group_read_each_row_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let draw = |seed| -> Vec<_> { (0..12).map(|n| synthetic::draw(0, n, 16, seed).unwrap()).collect() };
+    let rgb = |pictures: &[Picture]| -> Vec<_> { pictures.iter().map(|p| p.rgb().to_vec()).collect() };
+    let (old, new) = (draw(1), draw(2));
+    write_rows(&path, &old);
+    let changed = fs::metadata(&path).unwrap().modified().unwrap();
+    // The first page is gone, behind which nobody could read who begins with it again.
+    let damage = || {
+        let mut file = File::options().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(4)).unwrap();
+        file.write_all(&[0xff; 24]).unwrap();
+        file.set_modified(changed).unwrap();
+    };
+    assert_eq!(prepared_by_fours(&path, damage), rgb(&old));
+    let source = open_any(&path);
+    assert!(source.reader().stream(4..12).all(|item| source.bytes(item).is_err()));
+
+    write_rows(&path, &old);
+    let replace = || {
+        write_rows(&path, &new);
+        let later = changed + Duration::from_secs(9);
+        File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+    };
+    let expected = [rgb(&old[..4]), rgb(&new[4..])].concat();
+    assert_eq!(prepared_by_fours(&path, replace), expected, "a file that has changed is opened anew");
 }
 
 #[test]
@@ -496,7 +556,7 @@ fn files_that_are_empty_or_too_large_have_a_reason() {
     let large = File::create(folder.path().join("a/2.jpg")).unwrap();
     large.set_len((256 << 20) + 1).unwrap();
     let source = open_any(folder.path());
-    let read: Vec<_> = source.stream(0..3).map(|item| source.bytes(item)).collect();
+    let read: Vec<_> = source.reader().stream(0..3).map(|item| source.bytes(item)).collect();
     let reason = |index: usize| match read[index].as_ref().unwrap_err() {
         Error::Picture(reason) => reason,
         other => panic!("{other}"),

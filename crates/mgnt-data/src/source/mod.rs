@@ -9,6 +9,7 @@ mod flat;
 mod format;
 mod ilsvrc;
 mod parquet;
+mod reader;
 mod webdataset;
 
 use std::collections::HashMap;
@@ -16,11 +17,12 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
 pub use format::Format;
+pub use reader::Reader;
 
 use crate::Error;
 use crate::manifest::{MOST_CLASSES, Rejected, sha256};
@@ -80,7 +82,7 @@ enum Place {
     Row { container: u32, group: u32, row: u32 },
 }
 
-/// One file of a [`Source::stream`]: in memory where the container had to be unpacked, else still to be read.
+/// One file of a [`Reader::stream`]: in memory where the container had to be unpacked, else still to be read.
 #[derive(Debug)]
 pub struct Item {
     /// Place within the source, 0-based.
@@ -248,12 +250,11 @@ impl Source {
             last = container;
             let own = || self.path.join(&*entry.key);
             let path = container.map_or_else(own, |container| self.containers[container as usize].clone());
-            match fs::metadata(&path) {
-                Ok(there) => {
-                    let changed = there.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            match state(&path) {
+                Ok((length, changed)) => {
                     digest.update([1]);
-                    digest.update(there.len().to_le_bytes());
-                    digest.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
+                    digest.update(length.to_le_bytes());
+                    digest.update(changed.as_nanos().to_le_bytes());
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => digest.update([0]),
                 Err(error) => return Err(Error::io(path)(error)),
@@ -262,20 +263,9 @@ impl Source {
         Ok(sha256(&digest.finalize()))
     }
 
-    /// The files of a range, in order.
-    ///
-    /// # Panics
-    /// Where the range ends above [`Self::len`].
-    pub fn stream(&self, range: Range<usize>) -> impl Iterator<Item = Item> + Send + '_ {
-        let mut rows = parquet::Rows::new(&self.containers);
-        let first = range.start;
-        self.entries[range].iter().enumerate().map(move |(at, entry)| {
-            let content = match entry.place {
-                Place::Row { container, group, row } => Content::Bytes(rows.read(container, group, row)),
-                place => Content::Place(place),
-            };
-            Item { index: first + at, content }
-        })
+    /// Reads ranges of the files.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader::new(self)
     }
 
     /// The bytes of an item. [`Error::Picture`] says why a file is none that can be used; any other error is the
@@ -302,6 +292,13 @@ impl Source {
         };
         if bytes.is_empty() { Err(Error::Picture("an empty file".into())) } else { Ok(bytes) }
     }
+}
+
+/// What tells whether a file has changed: its length, and when it last did.
+fn state(path: &Path) -> io::Result<(u64, Duration)> {
+    let there = fs::metadata(path)?;
+    let changed = there.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok((there.len(), changed.unwrap_or_default()))
 }
 
 /// What is wrong with a class of which no file is read.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
@@ -17,7 +18,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMe
 use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
-use super::{Classes, Found, Place, shards, size};
+use super::{Classes, Found, Place, shards, size, state};
 use crate::manifest::MOST_CLASSES;
 use crate::{Error, guard};
 
@@ -219,8 +220,15 @@ where
 /// Reads rows one after the other, keeping the column that it is in open.
 pub(super) struct Rows<'a> {
     containers: &'a [PathBuf],
-    table: Option<(u32, Table)>,
+    open: Option<Open>,
     column: Option<Column>,
+}
+
+struct Open {
+    container: u32,
+    /// The file's before it was opened, where the system told.
+    state: Option<(u64, Duration)>,
+    table: Table,
 }
 
 struct Column {
@@ -232,7 +240,16 @@ struct Column {
 
 impl<'a> Rows<'a> {
     pub(super) fn new(containers: &'a [PathBuf]) -> Self {
-        Self { containers, table: None, column: None }
+        Self { containers, open: None, column: None }
+    }
+
+    /// Closes a file that has changed since it was opened.
+    pub(super) fn close_changed(&mut self) {
+        let Some(open) = &self.open else { return };
+        let now = state(&self.containers[open.container as usize]).ok();
+        if now.is_none() || now != open.state {
+            (self.open, self.column) = (None, None);
+        }
     }
 
     /// The picture's bytes of a row. Rows that come in order are read once.
@@ -271,12 +288,16 @@ impl<'a> Rows<'a> {
 
     fn open(&mut self, container: u32, group: u32) -> Result<Column, Error> {
         let path = &self.containers[container as usize];
-        let table = match self.table.take() {
-            Some((open, table)) if open == container => table,
-            // It was whole when it was listed.
-            _ => Table::open(path).map_err(|fault| fault.of_file(path))?,
+        let open = match self.open.take() {
+            Some(open) if open.container == container => open,
+            _ => {
+                let state = state(path).ok();
+                // It was whole when it was listed.
+                let table = Table::open(path).map_err(|fault| fault.of_file(path))?;
+                Open { container, state, table }
+            }
         };
-        let (_, table) = self.table.insert((container, table));
+        let table = &self.open.insert(open).table;
         if group as usize >= table.metadata.num_row_groups() {
             return Err(Fault::from(format!("row group {group} is missing")).of_file(path));
         }
