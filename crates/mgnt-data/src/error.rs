@@ -62,6 +62,14 @@ pub enum Error {
         /// What was given.
         got: String,
     },
+    /// Shards of so many items cannot be made, or not be opened later.
+    #[error("items a shard: expected {expected}, got {got}")]
+    ShardItems {
+        /// What would be right.
+        expected: String,
+        /// What was given.
+        got: usize,
+    },
     /// An unfinished store that another process is writing.
     #[error("{path}: another process is writing it", path = path.display())]
     Busy {

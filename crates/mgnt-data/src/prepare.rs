@@ -33,7 +33,7 @@ pub struct PrepareOptions {
     pub crop: Crop,
     /// Share of files that may be rejected, 0 to 1.
     pub max_rejected: f64,
-    /// Files a shard; as many as make 64 MiB if `None`.
+    /// Files a shard; as many as make 64 MiB if `None`. Up to three shards are in memory at a time.
     pub shard_items: Option<usize>,
     /// Sizes that are refused.
     pub limits: Limits,
@@ -65,8 +65,12 @@ pub struct PrepareReport {
     pub shards_resumed: usize,
 }
 
-/// Bytes of pictures in a shard. Two shards are in memory at a time, one being filled and one being written.
+/// Bytes of pictures in a shard.
 const SHARD_BYTES: usize = 64 << 20;
+
+/// Times that memory holds a shard: one is filled while the last one is written, as the bytes of a file that were copied
+/// from its pictures.
+const IN_MEMORY: usize = 3;
 
 /// Pictures of more pixels than this are decoded one at a time, so that many large ones at once do not fill the
 /// memory.
@@ -102,6 +106,9 @@ pub fn prepare(
     let source = Source::open(source, &options.source)?;
     let name = describe(source.path(), options.source.split.as_deref());
     let shard_items = options.shard_items.unwrap_or((SHARD_BYTES / options.item_bytes()).max(1));
+    shard::check_count(source.len(), 1, shard_items)?;
+    let times = if source.len() > shard_items { IN_MEMORY } else { IN_MEMORY - 1 };
+    shard::check_memory(shard_items.min(source.len()), options.item_bytes(), times)?;
     let limits = options.limits;
     let plan = Plan {
         made_by: MADE_BY,
@@ -159,7 +166,7 @@ impl PrepareOptions {
             return refuse("share of rejected files", "0 to 1", self.max_rejected.to_string());
         }
         if self.shard_items == Some(0) {
-            return refuse("files a shard", "at least 1", "0".into());
+            return Err(Error::ShardItems { expected: "at least 1".into(), got: 0 });
         }
         Ok(())
     }
@@ -263,7 +270,7 @@ impl Job<'_> {
         // Before they are read: what changes meanwhile is seen by who comes later.
         let stamp = self.source.stamp(range.clone())?;
         let item_bytes = self.options.item_bytes();
-        let mut pictures = vec![0; range.len() * item_bytes];
+        let mut pictures = shard::zeros(range.len(), item_bytes)?;
         let large = Mutex::new(());
         let mut reasons: Vec<(usize, String)> = reader
             .stream(range.clone())

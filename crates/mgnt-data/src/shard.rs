@@ -1,6 +1,7 @@
 //! A memory-mapped safetensors file with one tensor of items and one of labels.
 
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,59 @@ use crate::manifest::{self, ShardEntry, sha256};
 
 /// Name of the labels' tensor, u16 `[n]`.
 pub(crate) const LABELS: &str = "labels";
+
+/// Most shards of a store. Each is mapped by itself, and Linux gives a process 65,530 mappings unless it is told otherwise.
+const MOST_SHARDS: usize = 50_000;
+
+/// Refuses to make more shards of `items` than can be opened together; the store has each item `copies` times.
+pub(crate) fn check_count(items: usize, copies: usize, shard_items: usize) -> Result<(), Error> {
+    let shards = copies * items.div_ceil(shard_items);
+    if shards <= MOST_SHARDS {
+        return Ok(());
+    }
+    let least = items.div_ceil(MOST_SHARDS / copies);
+    let expected = format!(
+        "{least} at least, since {shards} shards are more than the {MOST_SHARDS} that a store may have"
+    );
+    Err(Error::ShardItems { expected, got: shard_items })
+}
+
+/// Refuses shards that memory does not hold so many times.
+pub(crate) fn check_memory(items: usize, item_bytes: usize, times: usize) -> Result<(), Error> {
+    reserved(items, item_bytes, times).map(drop)
+}
+
+/// Memory for the items of a shard, all zeros.
+pub(crate) fn zeros(items: usize, item_bytes: usize) -> Result<Vec<u8>, Error> {
+    let mut zeros = reserved(items, item_bytes, 1)?;
+    zeros.resize(items * item_bytes, 0);
+    Ok(zeros)
+}
+
+fn reserved(items: usize, item_bytes: usize, times: usize) -> Result<Vec<u8>, Error> {
+    let bytes = items.saturating_mul(item_bytes);
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes.saturating_mul(times)).map_err(|_| {
+        let expected = format!("as few as memory holds {times} times, where {items} have {bytes} bytes");
+        Error::ShardItems { expected, got: items }
+    })?;
+    Ok(memory)
+}
+
+/// The error of a shard that is not mapped. Where that is for the number of mappings, the system speaks of memory.
+fn not_mapped(path: &Path, reason: io::Error) -> Error {
+    let reason = match reason.kind() {
+        ErrorKind::OutOfMemory => io::Error::new(
+            ErrorKind::OutOfMemory,
+            format!(
+                "more shards than the system maps; make the store anew with more items a shard, or raise \
+                 vm.max_map_count ({reason})"
+            ),
+        ),
+        _ => reason,
+    };
+    Error::io(path)(reason)
+}
 
 /// An open shard. Labels are few and read at once; items stay in the file.
 #[derive(Debug)]
@@ -37,7 +91,7 @@ impl Shard {
         let file = File::open(&path).map_err(Error::io(&path))?;
         // SAFETY: stores are written under a temporary name and renamed, never changed in place; as with every
         // memory map, whoever truncates the file while it is open brings the process down.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&path))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|reason| not_mapped(&path, reason))?;
         let tensors = SafeTensors::deserialize(&map)
             .map_err(|e| Error::store(&path, "file", "a safetensors file", e))?;
         let get = |name: &str| {
@@ -183,6 +237,28 @@ mod tests {
             let (shard, place) = shards.locate(index);
             assert_eq!((shard.item(place), shard.label(place)), (&[index as u8][..], index as u16 + 100));
         }
+    }
+
+    #[test]
+    fn shards_that_could_not_be_opened_or_held_are_refused() {
+        let refusal = |checked: Result<(), Error>| checked.unwrap_err().to_string();
+        check_count(50_000, 1, 1).unwrap();
+        check_count(50_000, 2, 2).unwrap();
+        let error = refusal(check_count(50_001, 1, 1));
+        assert!(error.starts_with("items a shard: expected 2 at least, since 50001 shards"), "{error}");
+        assert!(error.ends_with("got 1"), "{error}");
+        let error = refusal(check_count(1_281_167, 2, 51));
+        assert!(error.contains("expected 52 at least"), "{error}");
+        check_count(1_281_167, 2, 52).unwrap();
+        check_memory(10, 20, 3).unwrap();
+        assert_eq!(zeros(2, 3).unwrap(), [0; 6]);
+        for error in [refusal(check_memory(usize::MAX / 4, 3, 3)), refusal(zeros(usize::MAX, 9).map(drop))] {
+            assert!(error.contains("as few as memory holds") && error.contains("bytes"), "{error}");
+        }
+        let of = |reason| not_mapped(Path::new("a"), reason).to_string();
+        let error = of(ErrorKind::OutOfMemory.into());
+        assert!(error.starts_with("a: more shards than the system maps; "), "{error}");
+        assert_eq!(of(io::Error::other("why")), "a: why");
     }
 
     fn shard(folder: &Path, file: String, items: &[u8], labels: &[u16]) -> ShardEntry {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::manifest::{ShardEntry, StoreKind, check_classes};
 use crate::tokens::{Manifest, SHARD_ITEMS, VERSION, file_name};
 use crate::unfinished::{Record, Unfinished};
-use crate::{Error, PictureStore, TokenStoreInfo};
+use crate::{Error, PictureStore, TokenStoreInfo, shard};
 
 /// A token store in the making. It knows no tokenizer: whoever has one asks for [`Self::pending`] shards, gives the
 /// tokens of each to [`Self::write`], and calls [`Self::publish`] at the end.
@@ -52,16 +52,13 @@ impl TokenJob {
     ) -> Result<Self, Error> {
         let shard_items = shard_items.unwrap_or(SHARD_ITEMS);
         if shard_items == 0 {
-            return Err(Error::Field {
-                field: "pictures a shard",
-                expected: "at least 1".into(),
-                got: "0".into(),
-            });
+            return Err(Error::ShardItems { expected: "at least 1".into(), got: 0 });
         }
+        let copies: &[bool] = if flips { &[false, true] } else { &[false] };
+        shard::check_count(store.len(), copies.len(), shard_items)?;
         check_classes(out, &info.classes)?;
         let plan = Plan { info: &info, flips, pictures: store.sha256()?, shard_items };
         let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
-        let copies: &[bool] = if flips { &[false, true] } else { &[false] };
         let ranges = copies.iter().flat_map(|&flipped| {
             let starts = (0..store.len()).step_by(shard_items);
             starts.map(move |start| (flipped, start..(start + shard_items).min(store.len())))

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use common::{Groups, file_of, tar_bytes, tree, write_parquet};
 use mgnt_data::{
-    Error, Format, Picture, PictureStore, PrepareOptions, Source, SourceOptions, prepare, synthetic,
+    Error, Format, Picture, PictureStore, PrepareOptions, Source, SourceOptions, TokenJob, TokenStoreInfo,
+    prepare, synthetic,
 };
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -501,6 +502,38 @@ fn shards_of_one_row_group_read_each_row_once() {
     };
     let expected = [rgb(&old[..4]), rgb(&new[4..])].concat();
     assert_eq!(prepared_by_fours(&path, replace), expected, "a file that has changed is opened anew");
+}
+
+#[test]
+fn stores_of_more_shards_than_can_be_opened_are_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let [rows, store, tokens] = ["a.parquet", "store", "tokens"].map(|name| folder.path().join(name));
+    let picture = synthetic::draw(0, 0, 16, 1).unwrap().to_png().unwrap();
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    write_parquet(&rows, &[&vec![(Some(&picture[..]), Some(0)); 50_001]], properties);
+    let prepare = |shard_items| {
+        let options = PrepareOptions { size: 1, shard_items, ..PrepareOptions::default() };
+        prepare(&rows, &options, &store, &mut |_, _| {})
+    };
+    let error = prepare(Some(1)).unwrap_err();
+    assert!(matches!(&error, Error::ShardItems { got: 1, .. }), "{error}");
+    assert!(!folder.path().join("store.part").exists());
+    prepare(None).unwrap();
+    let pictures = PictureStore::open(&store).unwrap();
+    let info = TokenStoreInfo {
+        grid: [1, 1],
+        codes: 2,
+        classes: pictures.classes().to_vec(),
+        tokenizer: "none".into(),
+        source: "test".into(),
+    };
+    let open = |flips, items| TokenJob::open(&tokens, &pictures, info.clone(), flips, Some(items)).map(drop);
+    for (flips, items) in [(false, 1), (true, 2)] {
+        let error = open(flips, items).unwrap_err();
+        assert!(matches!(&error, Error::ShardItems { .. }), "{error}");
+    }
+    assert!(!folder.path().join("tokens.part").exists());
+    open(false, 2).unwrap();
 }
 
 #[test]

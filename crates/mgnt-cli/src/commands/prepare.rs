@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Share of files that may be rejected
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     max_rejected: f64,
-    /// Files a shard (default: as many as make 64 MiB)
+    /// Files a shard, of which memory holds up to three at a time (default: as many as make 64 MiB)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     shard_items: Option<u32>,
     /// The store to write; what a stopped preparation left in DIR.part is continued
@@ -113,6 +113,15 @@ impl Arguments {
     }
 }
 
+/// What an error says of an option is that option's.
+pub fn of_options(error: Error) -> anyhow::Error {
+    match error {
+        Error::ShardItems { .. } => bad_use(format!("--shard-items: {error}")),
+        Error::Field { .. } => bad_use(error.to_string()),
+        other => other.into(),
+    }
+}
+
 /// Packs the source.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = PrepareOptions {
@@ -138,10 +147,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         progress.set_position(done as u64);
     })
-    .map_err(|error| match error {
-        Error::Field { .. } => bad_use(error.to_string()),
-        other => other.into(),
-    })?;
+    .map_err(of_options)?;
     progress.finish_and_clear();
     if report.shards_resumed > 0 {
         tell!("{} shards were there already", report.shards_resumed);

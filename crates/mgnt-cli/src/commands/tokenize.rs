@@ -9,6 +9,7 @@ use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
 use mgnt_weights::directory;
 
+use super::prepare::of_options;
 use super::watch::bar;
 use crate::device::{Compute, DeviceWord, Dtype};
 use crate::failure::bad_use;
@@ -90,7 +91,7 @@ pub fn tokenize(
         tokenizer: sha256_of_file(&tokenizer_folder.join(directory::WEIGHTS))?,
         source: store.manifest().source.clone(),
     };
-    let job = TokenJob::open(out, store, info, options.flips, options.shard_items)?;
+    let job = TokenJob::open(out, store, info, options.flips, options.shard_items).map_err(of_options)?;
     let pending = job.pending();
     let left: usize = pending.iter().map(|shard| shard.pictures.len()).sum();
     let progress = bar(job.len(), "tokens");
