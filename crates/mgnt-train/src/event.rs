@@ -153,7 +153,8 @@ pub struct Line {
     /// Tokens a second since the last line; absent in a validation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_a_second: Option<f64>,
-    /// Bytes of memory that the process holds, where the system tells.
+    /// Bytes of memory that the process holds, where the system tells; mapped files, as stores are, not among them where it
+    /// tells them apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     /// Figures by name; those of a validation begin with `validation_`.

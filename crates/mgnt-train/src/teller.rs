@@ -82,7 +82,7 @@ impl<M> Teller<M> {
             learning_rate: None,
             seconds_a_step: None,
             tokens_a_second: None,
-            memory: resident_bytes(),
+            memory: held_bytes(),
             figures: figures.into_iter().collect(),
         }
     }
@@ -135,9 +135,30 @@ impl<M> Teller<M> {
 }
 
 /// Memory that the process holds, where the system tells.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+fn held_bytes() -> Option<u64> {
+    held(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// What a status of Linux says is held: without pages of mapped files, which the system takes back as it needs, where that
+/// is told apart.
+fn held(status: &str) -> Option<u64> {
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        Some(kibibytes * 1024)
+    };
+    let own = bytes("RssAnon").zip(bytes("RssShmem")).map(|(own, shared)| own + shared);
+    own.or_else(|| bytes("VmRSS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_files_are_not_held() {
+        let rss = "Name:\tmgnt\nVmHWM:\t    9 kB\nVmRSS:\t    8 kB\n";
+        let apart = format!("{rss}RssAnon:\t    3 kB\nRssFile:\t    4 kB\nRssShmem:\t    1 kB\n");
+        assert_eq!((held(&apart), held(rss), held("Name:\tmgnt\n")), (Some(4096), Some(8192), None));
+    }
 }
