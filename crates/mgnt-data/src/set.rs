@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::manifest::{self, StoreKind, sha256, sha256_of_file};
@@ -19,6 +21,8 @@ pub struct PictureSet {
     passed_over: usize,
     /// Pictures of formats that are not read, beside those of the set.
     unread: usize,
+    /// Once it is asked for: to read all pictures takes long.
+    sha256: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -82,13 +86,16 @@ impl PictureSet {
         }
         files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
         let chosen = (0..files.len()).collect();
-        Ok(Self { path: path.into(), kind: Kind::Files(files), chosen, passed_over, unread })
+        let kind = Kind::Files(files);
+        Ok(Self { path: path.into(), kind, chosen, passed_over, unread, sha256: OnceLock::new() })
     }
 
     fn of_store(path: &Path) -> Result<Self, Error> {
         let store = PictureStore::open(path)?;
         let chosen = (0..store.len()).collect();
-        Ok(Self { path: path.into(), kind: Kind::Store(Box::new(store)), chosen, passed_over: 0, unread: 0 })
+        let kind = Kind::Store(Box::new(store));
+        let sha256 = OnceLock::new();
+        Ok(Self { path: path.into(), kind, chosen, passed_over: 0, unread: 0, sha256 })
     }
 
     /// At most `count` of the pictures, evenly over the set.
@@ -96,6 +103,7 @@ impl PictureSet {
         let all = self.chosen.len();
         if count < all {
             self.chosen = (0..count).map(|i| self.chosen[i * all / count]).collect();
+            self.sha256 = OnceLock::new();
         }
         self
     }
@@ -154,8 +162,16 @@ impl PictureSet {
     }
 
     /// SHA-256 that changes with any picture of the set: of the shards' checksums, or of every file's, and of which
-    /// are chosen.
+    /// are chosen. Files are read when it is first asked for.
     pub fn sha256(&self) -> Result<String, Error> {
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
+        let sha256 = self.computed_sha256()?;
+        Ok(self.sha256.get_or_init(|| sha256).clone())
+    }
+
+    fn computed_sha256(&self) -> Result<String, Error> {
         let mut digest = Sha256::new();
         match &self.kind {
             Kind::Store(store) => {
@@ -163,9 +179,9 @@ impl PictureSet {
                 self.chosen.iter().for_each(|&index| digest.update((index as u64).to_le_bytes()));
             }
             Kind::Files(files) => {
-                for &index in &self.chosen {
-                    digest.update(sha256_of_file(&files[index])?);
-                }
+                let sums = self.chosen.par_iter().map(|&index| sha256_of_file(&files[index]));
+                let sums: Vec<String> = sums.collect::<Result<_, _>>()?;
+                sums.iter().for_each(|sum| digest.update(sum));
             }
         }
         Ok(sha256(&digest.finalize()))
@@ -247,6 +263,15 @@ mod tests {
             assert_eq!(thin.get(i).unwrap(), all.get(4 * i).unwrap());
         }
         assert_ne!(thin.sha256().unwrap(), all.sha256().unwrap());
+        // Files are read for it once.
+        let Kind::Files(paths) = &thin.kind else { panic!("no files") };
+        let files = || thin.chosen.iter().map(|&index| paths[index].clone());
+        let sums: String = files().map(|file| sha256_of_file(&file).unwrap()).collect();
+        assert_eq!(thin.sha256().unwrap(), sha256(&Sha256::digest(sums)));
+        let (before, of_thin) = (all.sha256().unwrap(), thin.sha256().unwrap());
+        files().for_each(|file| fs::remove_file(file).unwrap());
+        assert_eq!((all.sha256().unwrap(), thin.sha256().unwrap()), (before, of_thin));
+        assert!(all.thinned(4).sha256().is_err(), "others of them are another set");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_data::{Picture, PictureSet};
@@ -25,6 +26,8 @@ pub struct PictureArray {
     shape: [usize; 4],
     /// Numbers of the pictures that belong to the set, rising.
     chosen: Vec<usize>,
+    /// SHA-256 of the file, once it is asked for.
+    sha256: OnceLock<String>,
 }
 
 /// Name of the array, which is what `numpy.savez` calls what is given without a name.
@@ -92,14 +95,14 @@ impl Pictures {
         self.len() == 0
     }
 
-    /// SHA-256 that changes with any picture of the set and with which are chosen.
+    /// SHA-256 that changes with any picture of the set and with which are chosen. Files are read when it is first asked for.
     pub fn sha256(&self) -> Result<String, Error> {
         match self {
             Self::Set(set) => Ok(set.sha256()?),
             Self::Array(array) => {
                 let numbers: Vec<u8> =
                     array.chosen.iter().flat_map(|&number| (number as u64).to_le_bytes()).collect();
-                let parts = [sha256_of_file(&array.path)?, sha256(&numbers)].concat();
+                let parts = [array.sha256()?, &sha256(&numbers)].concat();
                 Ok(sha256(parts.as_bytes()))
             }
         }
@@ -161,10 +164,19 @@ impl PictureArray {
                     && (1..=LONGEST).contains(&width) =>
             {
                 let shape = [count, height, width, 3];
-                Ok(Self { path: path.into(), shape, chosen: (0..count).collect() })
+                let (chosen, sha256) = ((0..count).collect(), OnceLock::new());
+                Ok(Self { path: path.into(), shape, chosen, sha256 })
             }
             _ => Err(fail(format!("{:?} {:?}", array.dtype(), array.shape()))),
         }
+    }
+
+    fn sha256(&self) -> Result<&str, Error> {
+        if let Some(known) = self.sha256.get() {
+            return Ok(known);
+        }
+        let sha256 = sha256_of_file(&self.path)?;
+        Ok(self.sha256.get_or_init(|| sha256))
     }
 
     /// Gives the pictures of these numbers, which rise.
@@ -272,6 +284,10 @@ mod tests {
         assert_eq!((some.len(), some.found(), seen(&some, 8)), (2, 5, (vec![2], vec![0, 36])));
         assert_eq!(some.crop(), None);
         assert_ne!(some.sha256().unwrap(), before);
+        let again = Pictures::open(&path).unwrap();
+        assert_eq!(again.sha256().unwrap(), before);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(again.sha256().unwrap(), before, "the file is read for it once");
     }
 
     #[test]
