@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mgnt_weights::atomic;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -90,12 +91,13 @@ fn colour(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
     })
 }
 
-/// Writes `per_class` PNG pictures of each class as `<folder>/<class>/<number>.png`.
+/// Writes `per_class` PNG pictures of each class as `<folder>/<class>/<number>.png`, without a wait for the disk: for a
+/// folder that [`atomic::write_folder`] fills, or that is soon gone.
 pub fn write_folder(folder: &Path, per_class: usize, size: usize, seed: u64) -> Result<(), Error> {
     for (class, name) in CLASSES.iter().enumerate() {
         for number in 0..per_class {
-            draw(class, number as u64, size, seed)?
-                .save_png(&folder.join(name).join(format!("{number:04}.png")))?;
+            let png = draw(class, number as u64, size, seed)?.to_png()?;
+            atomic::write_within(&folder.join(name).join(format!("{number:04}.png")), &png)?;
         }
     }
     Ok(())

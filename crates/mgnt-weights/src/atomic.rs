@@ -1,10 +1,13 @@
 //! Writing that leaves the old file or the new one, never half of one.
 
+mod sync;
+
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use self::sync::{sync_all, sync_folder};
 use crate::Error;
 
 /// Writes a file under a temporary name beside it, syncs it to disk, and renames it into place.
@@ -60,8 +63,16 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_file(path, |writer| writer.write_all(bytes).map_err(Error::io(path)))
 }
 
-/// Fills a folder under a temporary name and renames it into place, replacing an older one of that name, whatever that
-/// holds. On Linux the two change places in one step; elsewhere, and on file systems that cannot, a process that is
+/// Writes bytes into a file within a folder that [`write_folder`] fills: it is that which has them on disk. Parent folders
+/// are made.
+pub fn write_within(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let parent = parent_of(path);
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    fs::write(path, bytes).map_err(Error::io(path))
+}
+
+/// Fills a folder under a temporary name, syncs all that is in it to disk, and renames it into place, replacing an older
+/// one of that name, whatever that holds. On Linux the two change places in one step; elsewhere, and on file systems that cannot, a process that is
 /// killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and [`remove_leftovers`]. A link
 /// stays, and the folder that it leads to is replaced.
 ///
@@ -72,7 +83,7 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let (temporary, ()) = beside(path, |temporary| fs::create_dir(temporary))?;
     let filled = fill(&temporary).and_then(|()| {
-        sync_folder(&temporary);
+        sync_all(&temporary)?;
         replace_folder(&temporary, path, &name_beside(path, OLD))?;
         Ok(())
     });
@@ -227,13 +238,6 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), Error> {
         done.map_err(Error::io(&path))?;
     }
     Ok(())
-}
-
-/// Makes a rename durable where the system allows it; it is no error where it does not.
-fn sync_folder(path: &Path) {
-    if let Ok(folder) = File::open(path) {
-        let _ = folder.sync_all();
-    }
 }
 
 #[cfg(test)]

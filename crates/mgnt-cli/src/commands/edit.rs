@@ -197,10 +197,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     atomic::write_folder(&arguments.out, |folder| {
         for (i, edit) in edits.iter().enumerate() {
-            edit.save_png(&folder.join(format!("edit-{i:03}.png")))?;
+            atomic::write_within(&folder.join(format!("edit-{i:03}.png")), &edit.to_png()?)?;
         }
-        drawn.save_png(&folder.join("grid/grid.png"))?;
-        Ok::<_, anyhow::Error>(atomic::write_bytes(
+        atomic::write_within(&folder.join("grid/grid.png"), &drawn.to_png()?)?;
+        Ok::<_, anyhow::Error>(atomic::write_within(
             &folder.join(CONTENTS.manifest),
             &serde_json::to_vec(&report)?,
         )?)
