@@ -12,7 +12,7 @@ use super::generation::{Generator, MadeWith, add_up, classes, parse_class, warn_
 use super::output_folder::{self, Contents, is_number};
 use super::print_json;
 use super::strategy::StrategyArguments;
-use super::watch::bar;
+use super::watch::Progress;
 use crate::device::{Compute, Dtype};
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
@@ -41,7 +41,7 @@ pub struct Arguments {
     seed: u64,
     #[command(flatten)]
     strategy: StrategyArguments,
-    /// Folder for the pictures; one that an earlier `generate` made is replaced
+    /// Folder for the pictures, and grid/grid.png of the first 256; one that an earlier `generate` made is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// Also write the tokens, i32 [count, N], and the classes; not into the folder, which is replaced as a whole
@@ -103,7 +103,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
 
-    let progress = bar(count, "pictures");
+    let mut progress = Progress::new(count, "pictures");
     let (mut all_tokens, mut ledger) = (Vec::new(), None);
     atomic::write_folder(out, |folder| {
         let mut shown: Vec<Picture> = Vec::new();
@@ -111,34 +111,35 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         for (first, chunk) in (0..).step_by(batch_size).zip(classes.chunks(batch_size)) {
             let batch = if arguments.iterations && first == 0 {
                 let (batch, frames) = generator.watched(chunk, first)?;
-                atomic::write_bytes(&folder.join("grid/iterations.gif"), &gif(&frames, 40)?)?;
-                stacked(&frames).into_picture()?.save_png(&folder.join("grid/iterations.png"))?;
+                atomic::write_within(&folder.join("grid/iterations.gif"), &gif(&frames, 40)?)?;
+                let drawn = stacked(&frames).into_picture()?.to_png()?;
+                atomic::write_within(&folder.join("grid/iterations.png"), &drawn)?;
                 batch
             } else {
                 generator.batch(chunk, first)?
             };
             for (i, (picture, class)) in batch.pictures.iter().zip(chunk).enumerate() {
-                picture.save_png(&folder.join(format!("{class:04}-{:05}.png", first + i)))?;
+                let path = folder.join(format!("{class:04}-{:05}.png", first + i));
+                atomic::write_within(&path, &picture.to_png()?)?;
             }
             shown.extend(batch.pictures.into_iter().take(IN_GRID - shown.len()));
             all_tokens.extend(batch.tokens);
             add_up(&mut ledger, batch.ledger);
-            progress.inc(chunk.len() as u64);
+            progress.add(chunk.len());
         }
         let label = |class| format!("class {class}");
         let cells: Vec<Cell> =
             shown.iter().zip(&classes).map(|(picture, c)| Cell { picture, label: label(c) }).collect();
-        labelled_grid(&cells, columns(cells.len()))
-            .into_picture()?
-            .save_png(&folder.join("grid/grid.png"))?;
+        let grid = labelled_grid(&cells, columns(cells.len())).into_picture()?.to_png()?;
+        atomic::write_within(&folder.join("grid/grid.png"), &grid)?;
         let Some(ledger) = &ledger else { return Ok(()) };
         let report = report(&arguments, &made_with, &classes, &strategy, ledger);
-        Ok::<_, anyhow::Error>(atomic::write_bytes(
+        Ok::<_, anyhow::Error>(atomic::write_within(
             &folder.join(CONTENTS.manifest),
             &serde_json::to_vec(&report)?,
         )?)
     })?;
-    progress.finish_and_clear();
+    progress.finish();
 
     if let Some(path) = &arguments.save_tokens {
         save_tokens(path, &all_tokens, &classes)?;

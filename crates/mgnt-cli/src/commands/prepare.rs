@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use mgnt_data::{Crop, Error, Filter, Format, PrepareOptions, SourceOptions, prepare};
 
-use super::watch::bar;
+use super::watch::Progress;
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt prepare-imagenet`.
@@ -137,18 +137,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         shard_items: arguments.shard_items.map(|items| items as usize),
         ..PrepareOptions::default()
     };
-    let progress = bar(0, "pictures");
-    let mut started = false;
-    let report = prepare(&arguments.source, &options, &arguments.out, &mut |done, total| {
-        // What was there before says nothing about how fast the rest goes.
-        if !std::mem::replace(&mut started, true) {
-            progress.set_length(total as u64);
-            progress.reset_eta();
-        }
-        progress.set_position(done as u64);
-    })
-    .map_err(of_options)?;
-    progress.finish_and_clear();
+    let mut progress: Option<Progress> = None;
+    let report =
+        prepare(&arguments.source, &options, &arguments.out, &mut |done, total| match &mut progress {
+            Some(progress) => progress.set(done),
+            None => progress.insert(Progress::new(total, "pictures")).skip(done),
+        })
+        .map_err(of_options)?;
+    progress.into_iter().for_each(Progress::finish);
     if report.shards_resumed > 0 {
         tell!("{} shards were there already", report.shards_resumed);
     }

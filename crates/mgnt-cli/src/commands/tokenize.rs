@@ -10,7 +10,7 @@ use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
 use mgnt_weights::directory;
 
 use super::prepare::of_options;
-use super::watch::bar;
+use super::watch::Progress;
 use crate::device::{Compute, DeviceWord, Dtype};
 use crate::failure::bad_use;
 
@@ -94,9 +94,8 @@ pub fn tokenize(
     let job = TokenJob::open(out, store, info, options.flips, options.shard_items).map_err(of_options)?;
     let pending = job.pending();
     let left: usize = pending.iter().map(|shard| shard.pictures.len()).sum();
-    let progress = bar(job.len(), "tokens");
-    progress.set_position((job.len() - left) as u64);
-    progress.reset_eta();
+    let mut progress = Progress::new(job.len(), "tokens of pictures");
+    progress.skip(job.len() - left);
     for shard in pending {
         let mut tokens = Vec::with_capacity(shard.pictures.len());
         let items: Vec<usize> = shard.pictures.clone().collect();
@@ -110,13 +109,13 @@ pub fn tokenize(
                 .collect();
             let pictures: Vec<&[u8]> = pictures.iter().map(|picture| &**picture).collect();
             tokens.extend(tokenizer.tokens(&pictures, device)?);
-            progress.inc(chunk.len() as u64);
+            progress.add(chunk.len());
         }
         let labels: Vec<u16> = items.iter().map(|&item| store.label(item) as u16).collect();
         job.write(&shard, &tokens, &labels)?;
     }
     job.publish()?;
-    progress.finish_and_clear();
+    progress.finish();
     Ok(())
 }
 

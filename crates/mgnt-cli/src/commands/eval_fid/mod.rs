@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
-use indicatif::ProgressBar;
 use mgnt_eval::{
     Dims, Inception, Measured, Origin, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source,
     is_npz, measure,
@@ -17,7 +16,7 @@ use mgnt_weights::atomic;
 use super::generation::ClassChoice;
 use super::print_json;
 use super::strategy::StrategyArguments;
-use super::watch::bar;
+use super::watch::Progress;
 use crate::device::{Compute, DeviceWord};
 use crate::failure::bad_use;
 pub(super) use run_folder::VERSION;
@@ -157,11 +156,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let real = Side::new(&real, &reference)?;
     if let Some(pictures) = fake {
-        let progress = bar(pictures.len(), "pictures");
+        let mut progress = Progress::new(pictures.len(), "pictures");
         let measured = measure(&pictures, &network, arguments.dims, arguments.batch.into(), &mut |done| {
-            progress.set_position(done as u64);
+            progress.set(done);
         })?;
-        progress.finish_and_clear();
+        progress.finish();
         let fake = Side::new(&Source::Pictures(pictures), &measured)?;
         let report = Report::new(&reference, &measured, Protocol::new(&network, arguments.dims, real, fake))?;
         return show(&arguments, &report, None);
@@ -214,17 +213,16 @@ pub fn statistics_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyhow::Result<Measured> {
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
-    let progress = real_bar(real);
+    let mut progress = real_progress(real);
     let batch = arguments.batch.into();
-    let measured = cache
-        .reference(real, network, arguments.dims, batch, &mut |done| progress.set_position(done as u64))?;
-    progress.finish_and_clear();
+    let measured = cache.reference(real, network, arguments.dims, batch, &mut |done| progress.set(done))?;
+    progress.finish();
     Ok(measured)
 }
 
 /// Progress of what reads the real pictures, where those are what is given.
-pub fn real_bar(real: &Source) -> ProgressBar {
-    bar(if let Source::Pictures(pictures) = real { pictures.len() } else { 0 }, "real pictures")
+pub fn real_progress(real: &Source) -> Progress {
+    Progress::new(if let Source::Pictures(pictures) = real { pictures.len() } else { 0 }, "real pictures")
 }
 
 /// Pictures in folders are not of a set that has pictures beside them, as the grids are that `generate` draws. Where those

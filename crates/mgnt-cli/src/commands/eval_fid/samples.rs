@@ -1,12 +1,10 @@
 //! The samples of a run, shard by shard: tokens, pictures, features. What is finished is not made again.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use burn::tensor::Device;
 use clap::ValueEnum;
-use indicatif::ProgressBar;
 use mgnt_data::Picture;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_decode::Plan;
@@ -22,7 +20,7 @@ use super::run_folder::{Identity, RunFolder, VERSION, read_activations, write_ac
 use crate::commands::generation::{
     ClassChoice, Generator, check_pair, model_sha256, warn_of_another_tokenizer,
 };
-use crate::commands::watch::bar;
+use crate::commands::watch::Progress;
 
 /// How generated pictures are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,13 +120,12 @@ impl Request {
             .map(|(number, classes)| Shard { number, first: number * identity.shard, classes })
             .collect();
 
-        let progress = Progress::new(identity.samples, shards.len());
+        let mut progress = Progress::new(2 * identity.samples, "pictures, generated and measured");
         for shard in &shards {
-            self.decode(shard, &generator, folder, &progress)?;
-            self.measure(shard, &generator, folder, network, dims, &progress)?;
-            progress.finished(shard);
+            self.decode(shard, &generator, folder, &mut progress)?;
+            self.measure(shard, &generator, folder, network, dims, &mut progress)?;
         }
-        progress.bar.finish_and_clear();
+        progress.finish();
         if self.keep == Some(Keep::Npz) {
             assemble(&shards, folder, self.tokenizer.config().size)?;
         }
@@ -168,18 +165,18 @@ impl Request {
         shard: &Shard,
         generator: &Generator,
         folder: &RunFolder,
-        progress: &Progress,
+        progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let path = folder.tokens(shard.number);
         if path.exists() {
-            progress.bar.inc(shard.classes.len() as u64);
+            progress.skip(shard.classes.len());
             return Ok(());
         }
         let mut tokens = Vec::new();
         let size = self.identity.batch;
         for (first, classes) in (shard.first..).step_by(size).zip(shard.classes.chunks(size)) {
             tokens.extend(generator.tokens(classes, first)?.tokens.into_iter().flatten());
-            progress.bar.inc(classes.len() as u64);
+            progress.add(classes.len());
         }
         let count = shard.classes.len();
         let mut map = TensorMap::new();
@@ -199,7 +196,7 @@ impl Request {
         folder: &RunFolder,
         network: &Inception,
         dims: Dims,
-        progress: &Progress,
+        progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let path = folder.features(shard.number);
         let kept = match self.keep {
@@ -208,7 +205,7 @@ impl Request {
             Some(Keep::Npz) => folder.archive().exists() || folder.part(shard.number).exists(),
         };
         if kept && path.exists() {
-            progress.bar.inc(shard.classes.len() as u64);
+            progress.skip(shard.classes.len());
             return Ok(());
         }
         let tokens = read_tokens(&folder.tokens(shard.number), shard, self.model.config().tokens)?;
@@ -218,7 +215,7 @@ impl Request {
             if !path.exists() {
                 said.extend(network.activations(&batch, dims)?);
             }
-            progress.bar.inc(batch.len() as u64);
+            progress.add(batch.len());
             if !kept {
                 pictures.extend(batch);
             }
@@ -237,7 +234,8 @@ impl Request {
             None => Ok(()),
             Some(Keep::Png) => atomic::write_folder(&folder.png(shard.number), |target| {
                 for (i, (picture, class)) in pictures.iter().zip(shard.classes).enumerate() {
-                    picture.save_png(&target.join(format!("{class:04}-{:06}.png", shard.first + i)))?;
+                    let path = target.join(format!("{class:04}-{:06}.png", shard.first + i));
+                    atomic::write_within(&path, &picture.to_png()?)?;
                 }
                 Ok(())
             }),
@@ -290,33 +288,5 @@ fn assemble(shards: &[Shard], folder: &RunFolder, size: usize) -> anyhow::Result
     match std::fs::remove_dir_all(&parts) {
         Err(error) if parts.exists() => Err(Error::io(&parts)(error).into()),
         _ => Ok(()),
-    }
-}
-
-/// A bar, or where nobody would see it a line a shard.
-struct Progress {
-    bar: ProgressBar,
-    shards: usize,
-    samples: usize,
-    start: Instant,
-}
-
-impl Progress {
-    fn new(samples: usize, shards: usize) -> Self {
-        let bar = bar(2 * samples, "pictures, generated and measured");
-        Self { bar, shards, samples, start: Instant::now() }
-    }
-
-    fn finished(&self, shard: &Shard) {
-        if self.bar.is_hidden() {
-            let done = shard.first + shard.classes.len();
-            let seconds = self.start.elapsed().as_secs_f64();
-            tell!(
-                "shard {}/{}: {done} of {} pictures generated and measured, {seconds:.0} s",
-                shard.number + 1,
-                self.shards,
-                self.samples
-            );
-        }
     }
 }

@@ -19,12 +19,12 @@ use mgnt_weights::atomic;
 use mgnt_weights::directory::{read_ron, write_ron};
 
 use super::eval_fid::{
-    VERSION, network, parse_dims, real_bar, real_source, statistics_folder, warn_of_passed_over,
+    VERSION, network, parse_dims, real_progress, real_source, statistics_folder, warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
 use super::print_json;
 use super::strategy::StrategyArguments;
-use super::watch::bar;
+use super::watch::Progress;
 use crate::device::Compute;
 use crate::failure::bad_use;
 use crate::output::plot::{best, front, is_among};
@@ -117,11 +117,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let world = world(&arguments, &network, &real)?;
     let log = Log::open(&arguments.out)?;
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
-    let progress = real_bar(&real);
+    let mut progress = real_progress(&real);
     let reference = cache.moments(&real, &network, arguments.dims, arguments.batch.into(), &mut |done| {
-        progress.set_position(done as u64);
+        progress.set(done);
     })?;
-    progress.finish_and_clear();
+    progress.finish();
     let mut sweep = Sweep {
         arguments: &arguments,
         model: &model,
@@ -311,7 +311,7 @@ impl Sweep<'_> {
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
         let mut statistics = Statistics::new(arguments.dims.count());
-        let progress = bar(classes.len(), "pictures");
+        let mut progress = Progress::new(classes.len(), "pictures");
         let size = usize::from(arguments.batch);
         let mut seconds = 0.0;
         for (first, chunk) in (0..).step_by(size).zip(classes.chunks(size)) {
@@ -319,9 +319,9 @@ impl Sweep<'_> {
             let batch = generator.batch(chunk, first)?;
             seconds += clock.elapsed().as_secs_f64();
             statistics.add(&self.network.activations(&batch.pictures, arguments.dims)?.features);
-            progress.inc(chunk.len() as u64);
+            progress.add(chunk.len());
         }
-        progress.finish_and_clear();
+        progress.finish();
         Ok(Row {
             name: name.into(),
             schedule: strategy.models.to_string(),
