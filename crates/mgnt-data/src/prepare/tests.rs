@@ -1,0 +1,150 @@
+use std::fs;
+
+use super::*;
+use crate::{PictureStore, synthetic};
+
+fn quiet(source: &Path, options: &PrepareOptions, out: &Path) -> Result<PrepareReport, Error> {
+    prepare(source, options, out, &mut |_, _| {})
+}
+
+fn options() -> PrepareOptions {
+    PrepareOptions { size: 24, shard_items: Some(10), max_rejected: 0.2, ..PrepareOptions::default() }
+}
+
+#[test]
+fn a_folder_becomes_a_store_and_bad_files_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    synthetic::write_folder(&source, 4, 32, 1).unwrap();
+    let classes = synthetic::CLASSES.len();
+    let whole = fs::read(source.join(format!("{}/0000.png", synthetic::CLASSES[0]))).unwrap();
+    let victim = source.join(synthetic::CLASSES[0]);
+    fs::write(victim.join("cut.png"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(victim.join("text.jpg"), b"no picture").unwrap();
+    let out = folder.path().join("store");
+    let report = quiet(&source, &options(), &out).unwrap();
+    assert_eq!((report.pictures, report.classes), (4 * classes, classes));
+    let names: Vec<_> = report.rejected.iter().map(|r| r.key.rsplit('/').next().unwrap()).collect();
+    assert_eq!(names, ["cut.png", "text.jpg"]);
+
+    let store = PictureStore::open(&out).unwrap();
+    crate::verify(&out).unwrap();
+    assert_eq!((store.len(), store.size()), (4 * classes, 24));
+    assert_eq!(store.rejected().unwrap(), report.rejected);
+    assert_eq!(store.picture(store.len() - 1).len(), 24 * 24 * 3);
+    assert_eq!((store.label(0), store.label(store.len() - 1)), (0, classes - 1));
+
+    let strict = PrepareOptions { max_rejected: 0.0, ..options() };
+    let other = folder.path().join("other");
+    let error = quiet(&source, &strict, &other).unwrap_err().to_string();
+    assert!(error.contains("2 of") && error.contains("cut.png"), "{error}");
+    assert!(!other.exists());
+}
+
+/// What is left out of a shard is looked at again if it has changed, and so is what was packed.
+#[test]
+fn shards_whose_files_have_changed_are_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, out] = ["source", "store"].map(|name| folder.path().join(name));
+    synthetic::write_folder(&source, 4, 32, 1).unwrap();
+    let file =
+        |class: usize, number: usize| source.join(format!("{}/{number:04}.png", synthetic::CLASSES[class]));
+    let last = synthetic::CLASSES.len() - 1;
+    let whole = fs::read(file(last, 3)).unwrap();
+    fs::write(file(last, 3), b"no picture").unwrap();
+    let strict = PrepareOptions { max_rejected: 0.0, shard_items: Some(4), ..options() };
+    assert!(matches!(quiet(&source, &strict, &out), Err(Error::TooManyRejected { rejected: 1, .. })));
+
+    fs::write(file(last, 3), whole).unwrap();
+    let other = synthetic::draw(5, 9, 32, 2).unwrap();
+    other.save_png(&file(1, 2)).unwrap();
+    let report = quiet(&source, &strict, &out).unwrap();
+    assert_eq!((report.rejected.len(), report.shards_resumed), (0, last - 1));
+    let mut expected = vec![0; 24 * 24 * 3];
+    other.crop_into(24, strict.crop, &mut expected).unwrap();
+    assert_eq!(PictureStore::open(&out).unwrap().picture(4 + 2), expected);
+}
+
+/// A picture that the system cannot read is no bad picture: another try may find it sound.
+#[cfg(unix)]
+#[test]
+fn a_system_that_refuses_ends_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, out] = ["source", "store"].map(|name| folder.path().join(name));
+    synthetic::write_folder(&source, 2, 32, 1).unwrap();
+    let file = source.join(format!("{}/0000.png", synthetic::CLASSES[2]));
+    // Once all is listed.
+    let mut replace = |_, _| {
+        if file.is_file() {
+            fs::remove_file(&file).unwrap();
+            fs::create_dir(&file).unwrap();
+        }
+    };
+    let error = prepare(&source, &options(), &out, &mut replace).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == file), "{error}");
+    fs::remove_dir(&file).unwrap();
+    let mut remove = |_, _| drop(fs::remove_file(&file));
+    synthetic::draw(0, 0, 32, 1).unwrap().save_png(&file).unwrap();
+    let report = prepare(&source, &options(), &out, &mut remove).unwrap();
+    assert_eq!(report.rejected.len(), 1, "what is gone is left out");
+}
+
+#[test]
+fn a_store_is_not_made_within_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("train");
+    synthetic::write_folder(&source, 1, 32, 1).unwrap();
+    fs::create_dir(folder.path().join("other")).unwrap();
+    for out in ["train/store", "train/deep/er/store", "other/../train/store"] {
+        let error = quiet(&source, &options(), &folder.path().join(out)).unwrap_err();
+        assert!(matches!(error, Error::Field { field: "out", .. }), "{out}: {error}");
+    }
+    assert!(!source.join("store.part").exists() && !source.join("deep").exists());
+    #[cfg(unix)]
+    {
+        let [class, link] = [source.join(synthetic::CLASSES[0]), folder.path().join("link")];
+        std::os::unix::fs::symlink(class, &link).unwrap();
+        let error = quiet(&source, &options(), &link).unwrap_err();
+        assert!(matches!(error, Error::Field { field: "out", .. }), "{error}");
+    }
+    // Beside the part that is read it does no harm.
+    let mut options = options();
+    options.source.split = Some("train".into());
+    let out = folder.path().join("store");
+    quiet(folder.path(), &options, &out).unwrap();
+    assert!(quiet(folder.path(), &options, &source.join("store")).is_err());
+}
+
+#[test]
+fn the_same_bytes_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    synthetic::write_folder(&source, 3, 32, 2).unwrap();
+    let bytes = |threads: usize| {
+        let out = folder.path().join(format!("store-{threads}"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| quiet(&source, &options(), &out)).unwrap();
+        let mut files: Vec<_> = fs::read_dir(&out).unwrap().map(|f| f.unwrap().path()).collect();
+        files.sort();
+        files.into_iter().map(|f| fs::read(f).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(1), bytes(3));
+}
+
+#[test]
+fn a_damaged_or_incomplete_store_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    synthetic::write_folder(&source, 1, 32, 3).unwrap();
+    let out = folder.path().join("store");
+    quiet(&source, &options(), &out).unwrap();
+    let shard = out.join("pictures-00000.safetensors");
+    let mut bytes = fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    assert!(crate::verify(&out).unwrap_err().to_string().contains("sha256"));
+    fs::write(&shard, &bytes[..bytes.len() - 9]).unwrap();
+    assert!(PictureStore::open(&out).is_err());
+    fs::remove_file(out.join("manifest.json")).unwrap();
+    assert!(PictureStore::open(&out).unwrap_err().to_string().contains("incomplete"));
+}
