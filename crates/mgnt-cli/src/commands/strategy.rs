@@ -26,7 +26,7 @@ pub struct StrategyArguments {
     #[arg(long, help_heading = HEADING, value_name = "LIST")]
     pub schedule: Option<String>,
     /// Iterations [default: 12]
-    #[arg(long, help_heading = HEADING, value_name = "K", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, help_heading = HEADING, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
     pub steps: Option<u16>,
     /// Keys and values of decided tokens: off, on (made anew at a change of size, and where guidance begins or ends), every:n, or
     /// the list of iterations that make them anew besides [default: on]

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+/// Iterations of a strategy, at most.
+pub(crate) const MOST_ITERATIONS: usize = u16::MAX as usize;
+/// The largest factor that a model can have: that of its hidden units.
+const LARGEST_FACTOR: usize = 1 << 20;
+
 /// The downscaling factor p of each iteration, written `8x3,4x3,2x3,1x3` or `8,8,4,1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -54,10 +59,10 @@ impl FromStr for ModelSchedule {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Schedule { text: text.into(), reason };
-        let number = |word: &str| -> Result<usize, Error> {
+        let number = |word: &str, most: usize| -> Result<usize, Error> {
             match word.trim().parse() {
-                Ok(n) if (1..=1024).contains(&n) => Ok(n),
-                _ => Err(wrong(format!("`{word}` is not a number from 1 to 1024"))),
+                Ok(n) if (1..=most).contains(&n) => Ok(n),
+                _ => Err(wrong(format!("`{word}` is not a number from 1 to {most}"))),
             }
         };
         if ["growing", "shrinking"].contains(&text) {
@@ -68,9 +73,12 @@ impl FromStr for ModelSchedule {
         let mut factors = Vec::new();
         for part in text.split(',') {
             let (p, times) = match part.split_once('x') {
-                Some((p, times)) => (number(p)?, number(times)?),
-                None => (number(part)?, 1),
+                Some((p, times)) => (number(p, LARGEST_FACTOR)?, number(times, MOST_ITERATIONS)?),
+                None => (number(part, LARGEST_FACTOR)?, 1),
             };
+            if factors.len() + times > MOST_ITERATIONS {
+                return Err(wrong(format!("more than {MOST_ITERATIONS} iterations")));
+            }
             factors.extend(std::iter::repeat_n(p, times));
         }
         Ok(Self(factors))
@@ -103,7 +111,10 @@ impl fmt::Display for ModelSchedule {
 
 #[cfg(test)]
 mod tests {
+    use mgnt_model::{ModelConfig, Nesting, Preset};
+
     use super::*;
+    use crate::Strategy;
 
     #[test]
     fn presets() {
@@ -122,11 +133,45 @@ mod tests {
         let parse = |text: &str| text.parse::<ModelSchedule>();
         assert_eq!(parse("8x2,4,1x2").unwrap().factors(), [8, 8, 4, 1, 1]);
         assert_eq!(parse("8, 8, 1").unwrap().to_string(), "8x2,1x1");
-        for wrong in ["", "8x", "x3", "8x0", "0x3", "-1", "8x3;4x3", "8x3,", "1x99999999999"] {
+        for wrong in [
+            "",
+            "8x",
+            "x3",
+            "8x0",
+            "0x3",
+            "-1",
+            "8x3;4x3",
+            "8x3,",
+            "1x99999999999",
+            "1048577",
+            "1x65536",
+            "1x65535,2",
+        ] {
             let error = parse(wrong).unwrap_err().to_string();
             assert!(error.contains(&format!("`{wrong}`")), "{error}");
         }
         let error = parse("growing").unwrap_err().to_string();
         assert!(error.contains("depends on the model"), "{error}");
+    }
+
+    #[test]
+    fn what_a_plan_takes_is_read_back() {
+        let sub_models = vec![1, 2048, 1 << 20];
+        let config = ModelConfig {
+            width: 8,
+            heads: 1,
+            hidden: 1 << 20,
+            tokens: 1 << 17,
+            sub_models: sub_models.clone(),
+            nesting: Nesting::Hidden,
+            ..ModelConfig::preset(Preset::B)
+        };
+        config.validate().unwrap();
+        for iterations in [1, 3, 1025, 2000, MOST_ITERATIONS, MOST_ITERATIONS + 1] {
+            let models = ModelSchedule::growing(&sub_models, iterations);
+            let is_taken = Strategy::new(models.clone()).plan(&config).is_ok();
+            assert_eq!(is_taken, iterations <= MOST_ITERATIONS, "{iterations}");
+            assert_eq!(models.to_string().parse().ok(), is_taken.then_some(models), "{iterations}");
+        }
     }
 }

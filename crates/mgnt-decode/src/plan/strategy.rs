@@ -1,6 +1,7 @@
 use mgnt_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
+use super::model_schedule::MOST_ITERATIONS;
 use crate::order::OrderKind;
 use crate::{
     CachePolicy, ChoiceTemperature, Error, Guidance, MaskSchedule, ModelSchedule, Plan, TokenTemperature,
@@ -103,6 +104,9 @@ impl Strategy {
     }
 
     pub(crate) fn validate(&self, config: &ModelConfig) -> Result<(), Error> {
+        if self.iterations() > MOST_ITERATIONS {
+            return Err(Error::field("iterations", format!("at most {MOST_ITERATIONS}"), self.iterations()));
+        }
         self.guidance.validate(self.iterations())?;
         self.token_temperature.validate(self.iterations())?;
         self.choice_temperature.validate(self.iterations())?;
