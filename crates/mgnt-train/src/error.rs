@@ -39,7 +39,7 @@ pub enum Error {
     /// Loss or gradient stayed infinite or not a number.
     #[error("step {step}: the loss or gradient was not finite {times} times in a row")]
     NotFinite {
-        /// The last of these steps.
+        /// The last of these steps: the first of a run is 1.
         step: usize,
         /// How often in a row.
         times: usize,

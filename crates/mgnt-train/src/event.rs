@@ -70,7 +70,7 @@ pub enum Event {
 pub enum Warning {
     /// Loss or gradient was not finite: the step changed nothing, and its batch is written to `skipped.jsonl`.
     Skipped {
-        /// The step, 0-based.
+        /// Steps done with this one: the first is 1.
         step: usize,
         /// Its loss.
         loss: f64,

@@ -38,7 +38,7 @@ impl<M> Teller<M> {
         watcher: Box<dyn Watcher<M>>,
     ) -> Result<Self, Error> {
         let metrics = JsonLines::open(&out.join("metrics.jsonl"), |line| line <= step)?;
-        let skips = JsonLines::open(&out.join("skipped.jsonl"), |line| line < step)?;
+        let skips = JsonLines::open(&out.join("skipped.jsonl"), |line| line <= step)?;
         let Optimization { steps, log_every, .. } = *optimization;
         let clock = Instant::now();
         Ok(Self { watcher, metrics, skips, step, steps, log_every, tokens_a_step, clock, counted: 0 })
@@ -93,6 +93,7 @@ impl<M> Teller<M> {
         }
     }
 
+    /// A step, the first of which is 1, changed nothing.
     pub fn skipped(
         &mut self,
         step: usize,

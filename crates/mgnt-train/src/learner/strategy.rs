@@ -174,10 +174,12 @@ impl<T: Task> StepCounted<T> {
             progress.skipped_in_a_row += 1;
             let (in_a_row, limit) = (progress.skipped_in_a_row, self.optimization.not_finite_limit);
             let items = self.stage.task().items(step);
-            self.teller(components).skipped(step, told.loss, told.gradient_norm, in_a_row, limit, items);
+            // Who reads it counts from 1, as lines of the log do.
+            let number = step + 1;
+            self.teller(components).skipped(number, told.loss, told.gradient_norm, in_a_row, limit, items);
             // A resume may have a lower limit than the run so far.
             if in_a_row >= limit {
-                return Err(Error::NotFinite { step, times: in_a_row });
+                return Err(Error::NotFinite { step: number, times: in_a_row });
             }
         }
         progress.step += 1;

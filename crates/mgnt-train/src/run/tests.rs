@@ -186,10 +186,11 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_recorded() {
         })
         .collect();
     assert_eq!(in_a_row, [1, 2, 1]);
+    assert!(warnings(&events)[0].to_string().starts_with("step 6 is skipped"));
     let skipped = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> =
         skipped.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((lines.len(), &lines[0]["step"], &lines[0]["loss"]), (3, &5.into(), &"NaN".into()));
+    assert_eq!((lines.len(), &lines[0]["step"], &lines[0]["loss"]), (3, &6.into(), &"NaN".into()));
     assert_eq!(lines[0]["items"], serde_json::json!([20, 21, 22, 23]));
     let weight = f32::from_le_bytes(weight(&out).try_into().unwrap());
     assert!(weight.is_finite(), "{weight}");
@@ -200,10 +201,10 @@ fn a_step_that_is_not_finite_changes_nothing_and_is_recorded() {
     let stopped = folder.path().join("stopped");
     let (outcome, _) = train(slope(&[3, 6, 7, 8]), &recipe(), &stopped, false, None);
     let error = outcome.unwrap_err().to_string();
-    assert!(error.contains("step 8") && error.contains("3 times in a row"), "{error}");
+    assert!(error.contains("step 9") && error.contains("3 times in a row"), "{error}");
     // The count goes on where it was; what was recorded after the checkpoint is recorded once.
     let (outcome, _) = train(slope(&[3, 6, 7, 8]), &recipe(), &stopped, true, None);
-    assert!(matches!(outcome, Err(Error::NotFinite { step: 8, times: 3 })));
+    assert!(matches!(outcome, Err(Error::NotFinite { step: 9, times: 3 })));
     assert_eq!(fs::read_to_string(stopped.join("skipped.jsonl")).unwrap().lines().count(), 4);
 }
 
