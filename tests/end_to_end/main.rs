@@ -17,7 +17,7 @@ use std::path::Path;
 
 use mgnt_data::synthetic;
 
-use crate::world::{TRANSFORMER, fail, succeed, world};
+use crate::world::{TRANSFORMER, fail, output, succeed, world};
 
 #[test]
 fn bad_input_is_one_clear_error() {
@@ -59,6 +59,13 @@ fn bad_input_is_one_clear_error() {
     fail(train_tokenizer, world, 1, &["not enough memory", "optimization.parts=", "should fit"]);
     fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
     fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);
+
+    for (share, told) in [("0", "null class is not trained"), ("1", "no class is trained"), ("0.1", "")] {
+        let line = format!("train-imagenet --config transformer.ron --dry-run class_dropout={share}");
+        let error = output(&line, world).stderr;
+        let error = String::from_utf8_lossy(&error);
+        assert!(error.contains(told) && error.is_empty() == told.is_empty(), "{line}: {error}");
+    }
 
     let generate = "generate --model run/model --tokenizer tokenizer/model";
     fail(&format!("{generate} --out x --class 8"), world, 2, &["--class 8", "0 to 7"]);

@@ -43,6 +43,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: Recipe = training.recipe()?;
     training.checked(recipe.validate())?;
+    if let Some(untrained) = untrained(recipe.class_dropout) {
+        tell!("{untrained}");
+    }
     if arguments.dry_run {
         let (config, samples) = match &training.data {
             Some(data) => {
@@ -103,6 +106,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let draw = sampler.map(|sampler| -> Draw<_> { Box::new(move |model| sampler.grid(model)) });
     training.run(task, &recipe.optimization, &recipe, &device, draw)
+}
+
+/// What a share of dropped classes leaves untrained.
+fn untrained(class_dropout: f64) -> Option<&'static str> {
+    match class_dropout {
+        0.0 => Some("class_dropout is 0: the null class is not trained, so decode without --guidance"),
+        1.0 => Some("class_dropout is 1: no class is trained"),
+        _ => None,
+    }
 }
 
 /// A forecast in words.
