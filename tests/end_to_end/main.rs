@@ -55,7 +55,7 @@ fn bad_input_is_one_clear_error() {
     succeed("verify tokens", world);
 
     let train_tokenizer =
-        "train-tokenizer --config tokenizer.ron --data store --out x optimization.batch=1000000000";
+        "train-tokenizer --config tokenizer.ron --data store --out x optimization.batch=1048576";
     fail(train_tokenizer, world, 1, &["not enough memory", "optimization.parts=", "should fit"]);
     fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
     fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);

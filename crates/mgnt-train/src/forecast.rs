@@ -60,7 +60,7 @@ pub struct Memory {
 impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.state + self.gradients + self.activations
+        self.state.saturating_add(self.gradients).saturating_add(self.activations)
     }
 }
 
@@ -127,7 +127,7 @@ impl Forecast {
             memory: Memory {
                 state: state_bytes(4) + halves,
                 gradients: state_bytes(gradients),
-                activations: at_once * samples_held as u64 * kept,
+                activations: (at_once * samples_held as u64).saturating_mul(kept),
             },
             checkpoint_bytes: state_bytes(4),
         })

@@ -122,9 +122,13 @@ pub enum Precision {
 impl Optimization {
     /// Checks every value; the error names the field.
     pub fn validate(&self) -> Result<(), Error> {
+        // So large that nobody means them, and so small that samples of all steps can be counted.
+        for (field, value, most) in [("batch", self.batch, 1 << 20), ("steps", self.steps, 1 << 40)] {
+            if !(1..=most).contains(&value) {
+                return Err(wrong(field, format!("1 to {most}"), value));
+            }
+        }
         let counts = [
-            ("batch", self.batch),
-            ("steps", self.steps),
             ("log_every", self.log_every),
             ("validate_every", self.validate_every),
             ("checkpoint_every", self.checkpoint_every),
@@ -358,6 +362,14 @@ mod tests {
         assert!(error.contains("as objective.field=value"), "{error}");
         let error = read(&["optimization.stpes=2"]).unwrap_err().to_string();
         assert!(error.contains("one of ") && error.contains("steps") && error.contains("`stpes`"), "{error}");
+        for (text, expected) in [
+            ("optimization.batch=1048577", "`optimization.batch`: expected 1 to 1048576, got 1048577"),
+            ("optimization.steps=0", "`optimization.steps`: expected 1 to 1099511627776, got 0"),
+            ("optimization.steps=1099511627777", "expected 1 to 1099511627776, got 1099511627777"),
+        ] {
+            let error = read(&[text]).unwrap().validate().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
         let mut recipe = read(&[]).unwrap();
         recipe.optimization.peak_learning_rate = f64::NAN;
         let error = recipe.validate().unwrap_err().to_string();

@@ -77,13 +77,20 @@ impl DiscriminatorConfig {
             expected,
             got,
         };
-        if self.filters == 0 || self.multipliers.contains(&0) {
-            return Err(wrong("filters, multipliers", "at least 1".into(), "0".into()));
+        const MOST: usize = 1 << 16;
+        if !(1..=MOST).contains(&self.filters) {
+            return Err(wrong("filters", format!("1 to {MOST}"), self.filters.to_string()));
         }
         if !fits || halvings == 0 {
             let expected =
                 format!("at least one, and so few that pictures of {size} px can be halved so often");
             return Err(wrong("multipliers", expected, halvings.to_string()));
+        }
+        let is_width =
+            |&by: &usize| self.filters.checked_mul(by).is_some_and(|width| (1..=MOST).contains(&width));
+        if !self.multipliers.iter().all(is_width) {
+            let expected = format!("numbers above 0, that make at most {MOST} of {} filters", self.filters);
+            return Err(wrong("multipliers", expected, format!("{:?}", self.multipliers)));
         }
         Ok(())
     }
@@ -255,14 +262,24 @@ mod tests {
     #[test]
     fn sizes_that_cannot_be_are_refused_by_name() {
         assert!(config(Judges::Patches).validate(16).is_ok());
-        for (config, size) in [
-            (config(Judges::Patches), 18),
-            (config(Judges::Patches), 4),
-            (DiscriminatorConfig { multipliers: vec![], ..config(Judges::Patches) }, 16),
-            (DiscriminatorConfig { filters: 0, ..config(Judges::Patches) }, 16),
+        let with = |filters, multipliers: &[usize]| DiscriminatorConfig {
+            filters,
+            multipliers: multipliers.into(),
+            judges: Judges::Patches,
+        };
+        assert!(with(1 << 16, &[1]).validate(16).is_ok());
+        for (config, size, field) in [
+            (config(Judges::Patches), 18, "multipliers"),
+            (config(Judges::Patches), 4, "multipliers"),
+            (with(4, &[]), 16, "multipliers"),
+            (with(4, &[2, 0]), 16, "multipliers"),
+            (with(4, &[1 << 15]), 16, "multipliers"),
+            (with(4, &[1 << 63, 2]), 16, "multipliers"),
+            (with(0, &[2]), 16, "filters"),
+            (with((1 << 16) + 1, &[1]), 16, "filters"),
         ] {
             let error = config.validate(size).unwrap_err().to_string();
-            assert!(error.contains("adversary.discriminator"), "{error}");
+            assert!(error.contains(&format!("`adversary.discriminator.{field}`")), "{error}");
         }
     }
 }
