@@ -54,9 +54,17 @@ fn bad_input_is_one_clear_error() {
     succeed("verify store", world);
     succeed("verify tokens", world);
 
-    let train_tokenizer =
-        "train-tokenizer --config tokenizer.ron --data store --out x optimization.batch=1048576";
-    fail(train_tokenizer, world, 1, &["not enough memory", "optimization.parts=", "should fit"]);
+    let train_tokenizer = "train-tokenizer --config tokenizer.ron --data store --out x";
+    let of_many = format!("{train_tokenizer} tokenizer.codes=65536 optimization.batch=1048576");
+    let parts = ["not enough memory", "optimization.parts=", "should fit; the entropy term"];
+    fail(&of_many, world, 1, &parts);
+    let wide = format!("{train_tokenizer} tokenizer.filters=65536");
+    fail(&wide, world, 1, &["not enough memory", "no number of parts fits"]);
+    fail(&format!("{train_tokenizer} optimization.batch=1048577"), world, 2, &["optimization.batch"]);
+    let huge = "(layers: 1024, width: 1048576, heads: 16, hidden: 1048576, tokens: 4, codes: 8, classes: 2)";
+    fs::write(world.join("huge.ron"), huge).unwrap();
+    fail("init --config huge.ron --out x", world, 1, &["huge.ron: not enough memory", "the device has"]);
+    assert!(!world.join("x").exists());
     fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
     fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);
 

@@ -303,8 +303,8 @@ mod tests {
             if path.file_stem().unwrap().to_str().unwrap().ends_with("tokenizer") {
                 let recipe: TokenizerRecipe = parse_with_overrides(&path, &[]).unwrap();
                 recipe.validate().unwrap();
-                // Maps are the most of it, not all: a discriminator and a perceptual network take a fifth more.
-                assert!(recipe.map_bytes(1) as f64 * 1.2 < 80e9, "{} on a card of 80 GB", path.display());
+                // The maps of a discriminator and a perceptual network take a fifth more.
+                assert!(recipe.step_bytes(1) as f64 * 1.2 < 80e9, "{} on a card of 80 GB", path.display());
                 continue;
             }
             transformers += 1;

@@ -6,7 +6,7 @@ use clap::Args;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::directory::read_ron;
 
-use crate::device::DeviceWord;
+use crate::device::{DeviceWord, gib};
 
 /// Arguments of `mgnt init`.
 #[derive(Args)]
@@ -22,9 +22,22 @@ pub struct Arguments {
     out: PathBuf,
 }
 
+/// Copies of the weights at the fullest moment, as measured of a hundred million.
+const COPIES: u64 = 3;
+
 /// Draws and writes it.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config: ModelConfig = read_ron(&arguments.config)?;
+    config.validate()?;
+    let needed = COPIES * 4 * config.parameters() as u64;
+    if let Some(has) = DeviceWord::Cpu.memory()
+        && needed > has
+    {
+        let (file, needed, has) = (arguments.config.display(), gib(needed), gib(has));
+        anyhow::bail!(
+            "{file}: not enough memory: to draw and write the weights takes about {needed}, and the device has {has}"
+        );
+    }
     NestedTransformer::init(&config, arguments.seed, &DeviceWord::Cpu.open()?)?.save(&arguments.out)?;
     let millions = config.parameters() as f64 / 1e6;
     tell!("{}: {millions:.2} M random parameters", arguments.out.display());

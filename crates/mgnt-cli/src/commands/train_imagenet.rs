@@ -75,7 +75,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         task = task.starting_from(folder)?;
     }
     tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
-    training.check_memory(&recipe.optimization, &|parts| {
+    training.check_memory(&recipe.optimization, "", &|parts| {
         let mut recipe = recipe.clone();
         recipe.optimization.parts = parts;
         Ok(Forecast::new(&recipe, task.config(), computed)?.memory.total())
@@ -122,7 +122,7 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
     let optimization = &recipe.optimization;
     let in_gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let memory = &forecast.memory;
-    let epochs = (optimization.steps * optimization.batch) as f64 / samples as f64;
+    let epochs = optimization.steps as f64 * optimization.batch as f64 / samples as f64;
     format!(
         "model       {layers} layers, width {width}, {heads} heads, hidden {hidden}; {parameters:.2} M parameters\n\
          data        {tokens} tokens of {codes} codes, {classes} classes, {samples} samples\n\

@@ -58,10 +58,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
     let at_once = training.at_once()?;
-    training.check_memory(&recipe.optimization, &|parts| {
+    let besides = "; the entropy term is then that of smaller parts (docs/tokenizer.md)";
+    training.check_memory(&recipe.optimization, besides, &|parts| {
         let mut recipe = recipe.clone();
         recipe.optimization.parts = parts;
-        Ok(recipe.map_bytes(at_once))
+        Ok(recipe.step_bytes(at_once))
     })?;
     let task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
     let (shown, place) = (held_out.unwrap_or(store), device.clone());

@@ -94,9 +94,11 @@ impl TrainingArguments {
     }
 
     /// Fails where one of the devices of this process has less memory than a step `needs`, in bytes by its number of parts.
+    /// `besides` is what else another number of parts changes.
     pub fn check_memory(
         &self,
         optimization: &Optimization,
+        besides: &str,
         needs: &dyn Fn(usize) -> anyhow::Result<u64>,
     ) -> anyhow::Result<()> {
         let others = self.devices.iter().filter_map(|place| match place {
@@ -104,7 +106,7 @@ impl TrainingArguments {
             Place::Served(_) => None,
         });
         let least = std::iter::once(self.home()?).chain(others).filter_map(DeviceWord::memory).min();
-        least.map_or(Ok(()), |has| enough(optimization, has, needs))
+        least.map_or(Ok(()), |has| enough(optimization, besides, has, needs))
     }
 
     /// Opens the devices besides the first.
@@ -156,6 +158,7 @@ impl TrainingArguments {
 /// Fails where a step needs more than so many bytes, and says in how many parts it would fit.
 fn enough(
     optimization: &Optimization,
+    besides: &str,
     has: u64,
     needs: &dyn Fn(usize) -> anyhow::Result<u64>,
 ) -> anyhow::Result<()> {
@@ -178,7 +181,7 @@ fn enough(
         let middle = too_few + (parts - too_few) / 2;
         if needs(middle)? <= has { parts = middle } else { too_few = middle }
     }
-    anyhow::bail!("{step}; optimization.parts={parts} should fit")
+    anyhow::bail!("{step}; optimization.parts={parts} should fit{besides}")
 }
 
 #[cfg(test)]
@@ -197,7 +200,7 @@ mod tests {
             recipe.optimization.parts = parts;
             Forecast::new(&recipe, &config, Computed::ByOperations { at_once: 1 }).unwrap().memory.total()
         };
-        let enough = |has| enough(&recipe.optimization, has, &|parts| Ok(memory(parts)));
+        let enough = |has| enough(&recipe.optimization, "", has, &|parts| Ok(memory(parts)));
         assert!(enough(memory(1)).is_ok());
         let error = enough(memory(1) - 1).unwrap_err().to_string();
         assert!(

@@ -92,6 +92,32 @@ impl ImageTokenizerConfig {
         self.size / self.factor()
     }
 
+    /// Number of parameters of encoder, codebook and decoder.
+    pub fn parameters(&self) -> usize {
+        let (base, deepest, code) = (self.filters, self.last_width(), self.embedding);
+        let block = |from: usize, to: usize| {
+            let shortcut = match self.shortcut {
+                _ if from == to => 0,
+                Shortcut::Published => to * to,
+                Shortcut::Input => from * to,
+            };
+            2 * from + 9 * from * to + 2 * to + 9 * to * to + shortcut
+        };
+        let blocks = |from, to| block(from, to) + (self.residual_blocks - 1) * block(to, to);
+        let levels = 0..self.multipliers.len();
+        let below = |level: usize| if level == 0 { base } else { self.width(level - 1) };
+        let above = |level: usize| if level + 1 < levels.end { self.width(level + 1) } else { deepest };
+        let down: usize = levels.clone().map(|level| blocks(below(level), self.width(level))).sum();
+        let up: usize = levels.clone().map(|level| blocks(above(level), self.width(level))).sum();
+        let enlarged: usize =
+            levels.skip(1).map(|level| self.width(level)).map(|width| 9 * width * width + width).sum();
+        let middle = blocks(deepest, deepest);
+        let encoder = 9 * 3 * base + down + middle + 2 * deepest + deepest * code + code;
+        let first = 9 * code * deepest + deepest;
+        let last = 2 * self.width(0) + 9 * self.width(0) * 3 + 3;
+        encoder + self.codes * code + first + middle + up + enlarged + last
+    }
+
     pub(super) fn width(&self, level: usize) -> usize {
         self.filters * self.multipliers[level]
     }

@@ -224,6 +224,14 @@ mod tests {
         let device = Device::flex();
         assert_eq!(Encoder::new(&config, &device).num_params(), 23_775_104);
         assert_eq!(Decoder::new(&config, &device).num_params(), 30_478_339);
+        assert_eq!(config.parameters(), 23_775_104 + 30_478_339 + 1024 * 256);
+        for shortcut in [Shortcut::Input, Shortcut::Published] {
+            for (residual_blocks, multipliers) in [(1, vec![1]), (2, vec![1, 2, 2, 4]), (3, vec![3, 1])] {
+                let config = ImageTokenizerConfig { shortcut, residual_blocks, multipliers, ..small() };
+                let module = ImageTokenizer::undrawn(&config, &device).unwrap();
+                assert_eq!(config.parameters(), module.num_params(), "{config:?}");
+            }
+        }
     }
 
     /// On a device that rounds nothing the parts make up the same products; sums in another order differ a little.

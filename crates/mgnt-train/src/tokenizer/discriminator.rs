@@ -94,6 +94,23 @@ impl DiscriminatorConfig {
         }
         Ok(())
     }
+
+    /// Number of parameters for pictures of `size` pixels.
+    pub fn parameters(&self, size: usize) -> usize {
+        let mut width = self.filters;
+        let mut all = 9 * 3 * width + width;
+        for multiplier in &self.multipliers {
+            let (from, to) = (width, self.filters * multiplier);
+            all += 9 * from * from + from + 9 * from * to + to + from * to;
+            width = to;
+        }
+        let side = size >> self.multipliers.len();
+        let head = match self.judges {
+            Judges::Patches => 9 * width + 1,
+            Judges::Picture => side * side * width * width + width + width + 1,
+        };
+        all + 9 * width * width + width + head
+    }
 }
 
 impl Discriminator {
@@ -242,6 +259,8 @@ mod tests {
             };
             let first = logits(1);
             assert_eq!(first.len(), count);
+            let parameters = Discriminator::init(&config(judges), 16, 1, &device).num_params();
+            assert_eq!(config(judges).parameters(16), parameters);
             assert_eq!(first, logits(1));
             assert_ne!(first, logits(2));
             assert!(first.iter().all(|logit| logit.is_finite() && *logit != 0.0));

@@ -7,19 +7,36 @@ use super::TokenizerRecipe;
 /// Bytes of a number.
 const F32: f64 = 4.0;
 /// Maps that norm, swish and convolution leave for the backward, for each that they take. Fitted to peaks of three steps
-/// on the CPU, which it meets within 8 % (docs/performance.md).
-const KEPT: f64 = 7.7;
+/// on the CPU (docs/performance.md).
+const KEPT: f64 = 6.8;
+/// Copies of the distances of latents to codes that the nearest code and the entropy term leave: measured there.
+const DISTANCES: f64 = 6.0;
+/// Copies of the parameters at the fullest moment besides a step, when a checkpoint is written: measured there. Those that
+/// last are weights, average and AdamW's two moments.
+const WRITTEN: f64 = 8.0;
 
 impl TokenizerRecipe {
-    /// Bytes of the maps that a step of the tokenizer leaves for the backward, where so many of its parts are computed at
-    /// once: on a processor as many as it has cores, else one. Weights, a discriminator and a perceptual network come on
-    /// top, so that a device with less memory is too small in any case.
-    pub fn map_bytes(&self, at_once: usize) -> u64 {
-        let optimization = &self.optimization;
-        let samples =
-            optimization.batch.div_ceil(optimization.parts.max(1)) * at_once.min(optimization.parts);
+    /// Bytes that the tokenizer's training takes, where so many parts of a step are computed at once: on a processor as many
+    /// as it has cores, else one. The maps of a discriminator and of a perceptual network come on top, so that a device with
+    /// less memory is too small in any case.
+    pub fn step_bytes(&self, at_once: usize) -> u64 {
+        let (batch, parts) = (self.optimization.batch, self.optimization.parts.max(1));
+        let at_once = at_once.clamp(1, parts);
+        let samples = (batch.div_ceil(parts) * at_once) as f64;
         let Maps { normed, enlarged } = Maps::new(&self.tokenizer);
-        (samples as f64 * F32 * (KEPT * normed + enlarged)) as u64
+        let latents = self.tokenizer.grid().pow(2) as f64;
+        let kept = KEPT * normed + enlarged + DISTANCES * latents * self.tokenizer.codes as f64;
+        // Beside those of the parts, their sum.
+        let gradients = if parts > 1 { at_once + 1 } else { 1 };
+        let parameters = self.parameters() as f64;
+        let step = samples * kept + (4 + gradients) as f64 * parameters;
+        (F32 * step.max(WRITTEN * parameters)) as u64
+    }
+
+    /// Number of parameters of tokenizer and discriminator.
+    fn parameters(&self) -> usize {
+        let judge = self.adversary.as_ref().map(|adversary| &adversary.discriminator);
+        self.tokenizer.parameters() + judge.map_or(0, |judge| judge.parameters(self.tokenizer.size))
     }
 }
 
@@ -61,7 +78,10 @@ impl Maps {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::parse_with_overrides;
 
     fn recipe() -> TokenizerRecipe {
         ron::from_str(include_str!("../../../../configs/image/debug-tokenizer.ron")).unwrap()
@@ -79,15 +99,39 @@ mod tests {
 
     #[test]
     fn parts_that_are_computed_at_once_add_up() {
-        let of = |batch, parts, at_once| {
+        let parameters = 4 * recipe().tokenizer.parameters() as u64;
+        let of = |batch, parts, at_once, copies| {
             let mut recipe = recipe();
             (recipe.optimization.batch, recipe.optimization.parts) = (batch, parts);
-            recipe.map_bytes(at_once)
+            recipe.step_bytes(at_once) - copies * parameters
         };
-        let one = of(8, 8, 1);
+        let one = of(8, 8, 1, 6);
         assert!((28 << 20..30 << 20).contains(&one), "{one}");
-        for (bytes, samples) in [(of(8, 8, 2), 2), (of(8, 2, 1), 4), (of(8, 2, 2), 8), (of(8, 2, 4), 8)] {
+        let all = [(of(8, 8, 2, 7), 2), (of(8, 2, 1, 6), 4), (of(8, 2, 2, 7), 8), (of(8, 2, 4, 7), 8)];
+        for (bytes, samples) in all.into_iter().chain([(of(8, 1, 2, 5), 8)]) {
             assert!(bytes.abs_diff(samples * one) < 16, "{bytes} for {samples} samples, {one} for one");
         }
+    }
+
+    /// Pictures of 16 px, peaks of three steps in MiB without the 40 of the process (docs/performance.md).
+    #[test]
+    fn codes_and_weights_take_what_was_measured() {
+        let mut of_codes = recipe();
+        (of_codes.tokenizer.size, of_codes.optimization.parts) = (16, 1);
+        let mut of_weights = of_codes.clone();
+        (of_codes.tokenizer.multipliers, of_codes.tokenizer.codes) = (vec![1], 65536);
+        (of_weights.tokenizer.filters, of_weights.tokenizer.codes) = (512, 16);
+        for (recipe, measured) in [(&of_codes, 3142.0), (&of_weights, 3350.0)] {
+            let mebibytes = recipe.step_bytes(1) as f64 / f64::from(1 << 20);
+            assert!((mebibytes / measured - 1.0).abs() < 0.05, "{mebibytes}");
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/image/imagenette64-tokenizer.ron");
+        let judged: TokenizerRecipe = parse_with_overrides(Path::new(path), &[]).unwrap();
+        let judge = judged.adversary.as_ref().unwrap().discriminator.parameters(64);
+        assert_eq!(judged.parameters(), judged.tokenizer.parameters() + judge);
+        // The widest that can be is a number, too.
+        of_weights.tokenizer.filters = 1 << 16;
+        of_weights.tokenizer.multipliers = vec![1; 3];
+        assert!(of_weights.step_bytes(1) > 1 << 40);
     }
 }
