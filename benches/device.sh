@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is to be known of one device, in one run: what it is, parity, forwards, decodes and training steps,
-# PyTorch beside them, and a short training that is resumed. Each part's answer lies in OUT as JSON; a table ends it (OUT/table.md).
+# PyTorch beside them, and a short training that is resumed. What each part says lies in OUT, that of parity and benches as JSON;
+# a table ends it (OUT/table.md).
 #
 #   benches/device.sh MGNT DEVICE OUT [CONFIG] [RECIPE]
 #
@@ -42,7 +43,6 @@ part() { # NAME COMMAND...: keeps what it prints, and goes on where it fails
 }
 
 part devices "$mgnt" devices
-part devices-json "$mgnt" devices --json
 for type in $types; do
     part "parity-$type" "$mgnt" parity --golden "$root/tests/golden" --device "$device" --dtype "$type" --json
     part "forward-$type" "$mgnt" bench forward --config "$config" --device "$device" --dtype "$type" --batch "$batches" --repeat "$repeat" --json

@@ -137,7 +137,11 @@ fn the_demo_leaves_a_page() {
     fail("demo --out e --shipped .", folder.path(), 1, &["transformer", "config.ron"]);
     assert!(!folder.path().join("e").exists());
     fs::create_dir(folder.path().join("mine")).unwrap();
-    fs::write(folder.path().join("mine/photos.png"), "mine").unwrap();
-    fail("demo --out mine", folder.path(), 2, &["photos.png"]);
-    assert_eq!(fs::read(folder.path().join("mine/photos.png")).unwrap(), b"mine");
+    for name in ["photos.png", "database"] {
+        let path = folder.path().join("mine").join(name);
+        fs::write(&path, "mine").unwrap();
+        fail("demo --out mine", folder.path(), 2, &[name]);
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        fs::remove_file(&path).unwrap();
+    }
 }

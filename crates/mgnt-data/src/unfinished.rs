@@ -183,7 +183,7 @@ fn check_part(part: &Path) -> Result<(), Error> {
         return Ok(());
     }
     // Whoever was killed before the plan was there left these at most.
-    let is_ours = |name: &str| name == LOCK || (name.starts_with(PLAN) && atomic::is_leftover(name));
+    let is_ours = |name: &str| name == LOCK || atomic::leftover_of(name) == Some(PLAN);
     match names(part)?.iter().find(|name| !is_ours(name)) {
         Some(other) => {
             let got = format!("`{other}` and no {PLAN}; move it away, or write to another place");

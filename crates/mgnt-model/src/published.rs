@@ -45,7 +45,8 @@ impl Family {
 /// Every size but the split of the vocabulary is read off the tensors: `classes` tells how many rows of the token
 /// table are classes, and `null_class` whether one more is MAGVIT's unconditional class; the rows that neither takes are
 /// codes, less one for the mask. The configuration's sub-models are those that the sizes can be cut into; of a published
-/// checkpoint none was trained but the full one. A tensor that is missing, left over or of another shape is an error, which lists them all.
+/// checkpoint none was trained but the full one. A tensor that is missing, left over or of another shape is an error, which
+/// lists them all.
 pub fn from_flax(
     mut tensors: TensorMap,
     classes: usize,

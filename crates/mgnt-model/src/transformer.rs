@@ -1,4 +1,4 @@
-mod choice;
+mod computed_by;
 
 use std::path::Path;
 use std::sync::Arc;

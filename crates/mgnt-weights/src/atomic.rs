@@ -72,9 +72,9 @@ pub fn write_within(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Fills a folder under a temporary name, syncs all that is in it to disk, and renames it into place, replacing an older
-/// one of that name, whatever that holds. On Linux the two change places in one step; elsewhere, and on file systems that cannot, a process that is
-/// killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and [`remove_leftovers`]. A link
-/// stays, and the folder that it leads to is replaced.
+/// one of that name, whatever that holds. On Linux the two change places in one step; elsewhere, and on file systems that
+/// cannot, a process that is killed between two renames leaves the older one as `NAME.old.tmp`, for [`put_back`] and
+/// [`remove_leftovers`]. A link stays, and the folder that it leads to is replaced.
 ///
 /// Fails before `fill` is called where [`named_folder`] does.
 pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
@@ -210,13 +210,12 @@ fn name_beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Whether a name is one that this module gives to what is not finished: `NAME.NUMBER.tmp`, or `NAME.old.tmp`.
-pub fn is_leftover(name: &str) -> bool {
-    let between = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
-    between.is_some_and(|(name, word)| {
-        let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
-        !name.is_empty() && (word == "old" || is_number)
-    })
+/// The name of what is not finished, where `name` is one that this module gives to such: `NAME` of `NAME.NUMBER.tmp` and of
+/// `NAME.old.tmp`.
+pub fn leftover_of(name: &str) -> Option<&str> {
+    let (name, word) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let is_number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    (!name.is_empty() && (word == "old" || is_number)).then_some(name)
 }
 
 /// Removes from a folder what a process that was killed left unfinished there. A folder that was about to be replaced,
@@ -227,7 +226,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     // Ours are text.
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    for name in names.filter(|name| is_leftover(name)) {
+    for name in names.filter(|name| leftover_of(name).is_some()) {
         let path = folder.join(&name);
         let place = name.strip_suffix(OLD).map(|name| folder.join(name)).filter(|place| !place.exists());
         let done = match place {

@@ -89,12 +89,8 @@ fn leftovers(out: &Path) -> Vec<String> {
     let out = fs::canonicalize(out).or_else(|_| absolute(out)).unwrap_or_else(|_| out.into());
     let (Some(folder), Some(own)) = (out.parent(), out.file_name()) else { return Vec::new() };
     let names = fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_own = |name: &str| {
-        let numbered = name.strip_suffix(".tmp").and_then(|rest| rest.rsplit_once('.'));
-        atomic::is_leftover(name) && numbered.is_some_and(|(name, _)| own == name)
-    };
     let mut left: Vec<_> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    left.retain(|name| is_own(name));
+    left.retain(|name| atomic::leftover_of(name).is_some_and(|name| own == name));
     left.sort();
     left
 }

@@ -1,4 +1,5 @@
-//! Dropout that is drawn in registers, forth and back: [`Dropped`](mgnt_model::kernels::Dropped) says what it is a function of.
+//! Dropout that is drawn in registers, forth and back, or written for what has no kernel here:
+//! [`Dropped`](mgnt_model::kernels::Dropped) says what it is a function of.
 
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};

@@ -1,5 +1,5 @@
 //! Dropout that is drawn where it is used, forth and back: whether a number goes is a function of its place and a key, so that no draw
-//! is kept.
+//! is kept but the embedding's, by which Burn multiplies.
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 

@@ -227,9 +227,8 @@ fn check_folder(out: &Path) -> anyhow::Result<()> {
     };
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        // A temporary name begins with that of what it becomes.
-        let is_one_of = |names: &[&str]| names.iter().any(|known| name.starts_with(known));
-        if !(is_one_of(&WORK) || is_known && is_one_of(&PAGES)) {
+        let of = atomic::leftover_of(&name).unwrap_or(&name);
+        if !(WORK.contains(&of) || is_known && PAGES.contains(&of)) {
             let out = out.display();
             return Err(bad_use(format!("--out {out}: holds {name} of something else; take another folder")));
         }

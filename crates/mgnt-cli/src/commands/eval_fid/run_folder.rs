@@ -122,7 +122,7 @@ fn only_leftovers(path: &Path) -> anyhow::Result<bool> {
     let mut entries = fs::read_dir(path).map_err(Error::io(path))?.flatten();
     Ok(entries.all(|entry| {
         let name = entry.file_name();
-        name == "lock" || atomic::is_leftover(&name.to_string_lossy())
+        name == "lock" || atomic::leftover_of(&name.to_string_lossy()).is_some()
     }))
 }
 

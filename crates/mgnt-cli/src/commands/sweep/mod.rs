@@ -73,7 +73,8 @@ pub struct Arguments {
     /// Pictures a strategy and seed, the classes in turn
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(2..))]
     samples: u32,
-    /// Seeds, with commas between; what is measured is the mean over them, and strategies that are not known with all of them are not shown
+    /// Seeds, with commas between; what is measured is the mean over them, and strategies that are not known with all of
+    /// them are not shown
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Pictures at a time
