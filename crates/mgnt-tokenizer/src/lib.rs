@@ -18,6 +18,6 @@ pub mod quantizer;
 mod video;
 
 pub use error::Error;
-pub use image::{ImageTokenizer, ImageTokenizerConfig, Shortcut, TrainOutput};
+pub use image::{ImageTokenizer, ImageTokenizerConfig, Rebuilt, Shortcut, TrainOutput};
 pub use probe::Probe;
 pub use video::{VideoTokenizer, VideoTokenizerConfig};

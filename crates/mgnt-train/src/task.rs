@@ -96,11 +96,12 @@ pub struct Description {
     pub task: &'static str,
     /// Sizes of the model.
     pub model: serde_json::Value,
-    /// Checksums of its data by use: `train`, `validation`.
+    /// Checksums of its data by use: `train`, `validation`, `from`.
     pub data: BTreeMap<String, String>,
     /// Tokens of a sample.
     pub tokens_a_sample: usize,
-    /// SHA-256 of the weights of the tokenizer that the tokens are of, where it is trained on tokens.
+    /// SHA-256 of the weights of the tokenizer that the tokens are of, where it is trained on tokens, or is a tokenizer that
+    /// keeps another's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
 }

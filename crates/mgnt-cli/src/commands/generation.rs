@@ -191,7 +191,7 @@ pub fn check_pair(m: &ModelConfig, tokenizer: &ImageTokenizer) -> anyhow::Result
 }
 
 /// Warns of a tokenizer that the model was not trained with, where its run says which that was: pictures of another are only a
-/// little worse, if it is of the same training.
+/// little worse, if it is of the same training. One whose run says that it keeps that one's tokens is as good.
 pub fn warn_of_another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<()> {
     if let Some(warning) = another_tokenizer(model, tokenizer)? {
         tracing::warn!("{warning}");
@@ -200,9 +200,10 @@ pub fn warn_of_another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Resu
 }
 
 fn another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<Option<String>> {
-    let Some(of_tokens) = trained_with(model) else { return Ok(None) };
+    let Some(of_tokens) = tokens_of(model) else { return Ok(None) };
     let got = sha256_of_file(&tokenizer.join(directory::WEIGHTS))?;
-    Ok((of_tokens != got).then(|| {
+    let is_right = of_tokens == got || tokens_of(tokenizer).is_some_and(|kept| kept == of_tokens);
+    Ok((!is_right).then(|| {
         format!(
             "{}: not the tokenizer that {} was trained with, whose weights have the sha256 {of_tokens}, these {got}",
             tokenizer.display(),
@@ -211,8 +212,8 @@ fn another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<Option<St
     }))
 }
 
-/// The tokenizer of a model's tokens, where the model lies in the folder of its run.
-fn trained_with(model: &Path) -> Option<String> {
+/// The tokenizer of a model's tokens, or the one whose tokens a tokenizer keeps, where it lies in the folder of its run.
+fn tokens_of(model: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Run {
         tokenizer: Option<String>,
@@ -335,6 +336,15 @@ mod tests {
         assert!(none.is_none() && warning.contains(&sum) && warning.contains(&sha256(b"other")), "{warning}");
         for text in [r#"{"task": "transformer"}"#, "no run's"] {
             assert_eq!(said(text), [None, None]);
+        }
+        // One with another decoder only.
+        let (tuned, run) = (folder.path().join("tuned/model"), folder.path().join("tuned/run.json"));
+        std::fs::create_dir_all(&tuned).unwrap();
+        std::fs::write(tuned.join(directory::WEIGHTS), "tuned").unwrap();
+        said(&format!(r#"{{"tokenizer": "{sum}"}}"#));
+        for (kept, is_told) in [(b"ours", false), (b"else", true)] {
+            std::fs::write(&run, format!(r#"{{"tokenizer": "{}"}}"#, sha256(kept))).unwrap();
+            assert_eq!(another_tokenizer(&model, &tuned).unwrap().is_some(), is_told);
         }
     }
 

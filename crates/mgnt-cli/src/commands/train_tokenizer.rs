@@ -7,7 +7,9 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
 use mgnt_eval::{Dims, Resize};
-use mgnt_train::tokenizer::{Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask};
+use mgnt_train::tokenizer::{
+    Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask, Trained,
+};
 
 use super::eval_fid::{network, parse_dims};
 use super::samples::rebuilt;
@@ -20,6 +22,9 @@ use crate::failure::bad_use;
 pub struct Arguments {
     #[command(flatten)]
     training: TrainingArguments,
+    /// Begin with this tokenizer's weights: to train it on, or, by `trained=decoder`, its decoder alone
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     networks: NetworkArguments,
 }
@@ -49,6 +54,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let training = arguments.training;
     let recipe: TokenizerRecipe = training.recipe()?;
     training.checked(recipe.validate())?;
+    if recipe.trained == Trained::Decoder && arguments.from.is_none() {
+        return Err(bad_use(
+            "the recipe's `trained: decoder` needs --from, the tokenizer whose decoder that is",
+        ));
+    }
     let store = Arc::new(PictureStore::open(training.data()?)?);
     let held_out = training.validation.as_ref().map(PictureStore::open).transpose()?.map(Arc::new);
     let word = training.home()?;
@@ -64,7 +74,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         recipe.optimization.parts = parts;
         Ok(recipe.step_bytes(at_once))
     })?;
-    let task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
+    let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
+    if let Some(folder) = &arguments.from {
+        task = task.starting_from(folder)?;
+    }
     let (shown, place) = (held_out.unwrap_or(store), device.clone());
     let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);
     training.run(task, &recipe.optimization, &recipe, &device, Some(Box::new(draw)))

@@ -32,13 +32,20 @@ pub struct ImageTokenizer {
     products: Products,
 }
 
+/// What the decoder made of codes, for training.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// Reconstructed pictures, `[B, 3, H, W]`.
+    pub pictures: Tensor<4>,
+    /// What the decoder's last layer made them of, `[B, filters, H, W]`.
+    pub last_input: Tensor<4>,
+}
+
 /// What one pass for training gives.
 #[derive(Debug)]
 pub struct TrainOutput {
-    /// Reconstructed pictures, `[B, 3, H, W]`.
-    pub reconstruction: Tensor<4>,
-    /// What the decoder's last layer made them of, `[B, filters, H, W]`.
-    pub last_input: Tensor<4>,
+    /// Pictures of the codes.
+    pub rebuilt: Rebuilt,
     /// Latents before quantization, `[B h w, D]`.
     pub latents: Tensor<2>,
     /// Codes and their losses.
@@ -155,9 +162,33 @@ impl ImageTokenizer {
         let dims = latents.dims();
         let latents = to_rows(latents);
         let quantized = self.quantizer.forward_train(latents.clone());
-        let last_input = self.decoder.last_input(from_rows(quantized.codes.clone(), dims), self.products);
-        let reconstruction = self.last_layer().forward(last_input.clone());
-        TrainOutput { reconstruction, last_input, latents, quantized }
+        let rebuilt = self.rebuild(from_rows(quantized.codes.clone(), dims));
+        TrainOutput { rebuilt, latents, quantized }
+    }
+
+    /// One pass for training the decoder alone, and the numbers of the codes, `[B h w]`: encoder and codebook leave nothing on
+    /// the tape.
+    pub fn forward_train_decoder(&self, pictures: Tensor<4>) -> (Rebuilt, Tensor<1, Int>) {
+        let held = self.clone().no_grad();
+        let latents = held.encode(pictures);
+        let [batch, _, rows, columns] = latents.dims();
+        let indices = held.quantizer.nearest(to_rows(latents));
+        (self.rebuild(held.lookup(indices.clone(), [batch, rows, columns])), indices)
+    }
+
+    fn rebuild(&self, codes: Tensor<4>) -> Rebuilt {
+        let last_input = self.decoder.last_input(codes, self.products);
+        Rebuilt { pictures: self.last_layer().forward(last_input.clone()), last_input }
+    }
+
+    /// This decoder behind the encoder and codebook of another of the same sizes: pictures have its tokens, to the bit.
+    pub fn with_codes_of(mut self, other: &Self) -> Result<Self, Error> {
+        if self.config != other.config {
+            let (expected, got) = (format!("{:?}", self.config), format!("{:?}", other.config));
+            return Err(Error::Input { field: "tokenizer of the codes", expected, got });
+        }
+        (self.encoder, self.quantizer) = (other.encoder.clone(), other.quantizer.clone());
+        Ok(self)
     }
 
     /// The decoder's last layer, whose gradients some adaptive weights of losses go by.
@@ -312,7 +343,7 @@ mod tests {
         let picture: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 7 % 256) as u8).collect();
         let input = tokenizer.to_tensor(&[&picture], &device).unwrap();
         let out = tokenizer.forward_train(input.clone());
-        let grads = (out.reconstruction - input).abs().mean().backward();
+        let grads = (out.rebuilt.pictures - input).abs().mean().backward();
         let weight = tokenizer.encoder.conv_in.weight.val().grad(&grads).unwrap();
         assert!(weight.abs().sum().into_scalar::<f32>() > 0.0);
     }

@@ -2,7 +2,7 @@
 
 use mgnt_tokenizer::ImageTokenizerConfig;
 
-use super::TokenizerRecipe;
+use super::{TokenizerRecipe, Trained};
 
 /// Bytes of a number.
 const F32: f64 = 4.0;
@@ -23,9 +23,14 @@ impl TokenizerRecipe {
         let (batch, parts) = (self.optimization.batch, self.optimization.parts.max(1));
         let at_once = at_once.clamp(1, parts);
         let samples = (batch.div_ceil(parts) * at_once) as f64;
-        let Maps { normed, enlarged } = Maps::new(&self.tokenizer);
+        let Maps { encoder, decoder, enlarged } = Maps::new(&self.tokenizer);
         let latents = self.tokenizer.grid().pow(2) as f64;
-        let kept = KEPT * normed + enlarged + DISTANCES * latents * self.tokenizer.codes as f64;
+        let distances = DISTANCES * latents * self.tokenizer.codes as f64;
+        let kept = match self.trained {
+            Trained::Whole => KEPT * (encoder + decoder) + enlarged + distances,
+            // Distances are gone when the decoder begins.
+            Trained::Decoder => (KEPT * decoder + enlarged).max(distances),
+        };
         // Beside those of the parts, their sum.
         let gradients = if parts > 1 { at_once + 1 } else { 1 };
         let parameters = self.parameters() as f64;
@@ -42,8 +47,10 @@ impl TokenizerRecipe {
 
 /// Numbers of the maps of one picture.
 struct Maps {
-    /// Those that a norm takes.
-    normed: f64,
+    /// Those that a norm of the encoder takes.
+    encoder: f64,
+    /// Those that a norm of the decoder takes.
+    decoder: f64,
     /// Those at twice the resolution, which a convolution takes as they are.
     enlarged: f64,
 }
@@ -60,19 +67,21 @@ impl Maps {
         };
         let last = levels - 1;
         let deepest = width(last);
-        let mut normed = 2.0 * blocks(last, deepest, deepest);
+        let in_the_middle = blocks(last, deepest, deepest);
+        // The last norm of each half.
+        let mut encoder = in_the_middle + side(last) * side(last) * deepest;
+        let mut decoder = in_the_middle + side(0) * side(0) * width(0);
         let mut enlarged = 0.0;
         for level in 0..levels {
             let before = if level == 0 { config.filters as f64 } else { width(level - 1) };
             let above = if level == last { deepest } else { width(level + 1) };
-            normed += blocks(level, before, width(level)) + blocks(level, above, width(level));
+            encoder += blocks(level, before, width(level));
+            decoder += blocks(level, above, width(level));
             if level > 0 {
                 enlarged += side(level - 1) * side(level - 1) * width(level);
             }
         }
-        // The last norms of both halves.
-        normed += side(last) * side(last) * deepest + side(0) * side(0) * width(0);
-        Self { normed, enlarged }
+        Self { encoder, decoder, enlarged }
     }
 }
 
@@ -90,11 +99,15 @@ mod tests {
     /// 64 px, widths 32, 32 and 64 at 64, 32 and 16 px.
     #[test]
     fn maps_by_hand() {
-        let Maps { normed, enlarged } = Maps::new(&recipe().tokenizer);
+        let maps = Maps::new(&recipe().tokenizer);
         let [a, b, c] = [4096.0 * 32.0, 1024.0 * 32.0, 256.0 * 32.0];
         let encoder = 2.0 * a + 2.0 * b + (c + 2.0 * c) + 4.0 * c + 2.0 * c;
         let decoder = 4.0 * c + 4.0 * c + (2.0 * b + b) + 2.0 * a + a;
-        assert_eq!((normed, enlarged), (encoder + decoder, 2.0 * b + a));
+        assert_eq!((maps.encoder, maps.decoder, maps.enlarged), (encoder, decoder, 2.0 * b + a));
+        let alone = TokenizerRecipe { trained: Trained::Decoder, ..recipe() };
+        let saved = recipe().step_bytes(1) - alone.step_bytes(1);
+        let expected = F32 * (KEPT * encoder + DISTANCES * 256.0 * 512.0) * 4.0;
+        assert!((saved as f64 - expected).abs() < 2.0, "{saved} {expected}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use mgnt_tokenizer::{ImageTokenizer, TrainOutput};
+use mgnt_tokenizer::{ImageTokenizer, Rebuilt};
 
 use super::{AdversarialWeight, Adversary, Discriminator, Lecam};
 use crate::Error;
@@ -43,11 +43,11 @@ pub(super) fn play(
     tokenizer: &ImageTokenizer,
     discriminator: &Discriminator,
     lecam: &Lecam,
-    out: &TrainOutput,
+    out: &Rebuilt,
     input: Tensor<4>,
     error: impl FnOnce(Tensor<4>) -> Result<Terms, Error>,
 ) -> Result<Played, Error> {
-    let rebuilt = out.reconstruction.clone().detach();
+    let rebuilt = out.pictures.clone().detach();
     let (mut terms, by_error) = at_pixels(rebuilt.clone(), error)?;
     let judge = discriminator.clone().no_grad();
     let (generator, by_judge) = at_pixels(rebuilt.clone(), |pixels| {
@@ -62,7 +62,7 @@ pub(super) fn play(
         }
     };
     // Has the gradient at the pixels that was just found, and no value of its own.
-    let carrier = (out.reconstruction.clone() * (by_error + by_judge * weight)).sum();
+    let carrier = (out.pictures.clone() * (by_error + by_judge * weight)).sum();
     let carrier = carrier.clone() - carrier.detach();
 
     let (real, rebuilt) = (discriminator.forward(input), discriminator.forward(rebuilt));
@@ -104,7 +104,7 @@ fn at_pixels(
 }
 
 /// Norm of the gradient of the decoder's last kernel, from that of its pixels.
-fn last_layer_norm(tokenizer: &ImageTokenizer, out: &TrainOutput, gradient: Tensor<4>) -> Result<f64, Error> {
+fn last_layer_norm(tokenizer: &ImageTokenizer, out: &Rebuilt, gradient: Tensor<4>) -> Result<f64, Error> {
     let layer = tokenizer.last_layer();
     let pixels = layer.forward(out.last_input.clone().detach());
     let gradients = (pixels * gradient).sum().backward();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     impl Table {
-        fn play(&self, adversary: &Adversary, out: &TrainOutput) -> Played {
+        fn play(&self, adversary: &Adversary, out: &Rebuilt) -> Played {
             let error = |rebuilt| {
                 let loss = error(rebuilt, &self.input);
                 Ok(Terms { figures: vec![("error", loss.clone())], loss })
@@ -188,8 +188,8 @@ mod tests {
 
         /// The last layer's gradient of a loss of rebuilt pictures, by a whole backward of its own.
         fn at_last_layer(&self, loss: impl FnOnce(Tensor<4>) -> Tensor<1>) -> Vec<f32> {
-            let out = self.tokenizer.forward_train(self.input.clone());
-            let gradients = loss(out.reconstruction).backward();
+            let out = self.tokenizer.forward_train(self.input.clone()).rebuilt;
+            let gradients = loss(out.pictures).backward();
             values(self.tokenizer.last_layer().weight.val().grad(&gradients).unwrap())
         }
     }
@@ -208,7 +208,7 @@ mod tests {
     fn one_backward_serves_both_sides() {
         let table = table();
         let adversary = adversary(0.7, false);
-        let out = table.tokenizer.forward_train(table.input.clone());
+        let out = table.tokenizer.forward_train(table.input.clone()).rebuilt;
         let played = table.play(&adversary, &out);
         let value = f64::from(played.terms.loss.clone().into_scalar::<f32>());
         let sum = figure(&played, "error")
@@ -229,7 +229,7 @@ mod tests {
             assert!((got - alone).abs() < 1e-5 * largest.max(1.0), "{got} {alone}");
         }
 
-        let held = out.reconstruction.detach();
+        let held = out.pictures.detach();
         let real = table.discriminator.forward(table.input.clone());
         let rebuilt = table.discriminator.forward(held);
         let alone = adversary.loss.discriminator(real.clone(), rebuilt.clone())
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn the_adaptive_weight_is_the_ratio_of_norms_at_the_last_layer() {
         let table = table();
-        let out = table.tokenizer.forward_train(table.input.clone());
+        let out = table.tokenizer.forward_train(table.input.clone()).rebuilt;
         let played = table.play(&adversary(0.8, true), &out);
         let norm = |gradient: Vec<f32>| gradient.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
         let by_error = norm(table.at_last_layer(|rebuilt| error(rebuilt, &table.input)));

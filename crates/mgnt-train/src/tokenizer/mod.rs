@@ -9,11 +9,12 @@ mod game;
 mod model;
 mod perceptual;
 mod recipe;
+mod start;
 mod task;
 
 pub use adversarial::{AdversarialLoss, Lecam};
 pub use discriminator::{Discriminator, DiscriminatorConfig, Judges};
 pub use model::TokenizerAndJudge;
 pub use perceptual::Perceptual;
-pub use recipe::{AdversarialWeight, Adversary, TokenizerRecipe};
+pub use recipe::{AdversarialWeight, Adversary, TokenizerRecipe, Trained};
 pub use task::{Networks, Rfid, Seen, TokenizerTask};

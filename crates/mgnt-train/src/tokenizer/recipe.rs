@@ -11,6 +11,9 @@ use crate::{Error, Optimization};
 pub struct TokenizerRecipe {
     /// Sizes of the tokenizer; the picture size must be the store's.
     pub tokenizer: ImageTokenizerConfig,
+    /// What of it is trained.
+    #[serde(default)]
+    pub trained: Trained,
     /// Weight of the absolute error of the pictures.
     pub l1_weight: f64,
     /// Weight of the squared error of the pictures.
@@ -33,6 +36,18 @@ pub struct TokenizerRecipe {
     pub revive_until: usize,
     /// Optimisation, of tokenizer and discriminator alike.
     pub optimization: Optimization,
+}
+
+/// What of a tokenizer is trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trained {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The decoder of a tokenizer that is there: pictures keep their tokens, so that what was trained on them goes on being
+    /// right, and only look better (as Muse finetunes its decoder, Chang et al., 2023). Weights and revivals of codes then say nothing.
+    Decoder,
 }
 
 /// The game with a discriminator.

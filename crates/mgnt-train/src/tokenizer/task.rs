@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use mgnt_data::loader::{Order, flipped};
 use mgnt_data::{Picture, PictureStore};
 use mgnt_eval::{Dims, Inception, Moments, Statistics, frechet_distance, psnr, ssim};
 use mgnt_tokenizer::quantizer::CodeUsage;
-use mgnt_tokenizer::{ImageTokenizer, TrainOutput};
+use mgnt_tokenizer::{ImageTokenizer, Rebuilt};
 
 use super::game::{self, Played, Terms, play};
-use super::{Lecam, Perceptual, TokenizerAndJudge, TokenizerRecipe};
+use super::start::Start;
+use super::{Lecam, Perceptual, TokenizerAndJudge, TokenizerRecipe, Trained};
 use crate::Error;
 use crate::task::{Description, Figures, PartOutput, Task};
 
@@ -23,6 +24,7 @@ pub struct TokenizerTask {
     store: Arc<PictureStore>,
     held_out: Option<Arc<PictureStore>>,
     networks: Networks,
+    start: Option<Start>,
     order: Order,
     device: Device,
     usage: CodeUsage,
@@ -48,6 +50,17 @@ pub struct Rfid {
     pub dims: Dims,
     /// Pictures, at most.
     pub pictures: usize,
+}
+
+/// What a pass of a part's pictures gave.
+struct Passed {
+    terms: Terms,
+    /// The discriminator's mean logits of real and of rebuilt pictures.
+    logits: Option<[f64; 2]>,
+    /// Numbers of the codes.
+    indices: Tensor<1, Int>,
+    /// Where codes are trained.
+    latents: Option<Tensor<2>>,
 }
 
 /// What a part of a step saw.
@@ -99,6 +112,7 @@ impl TokenizerTask {
             store: store.clone(),
             held_out: held_out.cloned(),
             networks,
+            start: None,
             order,
             device: device.clone(),
             usage,
@@ -107,10 +121,31 @@ impl TokenizerTask {
         })
     }
 
+    /// Begins with the weights of this model directory, whose sizes must be the recipe's; pictures may be of another size.
+    pub fn starting_from(mut self, folder: &Path) -> Result<Self, Error> {
+        self.start = Some(Start::open(folder, &self.recipe.tokenizer, &self.device)?);
+        Ok(self)
+    }
+
+    /// Whether codes are made anew after a step.
     fn revives_at(&self, step: usize) -> bool {
-        let every = self.recipe.revive_every;
-        // The first batch replaces the random codebook, which lies nowhere near the latents.
-        every > 0 && step < self.recipe.revive_until && (step == 0 || step.is_multiple_of(every))
+        let TokenizerRecipe { trained, revive_every: every, revive_until, .. } = self.recipe;
+        // The first batch replaces a random codebook, which lies nowhere near the latents.
+        let first = if self.start.is_some() { 1 } else { 0 };
+        trained == Trained::Whole
+            && every > 0
+            && (first..revive_until).contains(&step)
+            && step.is_multiple_of(every)
+    }
+
+    /// The tokenizer that an average stands for: where the decoder alone is trained, the encoder and codebook are those that it
+    /// began with, which an average is only but for rounding.
+    fn settled(&self, average: &TokenizerAndJudge) -> Result<ImageTokenizer, Error> {
+        let tokenizer = average.tokenizer.valid();
+        Ok(match (self.recipe.trained, &self.start) {
+            (Trained::Decoder, Some(start)) => tokenizer.with_codes_of(start.tokenizer())?,
+            _ => tokenizer,
+        })
     }
 
     /// The pictures at places of a step's batch, half of them mirrored.
@@ -147,12 +182,27 @@ impl TokenizerTask {
         Ok(Terms { loss, figures })
     }
 
+    /// A pass of the whole tokenizer.
+    fn whole(&self, model: &TokenizerAndJudge, step: usize, input: Tensor<4>) -> Result<Passed, Error> {
+        let recipe = &self.recipe;
+        let out = model.tokenizer.forward_train(input.clone());
+        let (Terms { loss, mut figures }, logits) = self.over_pictures(model, step, &out.rebuilt, input)?;
+        let quantized = out.quantized;
+        let loss = loss
+            + quantized.codebook_loss.clone() * recipe.codebook_weight
+            + quantized.commitment_loss * recipe.commitment_weight
+            + quantized.entropy_loss.clone() * recipe.entropy_weight;
+        figures.extend([("codebook", quantized.codebook_loss), ("entropy", quantized.entropy_loss)]);
+        let (terms, latents) = (Terms { loss, figures }, Some(out.latents.detach()));
+        Ok(Passed { terms, logits, indices: quantized.indices, latents })
+    }
+
     /// The loss over pictures, with the game where it is on at this step.
     fn over_pictures(
         &self,
         model: &TokenizerAndJudge,
         step: usize,
-        out: &TrainOutput,
+        out: &Rebuilt,
         input: Tensor<4>,
     ) -> Result<(Terms, Option<[f64; 2]>), Error> {
         match (&self.recipe.adversary, &model.discriminator) {
@@ -162,7 +212,7 @@ impl TokenizerTask {
                     play(adversary, &model.tokenizer, discriminator, &self.lecam, out, input.clone(), error)?;
                 Ok((terms, Some(logits)))
             }
-            _ => Ok((self.error(out.reconstruction.clone(), &input)?, None)),
+            _ => Ok((self.error(out.pictures.clone(), &input)?, None)),
         }
     }
 
@@ -204,14 +254,31 @@ impl Task for TokenizerTask {
         if let Some(Rfid { network, dims, pictures }) = &self.networks.rfid {
             data.insert("rfid".into(), format!("{} {} {pictures}", network.sha256(), dims.count()));
         }
+        let mut tokenizer = None;
+        if let Some(start) = &self.start {
+            let sha256 = start.sha256()?;
+            if self.recipe.trained == Trained::Decoder {
+                tokenizer = Some(sha256.clone());
+            }
+            data.insert("from".into(), sha256);
+        }
         let config = &self.recipe.tokenizer;
         let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
         let tokens_a_sample = config.grid().pow(2);
-        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer: None })
+        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer })
     }
 
     fn initial(&self, device: &Device) -> Result<TokenizerAndJudge, Error> {
-        TokenizerAndJudge::init(&self.recipe, device)
+        let mut model = TokenizerAndJudge::init(&self.recipe, device)?;
+        match (&self.start, self.recipe.trained) {
+            (Some(start), _) => model.tokenizer = start.anew(device)?,
+            (None, Trained::Whole) => {}
+            (None, Trained::Decoder) => {
+                let expected = "whole, or a tokenizer to start from".into();
+                return Err(Error::Recipe { field: "trained".into(), expected, got: "decoder".into() });
+            }
+        }
+        Ok(model)
     }
 
     fn draws_on_device(&self) -> bool {
@@ -237,22 +304,21 @@ impl Task for TokenizerTask {
         // A part may be computed on another device than the first.
         let device = model.devices().into_iter().next().unwrap_or_else(|| self.device.clone());
         let input = model.tokenizer.to_tensor(&pictures, &device)?;
-        let out = model.tokenizer.forward_train(input.clone());
-        let (Terms { loss, mut figures }, logits) = self.over_pictures(model, step, &out, input)?;
-        let quantized = out.quantized;
-        let loss = loss
-            + quantized.codebook_loss.clone() * recipe.codebook_weight
-            + quantized.commitment_loss * recipe.commitment_weight
-            + quantized.entropy_loss.clone() * recipe.entropy_weight;
-        figures.extend([("codebook", quantized.codebook_loss), ("entropy", quantized.entropy_loss)]);
-
+        let Passed { terms: Terms { loss, figures }, logits, indices, latents } = match recipe.trained {
+            Trained::Whole => self.whole(model, step, input)?,
+            Trained::Decoder => {
+                let (rebuilt, indices) = model.tokenizer.forward_train_decoder(input.clone());
+                let (terms, logits) = self.over_pictures(model, step, &rebuilt, input)?;
+                Passed { terms, logits, indices, latents: None }
+            }
+        };
         let device_error = |e| Error::Device(format!("{e:?}"));
-        let codes =
-            quantized.indices.into_data().convert::<i64>().try_into_vec::<i64>().map_err(device_error)?;
-        let latents = if self.revives_at(step) {
-            out.latents.detach().into_data().convert::<f32>().try_into_vec::<f32>().map_err(device_error)?
-        } else {
-            Vec::new()
+        let codes = indices.into_data().convert::<i64>().try_into_vec::<i64>().map_err(device_error)?;
+        let latents = match latents.filter(|_| self.revives_at(step)) {
+            Some(latents) => {
+                latents.into_data().convert::<f32>().try_into_vec::<f32>().map_err(device_error)?
+            }
+            None => Vec::new(),
         };
         Ok(PartOutput {
             loss: loss * share,
@@ -266,10 +332,20 @@ impl Task for TokenizerTask {
     }
 
     fn figures(&self) -> Vec<String> {
-        let always = ["l1", "l2", "codebook", "entropy", "codes_used", "perplexity"];
+        let always = ["l1", "l2", "codes_used", "perplexity"];
+        let of_codes: &[&str] = match self.recipe.trained {
+            Trained::Whole => &["codebook", "entropy"],
+            Trained::Decoder => &[],
+        };
         let perceptual = self.networks.perceptual.iter().map(|_| "perceptual");
         let game = self.recipe.adversary.iter().flat_map(|_| game::FIGURES);
-        always.into_iter().chain(perceptual).chain(game).map(str::to_owned).collect()
+        always
+            .into_iter()
+            .chain(of_codes.iter().copied())
+            .chain(perceptual)
+            .chain(game)
+            .map(str::to_owned)
+            .collect()
     }
 
     fn validation_figures(&self) -> Vec<String> {
@@ -325,7 +401,7 @@ impl Task for TokenizerTask {
 
     fn validate(&self, average: &TokenizerAndJudge) -> Result<Figures, Error> {
         let Some(store) = &self.held_out else { return Ok(Vec::new()) };
-        let tokenizer = &average.tokenizer;
+        let tokenizer = &self.settled(average)?;
         let size = store.size();
         let items = spread(store.len(), VALIDATED);
         let mut usage = CodeUsage::new(self.recipe.tokenizer.codes);
@@ -365,7 +441,7 @@ impl Task for TokenizerTask {
     }
 
     fn export(&self, average: &TokenizerAndJudge, folder: &Path) -> Result<(), Error> {
-        Ok(average.tokenizer.valid().save(folder)?)
+        Ok(self.settled(average)?.save(folder)?)
     }
 }
 

@@ -37,6 +37,7 @@ fn recipe(steps: usize) -> TokenizerRecipe {
             groups: 4,
             shortcut: Shortcut::Input,
         },
+        trained: Trained::Whole,
         l1_weight: 1.0,
         l2_weight: 1.0,
         perceptual_weight: 0.0,
@@ -65,8 +66,23 @@ fn train(
     resume: bool,
     stop_after: Option<usize>,
 ) -> (Outcome, Vec<Line>) {
+    train_from(store, recipe, out, resume, stop_after, None)
+}
+
+/// As [`train`], from a tokenizer that is there.
+fn train_from(
+    store: &Arc<PictureStore>,
+    recipe: &TokenizerRecipe,
+    out: &Path,
+    resume: bool,
+    stop_after: Option<usize>,
+    from: Option<&Path>,
+) -> (Outcome, Vec<Line>) {
     let device = Device::flex();
-    let task = TokenizerTask::new(recipe, store, Some(store), Networks::default(), &device).unwrap();
+    let mut task = TokenizerTask::new(recipe, store, Some(store), Networks::default(), &device).unwrap();
+    if let Some(folder) = from {
+        task = task.starting_from(folder).unwrap();
+    }
     let (tell, told) = mpsc::channel();
     let stop = Interrupter::new();
     let stopper = stop.clone();
@@ -103,6 +119,76 @@ fn reconstruction_improves_and_codes_are_used() {
     assert!(validation["validation_codes_used"] > 0.4, "{validation:?}");
     assert!(validation["validation_psnr"] > 12.0, "{validation:?}");
     ImageTokenizer::load(out.join("model"), &Device::flex()).unwrap();
+}
+
+/// Trained again from where it stands, all of it or the decoder alone.
+#[test]
+fn a_decoder_alone_learns_and_tokens_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let run = |name: &str| folder.path().join(name);
+    train(&store, &recipe(20), &run("first"), false, None);
+    let first = run("first/model");
+    let decoder = TokenizerRecipe { trained: Trained::Decoder, ..recipe(40) };
+    let (_, events) = train_from(&store, &decoder, &run("decoder"), false, None, Some(&first));
+    let figures = &events.last().unwrap().figures;
+    assert!(!figures.contains_key("codebook") && figures.contains_key("validation_psnr"), "{figures:?}");
+
+    let load = |folder: &Path| ImageTokenizer::load(folder, &Device::flex()).unwrap();
+    let (before, after) = (load(&first), load(&run("decoder/model")));
+    let maps = [&before, &after].map(|tokenizer| mgnt_weights::module::to_map(tokenizer).unwrap());
+    for (name, tensor) in maps[0].iter() {
+        let same = maps[1].get(name).unwrap().to_f32() == tensor.to_f32();
+        assert_eq!(same, !name.starts_with("decoder"), "{name}");
+    }
+    let pictures: Vec<&[u8]> = (0..store.len()).map(|i| store.picture(i)).collect();
+    let [tokens, kept] = [&before, &after].map(|t| t.tokens(&pictures, &Device::flex()).unwrap());
+    assert_eq!(tokens, kept);
+    let error = |tokenizer: &ImageTokenizer| -> u64 {
+        let rebuilt = tokenizer.pictures(&tokens, &Device::flex()).unwrap();
+        let bytes = rebuilt.iter().flatten().zip(pictures.iter().copied().flatten());
+        bytes.map(|(&a, &b)| u64::from(a.abs_diff(b))).sum()
+    };
+    assert!(20 * error(&after) < 19 * error(&before), "{} {}", error(&after), error(&before));
+
+    // The run says whose tokens those are.
+    let said: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run("decoder/run.json")).unwrap()).unwrap();
+    let sum = mgnt_data::manifest::sha256_of_file(&first.join("model.safetensors")).unwrap();
+    assert_eq!((said["tokenizer"].as_str(), said["data"]["from"].as_str()), (Some(&*sum), Some(&*sum)));
+
+    // All of it: the codebook is not made anew at the first step, and moves on.
+    let whole = TokenizerRecipe { revive_every: 100, ..recipe(3) };
+    train_from(&store, &whole, &run("whole"), false, None, Some(&first));
+    let codes = |folder: &Path| {
+        let map = mgnt_weights::module::to_map(&load(folder)).unwrap();
+        map.get("quantizer.codebook").unwrap().to_f32()
+    };
+    let (before, after) = (codes(&first), codes(&run("whole/model")));
+    let moved = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(moved > 0.0 && moved < 0.3, "{moved}");
+}
+
+#[test]
+fn a_start_that_does_not_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let device = Device::flex();
+    let recipe = TokenizerRecipe { trained: Trained::Decoder, ..recipe(1) };
+    let task = || TokenizerTask::new(&recipe, &store, None, Networks::default(), &device).unwrap();
+    let error = task().initial(&device.clone().autodiff()).unwrap_err().to_string();
+    assert!(error.contains("`trained`") && error.contains("a tokenizer to start from"), "{error}");
+
+    let other = ImageTokenizerConfig { codes: 8, ..recipe.tokenizer.clone() };
+    ImageTokenizer::init(&other, 1, &device).unwrap().save(folder.path().join("other")).unwrap();
+    let error = task().starting_from(&folder.path().join("other")).unwrap_err().to_string();
+    assert!(error.contains("`tokenizer.codes`: expected 8, as in") && error.contains("got 16"), "{error}");
+
+    // Pictures of another size are rebuilt by the same weights.
+    let small = ImageTokenizerConfig { size: 8, ..recipe.tokenizer.clone() };
+    ImageTokenizer::init(&small, 1, &device).unwrap().save(folder.path().join("small")).unwrap();
+    let task = task().starting_from(&folder.path().join("small")).unwrap();
+    assert_eq!(task.initial(&device.autodiff()).unwrap().tokenizer.config().size, 16);
 }
 
 /// The use of the codes since the last revival goes into the checkpoint.
