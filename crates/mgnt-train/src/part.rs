@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use mgnt_model::side_by_side::{Pools, pools};
@@ -197,9 +197,10 @@ pub(crate) fn compute<T: Task>(
             let place = (step * optimization.parts + index) as u64;
             device.seed(optimization.seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         }
-        // A fork has leaves of its own, so that the tapes of parts share nothing and do not wait for each other.
-        let there = other.map_or(model, |other| copies[other].get_or_init(|| model.clone().fork(&on)));
-        let fork = there.clone().fork(&on);
+        // With leaves of their own the tapes of parts share nothing and do not wait for each other.
+        let copy = || model.clone().map(&mut OwnLeaves).fork(&on);
+        let there = other.map_or(model, |other| copies[other].get_or_init(copy));
+        let fork = there.clone().map(&mut OwnLeaves);
         let PartOutput { loss, figures, extra } = task.part(&fork, step, ranges[index].clone())?;
         let figures = figures.into_iter().map(|(name, value)| Ok((name, number(value)?)));
         let figures = figures.collect::<Result<Vec<_>, Error>>()?;
@@ -218,6 +219,17 @@ pub(crate) fn compute<T: Task>(
     // Draws from one generator must come in order.
     let sum = workers.sum(ranges.len(), task.draws_on_device(), one, None, add);
     sum.unwrap_or_else(|| Err(Error::run("recipe", "a step has no parts")))
+}
+
+/// Gives each parameter a leaf of its own. Burn's `fork` records on the leaf that was there a move from it, which the tape keeps as
+/// long as that parameter is: of one that no step changes, one more with every fork, and each backward pass goes through all of
+/// them (burn-autodiff 0.22.1).
+struct OwnLeaves;
+
+impl ModuleMapper for OwnLeaves {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(Tensor::detach)
+    }
 }
 
 fn added<M: Module, E>(model: &M, mut sum: Computed<E>, part: Computed<E>) -> Computed<E> {

@@ -137,6 +137,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         shard_items: arguments.shard_items.map(|items| items as usize),
         ..PrepareOptions::default()
     };
+    // A source of a million files is listed for a while before the first is read.
+    tell!("listing {}", arguments.source.display());
     let mut progress: Option<Progress> = None;
     let report =
         prepare(&arguments.source, &options, &arguments.out, &mut |done, total| match &mut progress {
