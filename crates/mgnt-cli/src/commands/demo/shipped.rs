@@ -10,7 +10,7 @@ use mgnt_tokenizer::ImageTokenizer;
 use super::compared::{Compared, Comparison};
 use crate::device::Compute;
 
-/// Guidance of both decodes: the best of those measured (docs/results.md).
+/// Guidance of both decodes: the clearest to the eye; by distance 1 is as good (docs/results.md).
 pub const GUIDANCE: f64 = 2.0;
 
 /// A transformer of photos with its tokenizer and the names of its classes.
