@@ -27,7 +27,8 @@ pub struct TokenStoreInfo {
     pub codes: usize,
     /// Class names by number.
     pub classes: Vec<String>,
-    /// SHA-256 of the tokenizer's weights.
+    /// Checksum of the tokenizer's encoder and codebook (`mgnt_tokenizer::codes_sha256`); stores of older versions have that of the
+    /// whole file of its weights.
     pub tokenizer: String,
     /// Where the pictures came from.
     pub source: String,

@@ -18,6 +18,6 @@ pub mod quantizer;
 mod video;
 
 pub use error::Error;
-pub use image::{ImageTokenizer, ImageTokenizerConfig, Rebuilt, Shortcut, TrainOutput};
+pub use image::{ImageTokenizer, ImageTokenizerConfig, Rebuilt, Shortcut, TrainOutput, codes_sha256};
 pub use probe::Probe;
 pub use video::{VideoTokenizer, VideoTokenizerConfig};

@@ -100,8 +100,7 @@ pub struct Description {
     pub data: BTreeMap<String, String>,
     /// Tokens of a sample.
     pub tokens_a_sample: usize,
-    /// SHA-256 of the weights of the tokenizer that the tokens are of, where it is trained on tokens, or is a tokenizer that
-    /// keeps another's.
+    /// Checksum of the encoder and codebook of the tokenizer that the tokens are of, where it is trained on tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
 }

@@ -8,8 +8,8 @@ use mgnt_data::Picture;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
-use mgnt_weights::directory;
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, codes_sha256};
+use mgnt_weights::directory::{self, ModelDirectory};
 use serde::{Deserialize, Serialize};
 
 use crate::device::decoder;
@@ -190,8 +190,8 @@ pub fn check_pair(m: &ModelConfig, tokenizer: &ImageTokenizer) -> anyhow::Result
     Ok(())
 }
 
-/// Warns of a tokenizer that the model was not trained with, where its run says which that was: pictures of another are only a
-/// little worse, if it is of the same training. One whose run says that it keeps that one's tokens is as good.
+/// Warns of a tokenizer that has other tokens than those that the model was trained on, where its run says which they were: pictures
+/// of another are only a little worse, if it is of the same training.
 pub fn warn_of_another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<()> {
     if let Some(warning) = another_tokenizer(model, tokenizer)? {
         tracing::warn!("{warning}");
@@ -200,19 +200,21 @@ pub fn warn_of_another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Resu
 }
 
 fn another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<Option<String>> {
-    let Some(of_tokens) = tokens_of(model) else { return Ok(None) };
-    let got = sha256_of_file(&tokenizer.join(directory::WEIGHTS))?;
-    let is_right = of_tokens == got || tokens_of(tokenizer).is_some_and(|kept| kept == of_tokens);
-    Ok((!is_right).then(|| {
-        format!(
-            "{}: not the tokenizer that {} was trained with, whose weights have the sha256 {of_tokens}, these {got}",
-            tokenizer.display(),
-            model.display()
-        )
-    }))
+    let Some(tokens) = tokens_of(model) else { return Ok(None) };
+    let is_told = |others| format!("{others} than those that {} was trained on", model.display());
+    Ok(other_tokens(tokenizer, &tokens)?.map(is_told))
 }
 
-/// The tokenizer of a model's tokens, or the one whose tokens a tokenizer keeps, where it lies in the folder of its run.
+/// Says that a tokenizer has other tokens than those of a store or a run, if it has.
+pub fn other_tokens(tokenizer: &Path, tokens: &str) -> anyhow::Result<Option<String>> {
+    let got = codes_sha256(&ModelDirectory::new(tokenizer))?;
+    // Older stores have the checksum of the whole file.
+    let is_right = tokens == got || tokens == sha256_of_file(&tokenizer.join(directory::WEIGHTS))?;
+    Ok((!is_right)
+        .then(|| format!("{}: has other tokens (checksum {got}, not {tokens})", tokenizer.display())))
+}
+
+/// The checksum of the tokens that a model was trained on, where it lies in the folder of its run.
 fn tokens_of(model: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Run {
@@ -292,10 +294,8 @@ impl ClassChoice {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pictures_that_are_made_in_parts_are_the_same() {
-        let device = Device::flex();
-        let config = ImageTokenizerConfig {
+    fn small() -> ImageTokenizerConfig {
+        ImageTokenizerConfig {
             size: 8,
             filters: 8,
             multipliers: vec![1, 2],
@@ -304,8 +304,13 @@ mod tests {
             codes: 16,
             groups: 4,
             ..ImageTokenizerConfig::maskgit()
-        };
-        let tokenizer = ImageTokenizer::init(&config, 1, &device).unwrap();
+        }
+    }
+
+    #[test]
+    fn pictures_that_are_made_in_parts_are_the_same() {
+        let device = Device::flex();
+        let tokenizer = ImageTokenizer::init(&small(), 1, &device).unwrap();
         let tokens: Vec<Vec<u16>> = (0..5).map(|i| (0..16).map(|j| (i * 7 + j * 3) % 16).collect()).collect();
         let whole = pictures(&tokenizer, &tokens, &device).unwrap();
         assert_eq!(whole.len(), 5);
@@ -316,36 +321,36 @@ mod tests {
     }
 
     #[test]
-    fn a_model_within_its_run_is_told_from_another_tokenizer_s() {
+    fn a_tokenizer_of_other_tokens_is_told_of() {
         let folder = tempfile::tempdir().unwrap();
-        let [model, ours, other] = ["run/model", "ours", "other"].map(|name| folder.path().join(name));
-        for (place, weights) in [(&model, "model"), (&ours, "ours"), (&other, "other")] {
-            std::fs::create_dir_all(place).unwrap();
-            std::fs::write(place.join(directory::WEIGHTS), weights).unwrap();
+        let [model, ours, other, tuned] =
+            ["run/model", "ours", "other", "tuned"].map(|name| folder.path().join(name));
+        let drawn = |seed| ImageTokenizer::init(&small(), seed, &Device::flex()).unwrap();
+        for (place, tokenizer) in [
+            (&ours, drawn(1)),
+            (&other, drawn(2)),
+            // One with another decoder only.
+            (&tuned, drawn(2).with_codes_of(&drawn(1)).unwrap()),
+        ] {
+            tokenizer.save(place).unwrap();
         }
-        let run = folder.path().join("run/run.json");
-        let said = |text: &str| {
-            std::fs::write(&run, text).unwrap();
-            [&ours, &other].map(|tokenizer| another_tokenizer(&model, tokenizer).unwrap())
+        std::fs::create_dir_all(&model).unwrap();
+        let said = |run: &str| {
+            std::fs::write(folder.path().join("run/run.json"), run).unwrap();
+            [&ours, &tuned, &other].map(|tokenizer| another_tokenizer(&model, tokenizer).unwrap())
         };
-        let sum = sha256(b"ours");
-        let [none, Some(warning)] = said(&format!(r#"{{"task": "transformer", "tokenizer": "{sum}"}}"#))
-        else {
-            panic!("the other is told of")
-        };
-        assert!(none.is_none() && warning.contains(&sum) && warning.contains(&sha256(b"other")), "{warning}");
+        let codes = |place: &Path| codes_sha256(&ModelDirectory::new(place)).unwrap();
+        let of = |sum: &str| format!(r#"{{"task": "transformer", "tokenizer": "{sum}"}}"#);
+        let sum = codes(&ours);
+        let [None, None, Some(warning)] = said(&of(&sum)) else { panic!("the other alone is told of") };
+        assert!(warning.contains(&sum) && warning.contains(&codes(&other)), "{warning}");
+        assert!(warning.contains("run/model was trained on"), "{warning}");
         for text in [r#"{"task": "transformer"}"#, "no run's"] {
-            assert_eq!(said(text), [None, None]);
+            assert_eq!(said(text), [None, None, None]);
         }
-        // One with another decoder only.
-        let (tuned, run) = (folder.path().join("tuned/model"), folder.path().join("tuned/run.json"));
-        std::fs::create_dir_all(&tuned).unwrap();
-        std::fs::write(tuned.join(directory::WEIGHTS), "tuned").unwrap();
-        said(&format!(r#"{{"tokenizer": "{sum}"}}"#));
-        for (kept, is_told) in [(b"ours", false), (b"else", true)] {
-            std::fs::write(&run, format!(r#"{{"tokenizer": "{}"}}"#, sha256(kept))).unwrap();
-            assert_eq!(another_tokenizer(&model, &tuned).unwrap().is_some(), is_told);
-        }
+        // Of tokens that an older version made.
+        let sum = sha256_of_file(&ours.join(directory::WEIGHTS)).unwrap();
+        assert_eq!(said(&of(&sum)).map(|told| told.is_some()), [false, true, true]);
     }
 
     #[test]

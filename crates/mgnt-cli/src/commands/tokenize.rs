@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
-use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
-use mgnt_weights::directory;
+use mgnt_tokenizer::codes_sha256;
+use mgnt_weights::directory::ModelDirectory;
 
 use super::prepare::of_options;
 use super::watch::Progress;
@@ -88,7 +88,7 @@ pub fn tokenize(
         grid: [config.grid(); 2],
         codes: config.codes,
         classes: store.classes().to_vec(),
-        tokenizer: sha256_of_file(&tokenizer_folder.join(directory::WEIGHTS))?,
+        tokenizer: codes_sha256(&ModelDirectory::new(tokenizer_folder))?,
         source: store.manifest().source.clone(),
     };
     let job = TokenJob::open(out, store, info, options.flips, options.shard_items).map_err(of_options)?;

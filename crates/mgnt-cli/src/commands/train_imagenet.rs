@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use mgnt_data::TokenStore;
-use mgnt_data::manifest::sha256_of_file;
 use mgnt_model::ModelConfig;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{Computed, Forecast, Recipe, TransformerTask};
-use mgnt_weights::directory::WEIGHTS;
 
+use super::generation::other_tokens;
 use super::samples::Sampler;
 use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
@@ -87,12 +86,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Some(folder) => {
             let tokenizer = ImageTokenizer::load(folder, &device)?;
-            let (expected, got) = (&store.info().tokenizer, sha256_of_file(&folder.join(WEIGHTS))?);
-            if *expected != got {
-                anyhow::bail!(
-                    "{}: not the tokenizer of the tokens, whose weights have the sha256 {expected}, these {got}",
-                    folder.display()
-                );
+            if let Some(others) = other_tokens(folder, &store.info().tokenizer)? {
+                anyhow::bail!("{others} than those of {}", training.data()?.display());
             }
             let strategy = StrategyArguments { schedule: Some(arguments.schedule), ..Default::default() };
             let plan = strategy.plan(task.config())?;

@@ -1,3 +1,4 @@
+mod codes_of;
 pub(crate) mod config;
 mod decoder;
 mod encoder;
@@ -11,6 +12,7 @@ use burn::tensor::{Device, Int, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 
+pub use codes_of::codes_sha256;
 pub use config::{ImageTokenizerConfig, Shortcut};
 use decoder::Decoder;
 use encoder::Encoder;

@@ -20,10 +20,16 @@ const DISCRIMINATOR_SEED: u64 = 0x6a75_6467;
 impl TokenizerAndJudge {
     /// Both with random weights.
     pub fn init(recipe: &TokenizerRecipe, device: &Device) -> Result<Self, Error> {
-        let (config, seed) = (&recipe.tokenizer, recipe.optimization.seed);
-        let discriminator = recipe.adversary.as_ref().map(|adversary| {
-            Discriminator::init(&adversary.discriminator, config.size, seed ^ DISCRIMINATOR_SEED, device)
-        });
-        Ok(Self { tokenizer: ImageTokenizer::init(config, seed, device)?, discriminator })
+        let tokenizer = ImageTokenizer::init(&recipe.tokenizer, recipe.optimization.seed, device)?;
+        Ok(Self::starting_from(tokenizer, recipe, device))
+    }
+
+    /// A tokenizer that is there, with the recipe's discriminator of random weights.
+    pub fn starting_from(tokenizer: ImageTokenizer, recipe: &TokenizerRecipe, device: &Device) -> Self {
+        let seed = recipe.optimization.seed ^ DISCRIMINATOR_SEED;
+        let size = recipe.tokenizer.size;
+        let judge = recipe.adversary.as_ref().map(|adversary| &adversary.discriminator);
+        let discriminator = judge.map(|config| Discriminator::init(config, size, seed, device));
+        Self { tokenizer, discriminator }
     }
 }

@@ -254,31 +254,26 @@ impl Task for TokenizerTask {
         if let Some(Rfid { network, dims, pictures }) = &self.networks.rfid {
             data.insert("rfid".into(), format!("{} {} {pictures}", network.sha256(), dims.count()));
         }
-        let mut tokenizer = None;
         if let Some(start) = &self.start {
-            let sha256 = start.sha256()?;
-            if self.recipe.trained == Trained::Decoder {
-                tokenizer = Some(sha256.clone());
-            }
-            data.insert("from".into(), sha256);
+            data.insert("from".into(), start.sha256()?);
         }
         let config = &self.recipe.tokenizer;
         let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
         let tokens_a_sample = config.grid().pow(2);
-        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer })
+        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer: None })
     }
 
     fn initial(&self, device: &Device) -> Result<TokenizerAndJudge, Error> {
-        let mut model = TokenizerAndJudge::init(&self.recipe, device)?;
         match (&self.start, self.recipe.trained) {
-            (Some(start), _) => model.tokenizer = start.anew(device)?,
-            (None, Trained::Whole) => {}
+            (Some(start), _) => {
+                Ok(TokenizerAndJudge::starting_from(start.anew(device)?, &self.recipe, device))
+            }
+            (None, Trained::Whole) => TokenizerAndJudge::init(&self.recipe, device),
             (None, Trained::Decoder) => {
                 let expected = "whole, or a tokenizer to start from".into();
-                return Err(Error::Recipe { field: "trained".into(), expected, got: "decoder".into() });
+                Err(Error::Recipe { field: "trained".into(), expected, got: "decoder".into() })
             }
         }
-        Ok(model)
     }
 
     fn draws_on_device(&self) -> bool {
