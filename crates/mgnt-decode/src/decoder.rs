@@ -218,11 +218,10 @@ pub(crate) fn decode(
     for iteration in plan.iterations() {
         let clock = Instant::now();
         let logits = logits(model, iteration, samples.as_ref(), &mut cache);
-        let sampling = Instant::now();
-        samples.draw_and_decide(logits, iteration)?;
+        let sampled = samples.draw_and_decide(logits, iteration)?;
+        // What is not waited for has no time before the end.
+        let mut time = sampled.map(|_| clock.elapsed());
         let held = cache.as_ref().map_or(0, KvCache::bytes);
-        let awaited = samples.is_awaited();
-        let (mut time, sampled) = (awaited.then(|| clock.elapsed()), awaited.then(|| sampling.elapsed()));
         if let Some(watch) = &mut watch {
             let (tokens, undecided) = (samples.raster()?, samples.undecided()?);
             // What is read was waited for; what the watcher does then is not the decode's.

@@ -122,10 +122,11 @@ impl Ledger {
         }
     }
 
-    /// Adds the times of another batch decoded by the same plan; of bytes held the larger number counts.
+    /// Adds the times of another batch decoded by the same plan, where both have them; of bytes held the larger number counts.
     pub fn add(&mut self, other: &Ledger) {
         self.batch += other.batch;
-        let sum = |a: Option<f64>, b: Option<f64>| a.map_or(b, |a| Some(a + b.unwrap_or(0.0)));
+        // The time of one batch alone is not that of both.
+        let sum = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a + b);
         self.milliseconds = sum(self.milliseconds, other.milliseconds);
         self.sampling_milliseconds = sum(self.sampling_milliseconds, other.sampling_milliseconds);
         for (line, other) in self.iterations.iter_mut().zip(&other.iterations) {
@@ -199,5 +200,14 @@ mod tests {
         };
         assert!((twice.sampling_milliseconds.unwrap() - 24.0).abs() < 1e-9);
         assert_eq!((ledger.milliseconds, twice.milliseconds, twice.batch), (Some(120.0), Some(240.0), 8));
+        assert_eq!(twice.iterations[3].milliseconds, Some(20.0));
+        // Of a batch whose iterations were not waited for there is the whole alone.
+        let mut resident = Ledger::new(&plan, 4);
+        resident.end(Duration::from_millis(500));
+        for (mut sum, other) in [(ledger.clone(), &resident), (resident.clone(), &ledger)] {
+            sum.add(other);
+            assert_eq!((sum.milliseconds, sum.sampling_milliseconds), (Some(620.0), None));
+            assert!(sum.iterations.iter().all(|line| line.milliseconds.is_none()));
+        }
     }
 }

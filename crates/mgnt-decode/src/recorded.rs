@@ -63,7 +63,8 @@ impl<'a> Recorded<'a> {
         let is_graph = graph.is_hardware();
         let mut recorded = Self { model, plan, batch, inputs, graph, is_graph, thread: PhantomData };
         if is_graph {
-            let classes: Vec<usize> = (0..batch).map(|row| row % model.config().classes.max(1)).collect();
+            let classes: Vec<usize> =
+                (0..batch).map(|row| (row + 1) % model.config().classes.max(1)).collect();
             let decoder = Decoder::new(model, plan).classes(&classes).seed(1).resident();
             recorded.is_graph = recorded.run(&classes, 1, 0)? == decoder.run()?.tokens;
         }

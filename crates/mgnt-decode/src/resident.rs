@@ -4,6 +4,8 @@
 //! same random numbers as on the host ([`Sequence`](crate::sequence::Sequence)), in f32 instead of f64: where two
 //! scores, or a random number and a bound between two codes, are equal to f32's rounding, another token may come out.
 
+use std::time::Duration;
+
 use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData, s};
 use mgnt_model::NestedTransformer;
 use mgnt_model::kernels::Kernels;
@@ -225,9 +227,13 @@ impl Samples for Resident<'_> {
         (tokens.slice(s![.., start..]), positions.slice(s![.., start..]))
     }
 
-    fn draw_and_decide(&mut self, logits: Tensor<2>, iteration: &Iteration) -> Result<(), Error> {
+    fn draw_and_decide(
+        &mut self,
+        logits: Tensor<2>,
+        iteration: &Iteration,
+    ) -> Result<Option<Duration>, Error> {
         self.draw(logits, iteration);
-        Ok(())
+        Ok(None)
     }
 
     fn raster(&self) -> Result<Vec<Vec<u16>>, Error> {
@@ -243,11 +249,6 @@ impl Samples for Resident<'_> {
             open
         };
         Ok(places.chunks((length - 1).max(1)).map(open).collect())
-    }
-
-    /// What was computed is not waited for, so there is no time to tell before the end.
-    fn is_awaited(&self) -> bool {
-        false
     }
 }
 
@@ -328,9 +329,11 @@ fn first_of(range: &Tensor<2, Int>, batch: usize, length: usize) -> Tensor<2, In
 fn draws(plan: &Plan, start: &Start) -> Vec<Draws> {
     let places: Vec<usize> = (0..start.known.len()).collect();
     let noise = Noise::new(start.seed);
-    let samples = start.first_sample..start.first_sample + start.classes.len() as u64;
+    let samples = 0..start.classes.len() as u64;
     let rows: Vec<(usize, u64)> = (0..plan.iterations().len())
-        .flat_map(|iteration| samples.clone().map(move |sample| (iteration, sample)))
+        .flat_map(|iteration| {
+            samples.clone().map(move |row| (iteration, start.first_sample.wrapping_add(row)))
+        })
         .collect();
     rows.into_par_iter()
         .flat_map_iter(|(iteration, sample)| noise.stream(sample, iteration).at(&places))

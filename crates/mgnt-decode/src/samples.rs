@@ -1,5 +1,7 @@
 //! Where the samples of a batch are on their way: on the host or on the model's device.
 
+use std::time::{Duration, Instant};
+
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Int, Tensor, TensorData};
 use mgnt_model::Vocabulary;
@@ -25,17 +27,19 @@ pub(crate) trait Samples {
     /// of the same samples without their class.
     fn active(&self, start: usize, guided: bool) -> (Tensor<2, Int>, Tensor<2, Int>);
 
-    /// Draws a token at each undecided place from its logits `[B * M, V]`, and decides as many as the plan says.
-    fn draw_and_decide(&mut self, logits: Tensor<2>, iteration: &Iteration) -> Result<(), Error>;
+    /// Draws a token at each undecided place from its logits `[B * M, V]`, and decides as many as the plan says. Gives the time
+    /// that it took from when the logits were there, where that was waited for.
+    fn draw_and_decide(
+        &mut self,
+        logits: Tensor<2>,
+        iteration: &Iteration,
+    ) -> Result<Option<Duration>, Error>;
 
     /// Tokens of each sample in raster order: decided ones, and at undecided places those last drawn.
     fn raster(&self) -> Result<Vec<Vec<u16>>, Error>;
 
     /// Whether each place is still undecided, per sample in raster order.
     fn undecided(&self) -> Result<Vec<Vec<bool>>, Error>;
-
-    /// Whether each iteration ends when its work is done, so that its time can be told.
-    fn is_awaited(&self) -> bool;
 }
 
 /// Samples on the host: draws in f64, any order, a thread a sample.
@@ -66,16 +70,23 @@ impl Samples for OnHost<'_> {
         active(&self.sequences, start, &self.vocabulary, guided, &self.device)
     }
 
-    fn draw_and_decide(&mut self, logits: Tensor<2>, iteration: &Iteration) -> Result<(), Error> {
+    fn draw_and_decide(
+        &mut self,
+        logits: Tensor<2>,
+        iteration: &Iteration,
+    ) -> Result<Option<Duration>, Error> {
         let [_, codes] = logits.dims();
         let logits: Vec<f32> = read(logits)?;
+        // An accelerator computes until here.
+        let begin = Instant::now();
         let sampler = TokenSampler::new(self.plan, iteration);
         let width = iteration.masked * codes;
         self.sequences.par_iter_mut().enumerate().try_for_each(|(row, sample)| {
             let logits = &logits[row * width..(row + 1) * width];
-            let stream = self.noise.stream(self.first_sample + row as u64, iteration.index);
+            let stream = self.noise.stream(self.first_sample.wrapping_add(row as u64), iteration.index);
             sample.draw_and_decide(logits, &sampler, &stream, iteration.decided)
-        })
+        })?;
+        Ok(Some(begin.elapsed()))
     }
 
     fn raster(&self) -> Result<Vec<Vec<u16>>, Error> {
@@ -84,10 +95,6 @@ impl Samples for OnHost<'_> {
 
     fn undecided(&self) -> Result<Vec<Vec<bool>>, Error> {
         Ok(self.sequences.iter().map(Sequence::undecided).collect())
-    }
-
-    fn is_awaited(&self) -> bool {
-        true
     }
 }
 

@@ -85,7 +85,9 @@ fn within(config: &ModelConfig, start: &Strategy, budget: u64) -> Result<Strateg
     if flops <= budget {
         return Ok(strategy);
     }
-    let expected = format!("at least {:.4} GFLOPs, the smallest sub-model alone", flops as f64 / 1e9);
+    // Rounded up, so that what is named is enough.
+    let least = (flops as f64 / 1e5).ceil() / 1e4;
+    let expected = format!("at least {least:.4} GFLOPs, the smallest sub-model alone");
     Err(Error::field("budget", expected, format!("{:.4}", budget as f64 / 1e9)))
 }
 
@@ -203,5 +205,14 @@ mod tests {
         assert!(coordinate_search(&config, &dear, budget, 1, &mut |s| value(s)).is_ok());
         let error = coordinate_search(&config, &start, 1000, 1, &mut |s| value(s)).unwrap_err().to_string();
         assert!(error.contains("smallest sub-model"), "{error}");
+        // The budget that is named is one.
+        for iterations in 1..=12 {
+            let start = Strategy::parse(&format!("8x{iterations}")).unwrap();
+            let of = |budget| coordinate_search(&config, &start, budget, 1, &mut |s| value(s));
+            let error = of(1000).unwrap_err().to_string();
+            let named = error.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+            let budget = (named.parse::<f64>().unwrap() * 1e9).round() as u64;
+            assert!(of(budget).is_ok() && of(budget - 200_000).is_err(), "{error}");
+        }
     }
 }

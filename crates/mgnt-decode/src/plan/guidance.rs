@@ -89,6 +89,7 @@ impl Guidance {
         // Between the shares of two iterations there would be no guidance at all, in silence.
         if let Self::Interval { scale, from, to } = self
             && *scale > 0.0
+            && iterations > 0
             && (0..iterations).all(|i| self.scale(i, iterations) == 0.0)
         {
             let expected = match iterations {
@@ -201,6 +202,11 @@ mod tests {
             "guidance interval: expected a share i / 3, of an iteration i from 0, within it, got 0.4 to 0.6"
         );
         assert!(between(2.0).validate(5).is_ok() && between(0.0).validate(4).is_ok());
+        // No iterations are refused as that.
+        let none = crate::Strategy::baseline(0).with_guidance(between(2.0));
+        let error =
+            none.plan(&mgnt_model::ModelConfig::preset(mgnt_model::Preset::B)).unwrap_err().to_string();
+        assert!(error.starts_with("iterations: expected 1 to"), "{error}");
         assert!(between(2.0).validate(1).unwrap_err().to_string().contains("the only iteration"));
         assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0]).validate(4).is_err());
         assert!(Guidance::Explicit(vec![0.0, 1.0, 1.0, f64::NAN]).validate(4).is_err());

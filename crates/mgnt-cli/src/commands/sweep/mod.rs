@@ -218,7 +218,7 @@ struct Search {
 impl Search {
     /// The search from the options' own strategy; refuses a budget that nothing meets.
     fn new(arguments: &Arguments, gigaflops: f64, config: &ModelConfig) -> anyhow::Result<Self> {
-        let (start, budget) = (arguments.strategy.strategy(config)?, (gigaflops * 1e9) as u64);
+        let (start, budget) = (arguments.strategy.strategy(config)?, (gigaflops * 1e9).round() as u64);
         // A search of its start alone, which measures nothing.
         let mut unmeasured = |_: &Strategy| Ok::<_, mgnt_decode::Error>(0.0);
         search::coordinate_search(config, &start, budget, 1, &mut unmeasured)
