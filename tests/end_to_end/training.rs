@@ -57,6 +57,7 @@ fn an_imported_checkpoint_is_distilled_into_nested_form() {
         codes: config.codes,
         classes: (0..10).map(|class| class.to_string()).collect(),
         tokenizer: "none".into(),
+        codes_sha256: None,
         source: "stripes".into(),
     };
     fs::create_dir(path.join("tokens")).unwrap();

@@ -134,6 +134,7 @@ mod tests {
             codes: 100,
             classes: store.classes().to_vec(),
             tokenizer: "none".into(),
+            codes_sha256: None,
             source: "test".into(),
         };
         let too_many = TokenStoreInfo { classes: vec![String::new(); 70_000], ..info.clone() };

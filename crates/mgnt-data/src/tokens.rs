@@ -27,9 +27,11 @@ pub struct TokenStoreInfo {
     pub codes: usize,
     /// Class names by number.
     pub classes: Vec<String>,
-    /// Checksum of the tokenizer's encoder and codebook (`mgnt_tokenizer::codes_sha256`); stores of older versions have that of the
-    /// whole file of its weights.
+    /// SHA-256 of the tokenizer's weights.
     pub tokenizer: String,
+    /// Checksum of what of the tokenizer decides tokens (`mgnt_tokenizer::codes_sha256`); older stores have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes_sha256: Option<String>,
     /// Where the pictures came from.
     pub source: String,
 }
@@ -56,6 +58,20 @@ impl TokenStoreInfo {
     /// Number of tokens of a picture.
     pub fn positions(&self) -> usize {
         self.grid[0] * self.grid[1]
+    }
+
+    /// What tells its tokens from those of other tokenizers: the checksum of what decides them, or of all weights.
+    pub fn tokens_sha256(&self) -> &str {
+        self.codes_sha256.as_ref().unwrap_or(&self.tokenizer)
+    }
+
+    /// Whether tokens of both are of the same codes, as far as both say.
+    pub fn has_tokens_of(&self, other: &Self) -> bool {
+        let is_same = match (&self.codes_sha256, &other.codes_sha256) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            _ => self.tokenizer == other.tokenizer,
+        };
+        is_same && (self.grid, self.codes) == (other.grid, other.codes)
     }
 
     /// Writes a shard, whose tokens must be in range; returns its entry and the bytes of its file.
@@ -239,12 +255,38 @@ fn read_tokens(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
 mod tests {
     use super::*;
 
+    #[test]
+    fn tokens_are_the_same_by_what_decides_them() {
+        let of = |tokenizer: &str, codes: Option<&str>| TokenStoreInfo {
+            tokenizer: tokenizer.into(),
+            codes_sha256: codes.map(str::to_owned),
+            ..info()
+        };
+        for (a, b, is_same) in [
+            (of("a", None), of("a", None), true),
+            (of("a", None), of("b", None), false),
+            // Other decoders, and stores of which one is older.
+            (of("a", Some("x")), of("b", Some("x")), true),
+            (of("a", Some("x")), of("a", Some("y")), false),
+            (of("a", Some("x")), of("a", None), true),
+            (of("a", Some("x")), of("b", None), false),
+            (info(), TokenStoreInfo { codes: 7, ..info() }, false),
+        ] {
+            assert_eq!((a.has_tokens_of(&b), b.has_tokens_of(&a)), (is_same, is_same), "{a:?} {b:?}");
+        }
+        assert_eq!(
+            [of("a", Some("x")), of("a", None)].map(|info| info.tokens_sha256().to_owned()),
+            ["x", "a"]
+        );
+    }
+
     fn info() -> TokenStoreInfo {
         TokenStoreInfo {
             grid: [2, 3],
             codes: 10,
             classes: vec!["a".into(), "b".into()],
             tokenizer: "none".into(),
+            codes_sha256: None,
             source: "test".into(),
         }
     }

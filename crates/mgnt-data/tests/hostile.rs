@@ -175,6 +175,7 @@ fn store(tokens: bool, folder: &Path) -> PathBuf {
             codes: 10,
             classes: vec!["a".into(), "b".into()],
             tokenizer: sha256(b""),
+            codes_sha256: None,
             source: "test".into(),
         };
         let mut writer = TokenWriter::new(&out, info);

@@ -90,6 +90,7 @@ fn stores_of_more_shards_than_can_be_opened_are_refused_at_the_start() {
         codes: 2,
         classes: pictures.classes().to_vec(),
         tokenizer: "none".into(),
+        codes_sha256: None,
         source: "test".into(),
     };
     let open = |flips, items| TokenJob::open(&tokens, &pictures, info.clone(), flips, Some(items)).map(drop);

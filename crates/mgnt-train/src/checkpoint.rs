@@ -35,6 +35,9 @@ pub(crate) struct Progress {
     pub best: Option<f64>,
     /// What the task remembers from step to step.
     pub memory: Vec<u64>,
+    /// The validation after this step failed, and is still to come.
+    #[serde(default)]
+    pub unvalidated: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,8 +115,7 @@ impl Checkpoints {
 
     /// Step of the newest checkpoint, whole or not.
     pub fn newest(&self) -> Result<Option<usize>, Error> {
-        let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok();
-        Ok(list(&self.folder)?.last().and_then(step))
+        Ok(list(&self.folder)?.last().and_then(|path| step_of(path)))
     }
 
     /// Fills `start` from the newest whole checkpoint; `None` where there is none. A damaged one is set aside, with a
@@ -231,15 +233,21 @@ fn list(all: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     for entry in fs::read_dir(all).map_err(mgnt_weights::Error::io(all))? {
         let path = entry.map_err(mgnt_weights::Error::io(all))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let is_step =
-            name.strip_prefix("step-").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        if is_step && path.is_dir() {
-            found.push(path);
+        if let Some(step) = step_of(&path)
+            && path.is_dir()
+        {
+            found.push((step, path));
         }
     }
+    // By number: a name of more digits than others comes before them.
     found.sort();
-    Ok(found)
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The step that a checkpoint's folder is named for.
+fn step_of(path: &Path) -> Option<usize> {
+    let digits = path.file_name()?.to_str()?.strip_prefix("step-")?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// What is wrong with the files of a checkpoint, if anything is.
@@ -256,4 +264,19 @@ fn damage(folder: &Path) -> Option<String> {
             Ok(_) => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_that_of_the_largest_number() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["step-100000000", "step-99990000", "step-00000007", "step-", "step-00000009.damaged"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let steps: Vec<_> = list(folder.path()).unwrap().iter().filter_map(|path| step_of(path)).collect();
+        assert_eq!(steps, [7, 99_990_000, 100_000_000]);
+    }
 }

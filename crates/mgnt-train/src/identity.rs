@@ -16,6 +16,9 @@ const FREE: [&str; 5] = [
     "recipe.optimization.not_finite_limit",
 ];
 
+/// Fields that older versions did not have, with what a run without them did.
+const ADDED: [(&str, &str); 1] = [("recipe.trained", "\"whole\"")];
+
 /// Recipe and data of a run, field by field: values as JSON text, since reading a number back may round it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Identity(BTreeMap<String, String>);
@@ -49,11 +52,15 @@ impl Identity {
     }
 
     /// Where a run of identity `before` cannot go on as this one: the first field that differs.
-    pub fn difference(&self, before: &Self) -> Option<Difference> {
+    pub fn difference<'a>(&'a self, before: &'a Self) -> Option<Difference> {
         let fields = before.0.keys().chain(self.0.keys());
+        let value = |identity: &'a Self, field: &str| -> Option<&'a str> {
+            let added = || ADDED.iter().find(|(added, _)| *added == field).map(|(_, value)| *value);
+            identity.0.get(field).map(String::as_str).or_else(added)
+        };
         let differing = fields
             .into_iter()
-            .find(|&field| !FREE.contains(&field.as_str()) && before.0.get(field) != self.0.get(field));
+            .find(|&field| !FREE.contains(&field.as_str()) && value(before, field) != value(self, field));
         let shown = |fields: &BTreeMap<String, String>, field: &str| match fields.get(field) {
             Some(value) => value.clone(),
             None => "nothing".into(),
@@ -110,6 +117,11 @@ mod tests {
             let difference = identity(now, "a").difference(&before).unwrap();
             assert_eq!((difference.field.as_str(), (&*difference.before, &*difference.now)), (field, shown));
         }
+        // Of a version that trained nothing but whole tokenizers.
+        let older = identity(json!({"width": 8}), "a");
+        assert_eq!(identity(json!({"width": 8, "trained": "whole"}), "a").difference(&older), None);
+        let decoder = identity(json!({"width": 8, "trained": "decoder"}), "a");
+        assert_eq!(decoder.difference(&older).unwrap().field, "recipe.trained");
         let other = identity(json!({"optimization": {"seed": 1, "keep": 2}, "width": 8}), "b");
         assert_eq!(other.difference(&before).unwrap().field, "data.train");
         let third = identity(json!({"x": 1.0f32 / 3.0}), "a");

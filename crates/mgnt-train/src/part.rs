@@ -52,6 +52,8 @@ pub(crate) struct Workers {
     /// Devices that compute parts too, in turn after the first.
     others: Vec<Device>,
     threads: Threads,
+    /// Random numbers of all devices are those of one generator.
+    one_generator: bool,
 }
 
 /// What computes parts besides the thread that asks.
@@ -73,7 +75,12 @@ impl Workers {
             (others, _) => others.iter().map(|_| one()).collect::<Result<_, _>>().map(Threads::OfDevices),
         };
         let threads = threads.map_err(|e| Error::Device(format!("no threads: {e}")))?;
-        Ok(Self { home: home.clone(), others: others.to_vec(), threads })
+        Ok(Self { home: home.clone(), others: others.to_vec(), threads, one_generator: false })
+    }
+
+    /// Whether the devices' random numbers are those of one generator.
+    pub fn sharing_a_generator(self, one_generator: bool) -> Self {
+        Self { one_generator, ..self }
     }
 
     fn count(&self) -> usize {
@@ -88,8 +95,8 @@ impl Workers {
         }
     }
 
-    /// Does `work` for every part and adds up what it gives, in the order of the parts. `in_order` parts of one device
-    /// come one after the other.
+    /// Does `work` for every part and adds up what it gives, in the order of the parts. `in_order` parts of one generator of
+    /// random numbers come one after the other.
     fn sum<R: Send, S: Send>(
         &self,
         parts: usize,
@@ -98,6 +105,16 @@ impl Workers {
         start: S,
         add: impl Fn(S, R) -> S + Sync,
     ) -> S {
+        if let Threads::OfDevices(pools) = &self.threads
+            && in_order
+            && self.one_generator
+        {
+            let in_turn = |part: usize| match (part % self.count()).checked_sub(1) {
+                None => work(part),
+                Some(other) => pools[other].install(|| work(part)),
+            };
+            return (0..parts).map(in_turn).fold(start, add);
+        }
         // Besides the asking thread, if it computes a part.
         let (pools, here) = match &self.threads {
             Threads::OfParts(pools) if !in_order => (&pools[..], 0),
@@ -269,10 +286,14 @@ mod tests {
     #[test]
     fn parts_add_up_in_order_from_any_number_of_threads() {
         let (home, others) = (Device::flex(), [Device::flex(), Device::flex()]);
-        for (others, side_by_side, in_order) in
-            [(&others[..0], false, false), (&others[..0], true, false), (&others[..], false, true)]
-        {
-            let workers = Workers::new(&home, others, side_by_side, 7).unwrap();
+        for (others, side_by_side, in_order, one_generator) in [
+            (&others[..0], false, false, false),
+            (&others[..0], true, false, false),
+            (&others[..], false, true, false),
+            (&others[..], false, true, true),
+        ] {
+            let workers =
+                Workers::new(&home, others, side_by_side, 7).unwrap().sharing_a_generator(one_generator);
             let squares = workers.sum(
                 7,
                 in_order,
@@ -289,7 +310,14 @@ mod tests {
 
     #[test]
     fn a_device_is_one_thread_s_for_the_whole_run() {
+        for one_generator in [false, true] {
+            each_device_has_a_thread(one_generator);
+        }
+    }
+
+    fn each_device_has_a_thread(one_generator: bool) {
         let workers = Workers::new(&Device::flex(), &[Device::flex(), Device::flex()], false, 7).unwrap();
+        let workers = workers.sharing_a_generator(one_generator);
         let here = std::thread::current().id();
         let of_step = || {
             let thread = |part: usize| (part % 3, std::thread::current().id());
@@ -302,6 +330,28 @@ mod tests {
         let first = of_step();
         assert!(first.len() == 3 && first.contains(&(0, here)), "{first:?}");
         assert_eq!(first, of_step());
+    }
+
+    /// Two that draw at once would take each other's random numbers.
+    #[test]
+    fn parts_of_one_generator_never_meet() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let workers = Workers::new(&Device::flex(), &[Device::flex(), Device::flex()], false, 7).unwrap();
+        let workers = workers.sharing_a_generator(true);
+        let (at_work, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let work = |part: usize| {
+            most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            at_work.fetch_sub(1, Ordering::SeqCst);
+            part
+        };
+        let count = |in_order| {
+            most.store(0, Ordering::SeqCst);
+            assert_eq!(workers.sum(7, in_order, work, 0, |sum, part| sum + part), 21);
+            most.load(Ordering::SeqCst)
+        };
+        assert_eq!(count(true), 1);
+        assert!(count(false) > 1);
     }
 
     /// Parts wait for their turn inside the pools: two runs of one process must not share any.

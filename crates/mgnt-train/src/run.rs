@@ -28,6 +28,9 @@ pub struct RunOptions<'a> {
     pub device: &'a Device,
     /// Further devices, which take turns with the first in computing the parts of a step.
     pub others: &'a [Device],
+    /// Two or more of the devices are of this process, and so share its generator of random numbers: parts that
+    /// [draw from it](Task::draws_on_device) come one after the other.
+    pub one_generator: bool,
     /// The run's folder.
     pub out: &'a Path,
     /// Continue the newest checkpoint; without, there must be none.
@@ -64,7 +67,7 @@ pub fn run<T: Task>(
     options: RunOptions,
     watcher: impl Watcher<T::Model> + 'static,
 ) -> Result<Outcome, Error> {
-    let RunOptions { device, others, out, resume, saves, side_by_side, stop } = options;
+    let RunOptions { device, others, one_generator, out, resume, saves, side_by_side, stop } = options;
     optimization.validate().map_err(within("optimization"))?;
     if optimization.parts <= others.len() {
         return Err(Error::Recipe {
@@ -106,6 +109,7 @@ pub fn run<T: Task>(
     }
     atomic::remove_leftovers(out)?;
     atomic::remove_leftovers(checkpoints.folder())?;
+    atomic::remove_leftovers(&out.join("samples"))?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {
         step: start.progress.step,
@@ -114,7 +118,8 @@ pub fn run<T: Task>(
         tokens_a_step,
     });
     let teller = Teller::new(out, start.progress.step, optimization, tokens_a_step, watcher)?;
-    let workers = Workers::new(device, others, side_by_side, optimization.parts)?;
+    let workers =
+        Workers::new(device, others, side_by_side, optimization.parts)?.sharing_a_generator(one_generator);
     let stage = Stage::new(task, optimization, workers, updates);
     let checkpoints = saves.then_some(checkpoints);
     learn(stage, start, optimization, checkpoints, teller, out, stop)

@@ -100,7 +100,7 @@ pub struct Description {
     pub data: BTreeMap<String, String>,
     /// Tokens of a sample.
     pub tokens_a_sample: usize,
-    /// Checksum of the encoder and codebook of the tokenizer that the tokens are of, where it is trained on tokens.
+    /// What tells the tokens from others', where it is trained on tokens ([`mgnt_data::TokenStoreInfo::tokens_sha256`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
 }

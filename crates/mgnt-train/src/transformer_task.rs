@@ -52,8 +52,7 @@ impl TransformerTask {
             return Err(Error::run("token store", "holds no picture"));
         }
         if let Some(other) = held_out
-            && (other.info().grid, other.info().codes, &other.info().classes, &other.info().tokenizer)
-                != (store.info().grid, store.info().codes, &store.info().classes, &store.info().tokenizer)
+            && (!other.info().has_tokens_of(store.info()) || other.info().classes != store.info().classes)
         {
             return Err(Error::run(
                 "token store",
@@ -227,7 +226,8 @@ impl Task for TransformerTask {
             data.insert("from".into(), sha256_of_file(&start.path().join(WEIGHTS))?);
         }
         let model = serde_json::to_value(&self.config).map_err(|e| Error::run("recipe", e))?;
-        let (tokens_a_sample, tokenizer) = (self.config.tokens, Some(self.store.info().tokenizer.clone()));
+        let (tokens_a_sample, tokenizer) =
+            (self.config.tokens, Some(self.store.info().tokens_sha256().to_owned()));
         Ok(Description { task: "transformer", model, data, tokens_a_sample, tokenizer })
     }
 

@@ -112,6 +112,7 @@ fn parameters_that_do_not_learn_leave_nothing_from_step_to_step() {
         let options = RunOptions {
             device: &device,
             others: &[],
+            one_generator: false,
             out: &out,
             resume: false,
             saves: false,

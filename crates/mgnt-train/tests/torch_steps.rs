@@ -145,6 +145,7 @@ fn twenty_steps_are_those_of_pytorch() {
     let options = RunOptions {
         device: &device,
         others: &[],
+        one_generator: false,
         out: folder.path(),
         resume: false,
         saves: true,

@@ -60,6 +60,7 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
             let options = RunOptions {
                 device,
                 others: &[],
+                one_generator: false,
                 out: &folder.path().join("run"),
                 resume: false,
                 saves,
@@ -194,6 +195,7 @@ fn random_tokens(folder: &Path, config: &ModelConfig) -> anyhow::Result<TokenSto
         codes: config.codes,
         classes: (0..config.classes).map(|class| class.to_string()).collect(),
         tokenizer: "none".into(),
+        codes_sha256: None,
         source: "random".into(),
     };
     std::fs::create_dir_all(folder)?;

@@ -208,7 +208,7 @@ fn another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<Option<St
 /// Says that a tokenizer has other tokens than those of a store or a run, if it has.
 pub fn other_tokens(tokenizer: &Path, tokens: &str) -> anyhow::Result<Option<String>> {
     let got = codes_sha256(&ModelDirectory::new(tokenizer))?;
-    // Older stores have the checksum of the whole file.
+    // Of older stores the checksum of the whole file is known.
     let is_right = tokens == got || tokens == sha256_of_file(&tokenizer.join(directory::WEIGHTS))?;
     Ok((!is_right)
         .then(|| format!("{}: has other tokens (checksum {got}, not {tokens})", tokenizer.display())))

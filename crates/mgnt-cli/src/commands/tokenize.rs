@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::Args;
+use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
 use mgnt_tokenizer::codes_sha256;
-use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::directory::{self, ModelDirectory};
 
 use super::prepare::of_options;
 use super::watch::Progress;
@@ -88,7 +89,8 @@ pub fn tokenize(
         grid: [config.grid(); 2],
         codes: config.codes,
         classes: store.classes().to_vec(),
-        tokenizer: codes_sha256(&ModelDirectory::new(tokenizer_folder))?,
+        tokenizer: sha256_of_file(&tokenizer_folder.join(directory::WEIGHTS))?,
+        codes_sha256: Some(codes_sha256(&ModelDirectory::new(tokenizer_folder))?),
         source: store.manifest().source.clone(),
     };
     let job = TokenJob::open(out, store, info, options.flips, options.shard_items).map_err(of_options)?;

@@ -86,7 +86,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Some(folder) => {
             let tokenizer = ImageTokenizer::load(folder, &device)?;
-            if let Some(others) = other_tokens(folder, &store.info().tokenizer)? {
+            if let Some(others) = other_tokens(folder, store.info().tokens_sha256())? {
                 anyhow::bail!("{others} than those of {}", training.data()?.display());
             }
             let strategy = StrategyArguments { schedule: Some(arguments.schedule), ..Default::default() };

@@ -101,12 +101,17 @@ impl TrainingArguments {
         besides: &str,
         needs: &dyn Fn(usize) -> anyhow::Result<u64>,
     ) -> anyhow::Result<()> {
-        let others = self.devices.iter().filter_map(|place| match place {
+        let least =
+            std::iter::once(self.home()?).chain(self.of_this_process()).filter_map(DeviceWord::memory).min();
+        least.map_or(Ok(()), |has| enough(optimization, besides, has, needs))
+    }
+
+    /// Those of `--devices` that are of this process.
+    fn of_this_process(&self) -> impl Iterator<Item = DeviceWord> {
+        self.devices.iter().filter_map(|place| match place {
             Place::Own(word) => Some(*word),
             Place::Served(_) => None,
-        });
-        let least = std::iter::once(self.home()?).chain(others).filter_map(DeviceWord::memory).min();
-        least.map_or(Ok(()), |has| enough(optimization, besides, has, needs))
+        })
     }
 
     /// Opens the devices besides the first.
@@ -140,6 +145,7 @@ impl TrainingArguments {
         let options = RunOptions {
             device,
             others: &others,
+            one_generator: self.of_this_process().count() > 1,
             out,
             resume: self.resume,
             saves: true,
@@ -172,16 +178,14 @@ fn enough(
         gib(needed),
         gib(has)
     );
-    // More parts never need more.
-    let (mut too_few, mut parts) = (optimization.parts, optimization.batch);
-    if needs(parts)? > has {
-        anyhow::bail!("{step}; no number of parts fits");
+    // More parts keep less of the batch at once; fewer, where as many are computed at once, fewer copies of the gradients.
+    let (more, fewer) = (optimization.parts + 1..=optimization.batch, (1..optimization.parts).rev());
+    for parts in more.chain(fewer) {
+        if needs(parts)? <= has {
+            anyhow::bail!("{step}; optimization.parts={parts} should fit{besides}");
+        }
     }
-    while parts - too_few > 1 {
-        let middle = too_few + (parts - too_few) / 2;
-        if needs(middle)? <= has { parts = middle } else { too_few = middle }
-    }
-    anyhow::bail!("{step}; optimization.parts={parts} should fit{besides}")
+    anyhow::bail!("{step}; no number of parts fits")
 }
 
 #[cfg(test)]
@@ -195,11 +199,12 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/image/debug.ron");
         let recipe: Recipe = parse_with_overrides(&path, &["optimization.parts=1".into()]).unwrap();
         let config = recipe.imagenet_model();
-        let memory = |parts| {
+        let memory_of = |parts, at_once| {
             let mut recipe = recipe.clone();
             recipe.optimization.parts = parts;
-            Forecast::new(&recipe, &config, Computed::ByOperations { at_once: 1 }).unwrap().memory.total()
+            Forecast::new(&recipe, &config, Computed::ByOperations { at_once }).unwrap().memory.total()
         };
+        let memory = |parts| memory_of(parts, 1);
         let enough = |has| enough(&recipe.optimization, "", has, &|parts| Ok(memory(parts)));
         assert!(enough(memory(1)).is_ok());
         let error = enough(memory(1) - 1).unwrap_err().to_string();
@@ -211,5 +216,13 @@ mod tests {
         assert!(error.ends_with("optimization.parts=8 should fit"), "{error}");
         let error = enough(1).unwrap_err().to_string();
         assert!(error.ends_with("no number of parts fits"), "{error}");
+
+        // On many cores as many parts are computed at once, each with its gradients.
+        let all = recipe.optimization.batch;
+        let in_parts = Optimization { parts: all, ..recipe.optimization.clone() };
+        let has = memory_of(1, all);
+        assert!(memory_of(all, all) > has);
+        let error = super::enough(&in_parts, "", has, &|parts| Ok(memory_of(parts, all))).unwrap_err();
+        assert!(error.to_string().ends_with("optimization.parts=1 should fit"), "{error}");
     }
 }

@@ -8,8 +8,9 @@ use crate::Error;
 /// whatever type they are kept in. Tokenizers with the same one read each other's tokens, whatever their decoders are.
 pub fn codes_sha256(directory: &ModelDirectory) -> Result<String, Error> {
     // What no tensor's shape tells, but the size of pictures, which the grid of the tokens has.
-    let ImageTokenizerConfig { groups, shortcut, .. } = directory.config()?;
-    let mut digest = Sha256::new_with_prefix(format!("{groups} {shortcut:?}"));
+    let config: ImageTokenizerConfig = directory.config()?;
+    let shortcut = config.widens().then_some(config.shortcut);
+    let mut digest = Sha256::new_with_prefix(format!("{} {shortcut:?}", config.groups));
     for (name, tensor) in directory.weights()?.iter().filter(|(name, _)| !name.starts_with("decoder.")) {
         digest.update(format!("\n{name} {:?}\n", tensor.shape()));
         tensor.to_f32().into_iter().for_each(|value| digest.update(value.to_le_bytes()));
@@ -71,6 +72,12 @@ mod tests {
         ] {
             assert_eq!(sum(&config, &weights()) != first, decides, "{config:?}");
         }
+        // Where no block changes the width there is no shortcut.
+        let narrow = ImageTokenizerConfig { multipliers: vec![1, 1], ..config() };
+        let tokenizer = ImageTokenizer::init(&narrow, 3, &Device::flex()).unwrap();
+        let of_narrow = mgnt_weights::module::to_map(&tokenizer).unwrap();
+        let published = ImageTokenizerConfig { shortcut: Shortcut::Published, ..narrow.clone() };
+        assert_eq!(sum(&narrow, &of_narrow), sum(&published, &of_narrow));
         // Rounded weights have other tokens; the same numbers in another type have not.
         let mut kept_as = weights();
         let name = "encoder.conv_out.weight";

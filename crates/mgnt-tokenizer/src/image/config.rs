@@ -87,6 +87,11 @@ impl ImageTokenizerConfig {
         1 << self.multipliers.len().saturating_sub(1)
     }
 
+    /// Whether a residual block changes the width, and so has a [`Shortcut`].
+    pub fn widens(&self) -> bool {
+        self.multipliers.first() != Some(&1) || self.multipliers.windows(2).any(|pair| pair[0] != pair[1])
+    }
+
     /// Rows (and columns) of the token grid.
     pub fn grid(&self) -> usize {
         self.size / self.factor()

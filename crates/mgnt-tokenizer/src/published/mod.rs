@@ -68,8 +68,7 @@ pub fn image_to_port(config: &ImageTokenizerConfig, tensors: TensorMap) -> Resul
     if config.groups != GROUPS {
         return unknown("groups", "32", config.groups.to_string());
     }
-    let widens = config.multipliers[0] != 1 || config.multipliers.windows(2).any(|pair| pair[0] != pair[1]);
-    if widens && config.shortcut != Shortcut::Published {
+    if config.widens() && config.shortcut != Shortcut::Published {
         return unknown("shortcut", "published", "input".into());
     }
     let sizes = Sizes {

@@ -102,6 +102,10 @@ impl<T: Task> StepCounted<T> {
         let remaining = components.train.slice(progress.step, steps);
         let mut walk = remaining.iter();
         let mut begins = true;
+        if std::mem::take(&mut progress.unvalidated) {
+            let epoch = progress.step.div_ceil(validate_every);
+            self.validate(components, &mut progress, epoch)?;
+        }
         while let Some(item) = walk.next() {
             let epoch = progress.step / validate_every + 1;
             if begins {
@@ -125,6 +129,7 @@ impl<T: Task> StepCounted<T> {
                 components.tell_train(LearnerEvent::EndSplit(epoch));
                 if let Err(error) = self.validate(components, &mut progress, epoch) {
                     // What was learnt until here need not be lost with it.
+                    progress.unvalidated = true;
                     self.save(components, &mut progress, false)?;
                     return Err(error);
                 }

@@ -109,6 +109,7 @@ fn train(
     let options = RunOptions {
         device: &device,
         others: &[],
+        one_generator: false,
         out,
         resume,
         saves: true,
@@ -159,6 +160,7 @@ fn a_run_that_saves_nothing_leaves_its_logs_alone() {
     let options = RunOptions {
         device: &Device::flex(),
         others: &[],
+        one_generator: false,
         out: &out,
         resume: false,
         saves: false,
@@ -318,8 +320,25 @@ fn what_was_learnt_before_a_validation_that_fails_is_kept() {
     let error = train(failing, &recipe(), &out, false, None).0.unwrap_err().to_string();
     assert!(error.contains("measures nothing"), "{error}");
     assert_eq!(checkpoints(&out), ["step-00000003", "step-00000004"]);
-    train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
+    // The validation is taken when the run goes on, at its last step too.
+    let (outcome, events) = train(slope(&[]), &recipe(), &out, true, None);
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
     assert_eq!(weight(&out), weight(&whole));
+    let validated = |events: &[Event]| -> Vec<usize> {
+        let step = |event: &Event| match event {
+            Event::Validated(line) => Some(line.step),
+            _ => None,
+        };
+        events.iter().filter_map(step).collect()
+    };
+    assert_eq!(validated(&events), [4, 8, 12]);
+
+    let (out, once) = (folder.path().join("last"), Optimization { validate_every: 12, ..recipe() });
+    let failing = Slope { measures: false, ..slope(&[]) };
+    assert!(train(failing, &once, &out, false, None).0.is_err() && !out.join("best").exists());
+    let (outcome, events) = train(slope(&[]), &once, &out, true, None);
+    assert_eq!((outcome.unwrap(), validated(&events)), (Outcome::Finished, vec![12]));
+    assert!(out.join("best").exists() && out.join("model").exists());
 }
 
 /// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.
@@ -328,6 +347,7 @@ fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
     let options = RunOptions {
         device: &device,
         others: &[],
+        one_generator: false,
         out,
         resume: true,
         saves: true,

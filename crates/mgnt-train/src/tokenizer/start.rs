@@ -55,7 +55,7 @@ fn other_size(
             ("embedding", c.embedding.to_string()),
             ("codes", c.codes.to_string()),
             ("groups", c.groups.to_string()),
-            ("shortcut", format!("{:?}", c.shortcut)),
+            ("shortcut", format!("{:?}", c.widens().then_some(c.shortcut))),
         ]
     };
     let mut pairs = sizes(ours).into_iter().zip(sizes(given));

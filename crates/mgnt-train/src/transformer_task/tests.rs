@@ -18,6 +18,7 @@ fn store(folder: &Path) -> Arc<TokenStore> {
         codes: 8,
         classes: vec!["a".into(), "b".into()],
         tokenizer: "none".into(),
+        codes_sha256: None,
         source: "test".into(),
     };
     let mut writer = TokenWriter::new(folder, info);
@@ -76,6 +77,7 @@ fn train(
     let options = RunOptions {
         device: &device,
         others: &[],
+        one_generator: false,
         out,
         resume,
         saves: true,
@@ -134,6 +136,7 @@ fn trained(store: &Arc<TokenStore>, parts: usize, side_by_side: bool, out: &Path
     let options = RunOptions {
         device: &device,
         others: &[],
+        one_generator: false,
         out,
         resume: false,
         saves: true,

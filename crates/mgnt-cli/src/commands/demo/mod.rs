@@ -130,6 +130,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         resume: false,
         saves: true,
         others: &[],
+        one_generator: false,
         side_by_side: arguments.device.is_cpu(),
         stop: &stop,
     };

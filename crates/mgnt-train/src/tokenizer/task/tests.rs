@@ -97,6 +97,7 @@ fn train_from(
     let options = RunOptions {
         device: &device,
         others: &[],
+        one_generator: false,
         out,
         resume,
         saves: true,
