@@ -73,6 +73,13 @@ fn generate_leaves_pictures_a_grid_and_the_iterations() {
     // Tokens in the folder would be lost with it.
     let line = format!("generate {} --count 1 --out g --save-tokens ./g/t.safetensors", model());
     fail(&line, world, 2, &["--save-tokens", "outside of --out g"]);
+    #[cfg(unix)]
+    {
+        fs::create_dir(world.join("empty")).unwrap();
+        std::os::unix::fs::symlink("empty", world.join("link")).unwrap();
+        let line = format!("generate {} --count 1 --out link --save-tokens empty/t.safetensors", model());
+        fail(&line, world, 2, &["--save-tokens", "outside of --out link"]);
+    }
     // What cannot be written in the end is refused at the beginning.
     fail(
         &line.replace("./g/t.safetensors", "pictures"),

@@ -82,7 +82,16 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     refused("--samples 8 --shard 3", "samples 7, not 8");
     refused("--samples 7 --shard 3 --classes drawn", "classes");
     let foreign = format!("eval-fid --real store {} --out store {COMMON}", model());
-    fail(&foreign, world, 2, &["--out store", "something else"]);
+    fail(&foreign, world, 2, &["--out store", "--real is read"]);
+    fail(&foreign.replace("--out store", "--out pictures"), world, 2, &["--out pictures", "something else"]);
+    // Samples within what they are measured against would be of it the next time.
+    let within = format!("eval-fid --real pictures {} --out pictures/made --keep png {COMMON}", model());
+    fail(&within, world, 2, &["--out pictures/made", "--real is read, and this lies in it"]);
+    for file in ["run.json", "samples.npz", "tokens/00000.safetensors"] {
+        let line = format!("eval-fid {run} --report made/{file} {COMMON}");
+        fail(&line, world, 2, &["--report", "--out made has a file of its own there"]);
+    }
+    assert_eq!(report(&format!("{run} --report made/again.json"), world), of_model);
 
     // Without a model nothing is decoded.
     for option in ["--guidance 1", "--top-k 3", "--dtype bf16", "--schedule 1x4", "--strategy s.ron"] {
@@ -157,11 +166,29 @@ fn references_are_written_and_read_in_every_form() {
         ("--real reference.npz --fake store --report reference.npz", ["--report", "--real is"]),
         ("--real store --fake store --report store", ["--report store", "got a folder"]),
         ("--real store --save-reference store", ["--save-reference", "got a folder"]),
+        (
+            "--real store --save-reference store/pictures-00000.safetensors",
+            ["--save-reference", "--real is read, and this lies in it"],
+        ),
+        (
+            "--real store --save-reference run/model/r.npz --fake run/model",
+            ["--save-reference", "--fake is read"],
+        ),
+        ("--real store --fake pictures --report pictures/disc/0000.png", ["--report", "--fake is read"]),
+        (
+            "--real store --fake pictures --save-reference r.npz --report ./r.npz",
+            ["--report", "is the same file"],
+        ),
+        // There is no report of a reference alone.
+        ("--real store --save-reference r.npz --report r.json", ["--report", "--fake or --model"]),
+        ("--real store --save-reference r.npz --json", ["--json", "--fake or --model"]),
     ] {
         let before = contents(world);
         fail(&format!("eval-fid {line} {COMMON}"), world, 2, &parts);
         assert!(contents(world) == before, "{line}");
     }
+    // Beside pictures that are read lies what is no picture.
+    succeed(&format!("eval-fid --real store --fake pictures --report pictures/disc/r.json {COMMON}"), world);
     let within_a_file = "--real store --fake store --report stem.safetensors/r.json";
     fail(&format!("eval-fid {within_a_file} {COMMON}"), world, 1, &["--report", "stem.safetensors"]);
     // What cannot be written is told of after the numbers, which are not lost.

@@ -55,9 +55,16 @@ fn test(arguments: &[String]) -> Result<u8, String> {
         .args(["nextest", "--version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    let words: &[&str] =
-        if nextest { &["nextest", "run", "--no-fail-fast"] } else { &["test", "--no-fail-fast"] };
-    run(Command::new(cargo()).current_dir(root()).args(words).arg("--workspace").args(arguments))
+    let run = |words: &[&str]| {
+        run(Command::new(cargo()).current_dir(root()).args(words).arg("--workspace").args(arguments))
+    };
+    if !nextest {
+        return run(&["test", "--no-fail-fast"]);
+    }
+    let code = run(&["nextest", "run", "--no-fail-fast"])?;
+    // nextest leaves out the examples of the documentation; where some tests alone are asked for, they are not meant.
+    let is_all = arguments.iter().all(|word| ["--locked", "--offline", "--frozen"].contains(&word.as_str()));
+    Ok(if is_all { code.max(run(&["test", "--quiet", "--doc"])?) } else { code })
 }
 
 fn build_and_run(arguments: &[String], features: &[&str]) -> Result<u8, String> {
@@ -78,10 +85,24 @@ fn build_and_run(arguments: &[String], features: &[&str]) -> Result<u8, String> 
     }
 }
 
+/// The command of mgnt, which options for all commands may come before.
+fn command(arguments: &[String]) -> Option<&str> {
+    let mut words = arguments.iter().map(String::as_str);
+    loop {
+        match words.next()? {
+            "--threads" => {
+                words.next();
+            }
+            option if option.starts_with('-') => {}
+            command => return Some(command),
+        }
+    }
+}
+
 /// The weights of this repository, where a demonstration is not told of others.
 fn shipped(arguments: &[String]) -> Vec<OsString> {
     let is_told = arguments.iter().any(|word| word == "--shipped" || word.starts_with("--shipped="));
-    if arguments.first().is_some_and(|command| command == "demo") && !is_told {
+    if command(arguments) == Some("demo") && !is_told {
         vec!["--shipped".into(), root().join("assets").join("imagenette64").into()]
     } else {
         Vec::new()
@@ -99,7 +120,7 @@ fn listed(list: &str) -> Vec<&str> {
 /// What the devices on the command line ask to be built; `fuses` is asked where one is a CUDA device.
 fn features(arguments: &[String], fuses: &dyn Fn() -> bool) -> Result<Vec<&'static str>, String> {
     let mut features = Vec::new();
-    if arguments.first().is_some_and(|command| command == "serve-device") {
+    if command(arguments) == Some("serve-device") {
         features.push("remote");
     }
     let mut words = arguments.iter();
@@ -186,6 +207,7 @@ mod tests {
         let given = shipped(&words("demo --hurry 2"));
         assert_eq!(given[0], "--shipped");
         assert!(Path::new(&given[1]).join("classes.txt").exists());
+        assert_eq!(shipped(&words("--threads 2 demo")), given);
         for line in ["demo --shipped other", "demo --shipped=other", "generate"] {
             assert!(shipped(&words(line)).is_empty(), "{line}");
         }
@@ -206,7 +228,9 @@ mod tests {
             of("train-imagenet --devices cuda:0,cuda:1,ws://host:3000"),
             Ok(vec!["cuda-nvrtc", "fusion", "remote"])
         );
-        assert_eq!(of("serve-device"), Ok(vec!["remote"]));
+        for line in ["serve-device", "--threads 2 serve-device", "--threads=2 serve-device"] {
+            assert_eq!(of(line), Ok(vec!["remote"]), "{line}");
+        }
         assert_eq!(listed("fusion, cuda,,cuda"), ["cuda", "fusion"]);
         let on_hopper = features(&["bench".into(), "--device".into(), "cuda".into()], &|| false);
         assert_eq!(on_hopper, Ok(vec!["cuda-nvrtc"]));

@@ -94,6 +94,34 @@ fn hidden_files_and_folders_are_passed_over() {
     assert_eq!(a.classes().len(), 2);
 }
 
+/// Links, too, in the formats whose files are not by folder.
+#[cfg(unix)]
+#[test]
+fn hidden_links_are_passed_over() {
+    use std::os::unix::fs::symlink;
+    let flat = tree(&["v_1.JPEG", ".v_0.JPEG"]);
+    symlink("v_1.JPEG", flat.path().join(".link.JPEG")).unwrap();
+    let labels = file_of(b"n01\n");
+    let options = SourceOptions { labels: Some(labels.path().into()), ..SourceOptions::default() };
+    let mut hidden = tar::Header::new_ustar();
+    hidden.set_path(".link.JPEG").unwrap();
+    hidden.set_link_name("v_1.JPEG").unwrap();
+    hidden.set_size(0);
+    hidden.set_entry_type(tar::EntryType::Symlink);
+    hidden.set_cksum();
+    let archive = file_of(&[hidden.as_bytes(), &tar_bytes(&[("v_1.JPEG", b"v_1.JPEG")])[..]].concat());
+    for path in [flat.path(), archive.path()] {
+        let source = open(path, &options);
+        expect(&source, &[("v_1.JPEG", "n01", "v_1.JPEG")]);
+        assert!(reasons(&source).is_empty(), "{:?}", reasons(&source));
+    }
+    let class = [hidden.as_bytes(), &tar_bytes(&[("n01_1.JPEG", b"one")])[..]].concat();
+    let source =
+        open_any(file_of(&tar_bytes(&[("n01.tar", &class)])).into_temp_path().keep().unwrap().as_path());
+    expect(&source, &[("n01/n01_1.JPEG", "n01", "one")]);
+    assert!(reasons(&source).is_empty(), "{:?}", reasons(&source));
+}
+
 #[test]
 fn what_is_not_a_folder_per_class() {
     let any = SourceOptions::default();
@@ -325,6 +353,8 @@ fn webdataset_shards() {
         ("s1/0001.cls", b"3\n"),
         ("s1/0001.jpg", b"one"),
         ("s1/0001.txt", b"a caption"),
+        (".trash/0001.png", b"gone"),
+        (".trash/0001.cls", b"9"),
         ("s1/0002.png", b"two"),
         ("s1/0002.json", br#"{"label": 1, "filename": "x"}"#),
     ]);
@@ -479,6 +509,9 @@ fn options_that_say_nothing_about_a_format_are_refused() {
     assert!(refusal(folder.path(), &flat).contains("labels"));
     let nested = SourceOptions { format: Some(Format::Ilsvrc), ..split("train") };
     assert!(refusal(folder.path(), &nested).contains("split"));
+    let of_part =
+        SourceOptions { format: Some(Format::Flat), labels: Some("labels".into()), ..split("train") };
+    assert!(refusal(folder.path(), &of_part).contains("split"));
 }
 
 #[test]

@@ -387,6 +387,26 @@ fn hostile_npz() {
     });
 }
 
+/// An archive of a few hundred bytes that claims to hold three billion: whoever makes room for what its array has would not get it.
+#[test]
+fn an_archive_that_claims_more_than_it_can_hold() {
+    let text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 1, 1, 3), }\n";
+    let array = [&b"\x93NUMPY\x01\0"[..], &(text.len() as u16).to_le_bytes(), text, &[7; 3]].concat();
+    let claimed = (array.len() as u32 - 3) + 3_000_000_000;
+    let mut bytes = archive(&[("arr_0.npy".into(), array)], CompressionMethod::Deflated);
+    let read = |bytes: &[u8]| {
+        let mut archive = npz::Archive::new(Cursor::new(bytes), Path::new("a.npz")).unwrap();
+        archive.array("arr_0").map(|array| array.shape().to_vec()).unwrap_err().to_string()
+    };
+    assert!(read(&bytes).contains("needs 3000000000 bytes of values, got 3"), "{}", read(&bytes));
+    // The size before it was packed, of the entry and in the index.
+    for (signature, at) in [(b"PK\x03\x04", 22), (b"PK\x01\x02", 24)] {
+        let start = bytes.windows(4).position(|window| window == signature).unwrap() + at;
+        bytes[start..start + 4].copy_from_slice(&claimed.to_le_bytes());
+    }
+    assert!(read(&bytes).contains("needs 3000000000 bytes of values, of "), "{}", read(&bytes));
+}
+
 /// Files of one thing many times over, which is what makes small files large in memory.
 #[test]
 fn wide_files_stay_small() {

@@ -200,6 +200,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             atomic::write_within(&folder.join(format!("edit-{i:03}.png")), &edit.to_png()?)?;
         }
         atomic::write_within(&folder.join("grid/grid.png"), &drawn.to_png()?)?;
+        output_folder::check_again(&arguments.out, &CONTENTS)?;
         Ok::<_, anyhow::Error>(atomic::write_within(
             &folder.join(CONTENTS.manifest),
             &serde_json::to_vec(&report)?,

@@ -132,6 +132,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             shown.iter().zip(&classes).map(|(picture, c)| Cell { picture, label: label(c) }).collect();
         let grid = labelled_grid(&cells, columns(cells.len())).into_picture()?.to_png()?;
         atomic::write_within(&folder.join("grid/grid.png"), &grid)?;
+        output_folder::check_again(out, &CONTENTS)?;
         let Some(ledger) = &ledger else { return Ok(()) };
         let report = report(&arguments, &made_with, &classes, &strategy, ledger);
         Ok::<_, anyhow::Error>(atomic::write_within(

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use mgnt_weights::{Error, atomic};
 
@@ -31,6 +31,23 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
         return Err(bad_use(format!("--out {}: expected a folder's own name", out.display())));
     }
     atomic::put_back(out)?;
+    check_again(out, contents)?;
+    check_parent("--out", out)?;
+    let left = leftovers(out);
+    if !left.is_empty() {
+        tell!(
+            "--out {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew, \
+             and what it left may be removed",
+            out.display(),
+            left.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Refuses an output that holds anything but what an earlier run of the same command left: before it is replaced, since whoever
+/// began some time ago does not know what was put there since.
+pub fn check_again(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     let refuse = |reason: String| Err(bad_use(format!("--out {}: {reason}", out.display())));
     match fs::metadata(out) {
         Ok(there) if !there.is_dir() => return refuse("is a file, where a folder is expected".into()),
@@ -58,16 +75,6 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
             atomic::named_folder(out)?;
         }
         Err(error) => return Err(Error::io(out)(error).into()),
-    }
-    check_parent("--out", out)?;
-    let left = leftovers(out);
-    if !left.is_empty() {
-        tell!(
-            "--out {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew, \
-             and what it left may be removed",
-            out.display(),
-            left.join(", ")
-        );
     }
     Ok(())
 }
@@ -127,8 +134,7 @@ fn check_parent(option: &str, path: &Path) -> anyhow::Result<()> {
 
 /// Refuses a file, named by `option`, that would lie in the output folder, which is replaced as a whole.
 pub fn check_outside(out: &Path, option: &str, file: &Path) -> anyhow::Result<()> {
-    let [folder, place] = [out, file].map(|path| absolute(path).unwrap_or_else(|_| path.into()));
-    if place.starts_with(folder) {
+    if is_within(file, out) {
         return Err(bad_use(format!(
             "{option} {}: expected a place outside of --out {}, which is replaced as a whole",
             file.display(),
@@ -136,6 +142,25 @@ pub fn check_outside(out: &Path, option: &str, file: &Path) -> anyhow::Result<()
         )));
     }
     Ok(())
+}
+
+/// Whether a place is a folder or lies in it, by whatever links and ways up either is named.
+pub fn is_within(place: &Path, folder: &Path) -> bool {
+    resolved(place).starts_with(resolved(folder))
+}
+
+/// A path without links, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = absolute(path).unwrap_or_else(|_| path.into());
+    let there = whole.ancestors().find_map(|part| Some((part, fs::canonicalize(part).ok()?)));
+    match there {
+        Some((part, real)) => match whole.strip_prefix(part) {
+            Ok(rest) if rest.as_os_str().is_empty() => real,
+            Ok(rest) => real.join(rest),
+            Err(_) => whole,
+        },
+        None => whole,
+    }
 }
 
 /// Keeps other processes of this command out of a folder, for as long as the file is open.
@@ -225,6 +250,25 @@ mod tests {
         }
         for wrong in ["out", "out/t.st", "./out/deep/t.st"] {
             assert!(check(wrong).unwrap_err().to_string().contains(wrong), "{wrong}");
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("other/deep")).unwrap();
+        for (place, of, right) in [
+            ("other/deep/../../out/t.st", "out", true),
+            ("other/t.st", "other/deep/..", true),
+            ("other/deep/../../t.st", "out", false),
+            ("others/t.st", "other", false),
+        ] {
+            assert_eq!(is_within(&at(place), &at(of)), right, "{place}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("other"), at("link")).unwrap();
+            assert!(
+                is_within(&at("other/t.st"), &at("link")) && is_within(&at("link/new/t.st"), &at("other"))
+            );
         }
     }
 }

@@ -41,6 +41,15 @@ impl fmt::Display for Place {
 #[cfg(feature = "remote")]
 const TOKEN: &str = "MGNT_DEVICE_TOKEN";
 
+/// That word, where it is set. One that is no text must not be taken for none.
+#[cfg(feature = "remote")]
+fn token() -> anyhow::Result<Option<String>> {
+    let text = |word: std::ffi::OsString| {
+        word.into_string().map_err(|_| crate::failure::bad_use(format!("{TOKEN}: expected text")))
+    };
+    std::env::var_os(TOKEN).map(text).transpose()
+}
+
 impl Place {
     /// Opens the device, or says what is missing.
     pub fn open(&self) -> anyhow::Result<Device> {
@@ -56,7 +65,7 @@ fn connect(address: &str) -> anyhow::Result<Device> {
     use anyhow::Context;
     use burn::remote::RemoteHost;
     let mut host = RemoteHost::websocket(address);
-    if let Ok(token) = std::env::var(TOKEN) {
+    if let Some(token) = token()? {
         host = host.with_credential(token);
     }
     Device::remote_options(&host).init().with_context(|| format!("--devices {address}"))
@@ -69,7 +78,7 @@ pub fn serve(device: Device, address: SocketAddr) -> anyhow::Result<()> {
     use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
     let listener = std::net::TcpListener::bind(address).with_context(|| format!("--listen {address}"))?;
     let mut server = RemoteServer::new([device]);
-    if let Ok(token) = std::env::var(TOKEN) {
+    if let Some(token) = token()? {
         server = server.with_authorizer(TokenAuthorizer::new(token).with_context(|| TOKEN)?);
     }
     tell!("serving on ws://{}", listener.local_addr()?);

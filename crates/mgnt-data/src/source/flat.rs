@@ -94,25 +94,29 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) ->
     }
     if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
         for (name, kind) in folder(path)? {
-            if kind.is_file() && !is_hidden(&name) {
+            if is_hidden(&name) {
+                continue;
+            }
+            if kind.is_file() {
                 found.push(name, 0, Place::File);
-            } else if kind.is_dir() && !is_hidden(&name) {
-                found.skip(name, "a folder, which is not read");
-            } else if !kind.is_dir() && !kind.is_file() {
-                found.skip(name, not_a_file(kind));
+            } else {
+                found
+                    .skip(name, if kind.is_dir() { "a folder, which is not read" } else { not_a_file(kind) });
             }
         }
     } else {
         let container = found.container(path);
         for member in archive::members(path, None)? {
-            let hidden = member.name.split('/').any(is_hidden);
+            if member.name.split('/').any(is_hidden) {
+                continue;
+            }
             match member.kind {
-                Kind::File if !hidden => {
+                Kind::File => {
                     let place = Place::Archive { container, offset: member.offset, length: member.length };
                     found.push(member.name, 0, place);
                 }
                 Kind::Other(reason) => found.skip(member.name, reason),
-                Kind::File | Kind::Folder => {}
+                Kind::Folder => {}
             }
         }
     }

@@ -101,12 +101,14 @@ impl Format {
         }
         match self {
             Self::Flat if options.labels.is_none() => refuse("labels", "a file of labels for flat pictures"),
+            Self::Flat | Self::Ilsvrc if options.split.is_some() => {
+                refuse("split", "a format that has splits")
+            }
             Self::Flat => Ok(()),
             _ if options.labels.is_some() => refuse("labels", "the format flat"),
             Self::Classes | Self::Ilsvrc if options.names.is_some() => {
                 refuse("names", "a format that numbers its classes")
             }
-            Self::Ilsvrc if options.split.is_some() => refuse("split", "a format that has splits"),
             _ => Ok(()),
         }
     }

@@ -53,12 +53,14 @@ fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut 
         other => other,
     })?;
     for Member { name, kind, offset, length } in members {
-        let hidden = name.split('/').any(is_hidden);
+        if name.split('/').any(is_hidden) {
+            continue;
+        }
         let key = format!("{class}/{name}");
         match kind {
-            Kind::File if !hidden => found.push(key, label, Place::Archive { container, offset, length }),
+            Kind::File => found.push(key, label, Place::Archive { container, offset, length }),
             Kind::Other(reason) => found.skip(key, reason),
-            Kind::File | Kind::Folder => {}
+            Kind::Folder => {}
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::archive::{self, Kind, Member};
-use super::{Classes, Found, Place, shards};
+use super::{Classes, Found, Place, is_hidden, shards};
 use crate::Error;
 use crate::manifest::MOST_CLASSES;
 
@@ -30,6 +30,9 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
         let shard = tar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let mut sample: Option<Sample> = None;
         for member in archive::members(&tar, None)? {
+            if member.name.split('/').any(is_hidden) {
+                continue;
+            }
             match member.kind {
                 Kind::Folder => continue,
                 Kind::Other(reason) => {

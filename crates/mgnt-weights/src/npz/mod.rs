@@ -9,7 +9,7 @@ mod header;
 mod writer;
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
@@ -21,12 +21,16 @@ use header::Header;
 pub use writer::Writer;
 
 const FORMAT: &str = "npz";
+/// Bytes that deflate makes of one, at most (zlib, "Technical Details").
+const MOST_INFLATED: u64 = 1032;
 
 /// An archive, open for reading.
 #[derive(Debug)]
 pub struct Archive<R> {
     zip: ZipArchive<R>,
     path: PathBuf,
+    /// Bytes of the whole archive.
+    length: u64,
 }
 
 impl Archive<BufReader<File>> {
@@ -38,7 +42,8 @@ impl Archive<BufReader<File>> {
 
 impl<R: Read + Seek> Archive<R> {
     /// Opens what a reader gives; `path` is for errors only.
-    pub fn new(reader: R, path: &Path) -> Result<Self, Error> {
+    pub fn new(mut reader: R, path: &Path) -> Result<Self, Error> {
+        let length = reader.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let zip = ZipArchive::with_config(config, reader).map_err(|e| {
             refused(path, format!("not a zip archive that can be read: {}", shown(&e.to_string())))
@@ -46,7 +51,7 @@ impl<R: Read + Seek> Archive<R> {
         if zip.has_duplicate_names() {
             return Err(refused(path, "two arrays have the same name".into()));
         }
-        Ok(Self { zip, path: path.into() })
+        Ok(Self { zip, path: path.into(), length })
     }
 
     /// Whether there is an array of that name.
@@ -56,7 +61,7 @@ impl<R: Read + Seek> Archive<R> {
 
     /// The array of that name; its values are not read yet.
     pub fn array(&mut self, name: &str) -> Result<Array<'_, R>, Error> {
-        let path = self.path.clone();
+        let (path, length) = (self.path.clone(), self.length);
         let fail = |reason: Reason| refused(&path, format!("array {}: {reason}", quoted(name)));
         let index = self.zip.index_for_name_raw(entry_name(name).as_bytes());
         let index = index.ok_or_else(|| fail("the archive does not have it".into()))?;
@@ -67,6 +72,14 @@ impl<R: Read + Seek> Archive<R> {
             let got = entry.size().saturating_sub(header.length);
             let shape = &header.shape;
             return Err(fail(format!("shape {shape:?} needs {expected} bytes of values, got {got}")));
+        }
+        // Whoever makes room by the shape makes it for what may be there.
+        let packed = entry.compressed_size().min(length);
+        if entry.size() > packed.saturating_mul(MOST_INFLATED) {
+            return Err(fail(format!(
+                "shape {:?} needs {expected} bytes of values, of {packed} packed",
+                header.shape
+            )));
         }
         Ok(Array { entry, header, name: name.into(), left: expected, path })
     }

@@ -12,8 +12,10 @@ use mgnt_eval::{
     is_npz, measure,
 };
 use mgnt_weights::atomic;
+use mgnt_weights::directory::CONFIG;
 
 use super::generation::ClassChoice;
+use super::output_folder::is_within;
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
@@ -247,30 +249,73 @@ pub fn warn_of_passed_over(pictures: &Pictures) {
     }
 }
 
-/// Refuses to write over what is read, and where nothing can be written, which would only be told at the end.
+/// Refuses to write over what is read or written besides, and where nothing can be written, which would only be told at the end.
 fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
-    let outputs = [("--save-reference", &arguments.save_reference), ("--report", &arguments.report)];
+    if arguments.fake.is_none() && arguments.model.is_none() {
+        for (option, is_given) in [("--report", arguments.report.is_some()), ("--json", arguments.json)] {
+            if is_given {
+                return Err(bad_use(format!("{option}: there is a report with --fake or --model alone")));
+            }
+        }
+    }
     let inputs = [
         ("--real", Some(&arguments.real)),
         ("--fake", arguments.fake.as_ref()),
         ("--weights", Some(&arguments.weights)),
+        ("--model", arguments.model.as_ref()),
+        ("--tokenizer", arguments.tokenizer.as_ref()),
+        ("--strategy", arguments.strategy.strategy.as_ref()),
     ];
-    for (output, path) in outputs {
+    let outputs: [(_, _, &[&str]); 3] = [
+        ("--out", &arguments.out, &[]),
+        ("--save-reference", &arguments.save_reference, &["npz", "safetensors"]),
+        ("--report", &arguments.report, &["json", "md"]),
+    ];
+    for (output, path, endings) in outputs {
         let Some(path) = path else { continue };
-        if path.is_dir() {
+        if !endings.is_empty() && path.is_dir() {
             return Err(bad_use(format!("{output} {}: expected a file, got a folder", path.display())));
         }
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(mgnt_weights::Error::io(folder)).context(output)?;
-        }
-        // What is not there yet has no place, and is nobody's input.
-        let Ok(place) = path.canonicalize() else { continue };
-        let is_place = |read: &PathBuf| read.canonicalize().is_ok_and(|read| read == place);
-        if let Some((input, _)) = inputs.iter().find(|(_, read)| read.is_some_and(is_place)) {
-            return Err(bad_use(format!("{output} {}: {input} is the same file", path.display())));
+        let mut read = inputs.iter().filter_map(|(input, read)| Some((*input, (*read)?)));
+        if let Some((input, read)) = read.find(|(_, read)| changes(path, endings, read)) {
+            let is = if read.is_dir() { "is read, and this lies in it" } else { "is the same file" };
+            return Err(bad_use(format!("{output} {}: {input} {is}", path.display())));
         }
     }
+    for (output, path, _) in &outputs[1..] {
+        let Some(path) = path else { continue };
+        if let Some(out) = arguments.out.as_ref().filter(|out| run_folder::is_own(out, path)) {
+            let out = out.display();
+            return Err(bad_use(format!(
+                "{output} {}: --out {out} has a file of its own there",
+                path.display()
+            )));
+        }
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(mgnt_weights::Error::io(folder)).context(*output)?;
+        }
+    }
+    if let (Some(reference), Some(report)) = (&arguments.save_reference, &arguments.report)
+        && is_within(reference, report)
+    {
+        return Err(bad_use(format!("--report {}: --save-reference is the same file", report.display())));
+    }
     Ok(())
+}
+
+/// Whether what is read is not the same once a place is written: a file of such an ending, or where there are none the folder of
+/// a run, whose samples would be pictures of the set the next time.
+fn changes(place: &Path, endings: &[&str], read: &Path) -> bool {
+    if !is_within(place, read) {
+        return false;
+    }
+    if !read.is_dir() {
+        return is_within(read, place);
+    }
+    // Stores and models are closed; beside pictures lies what is no picture.
+    let is_closed = ["manifest.json", CONFIG].iter().any(|name| read.join(name).exists());
+    let ending = place.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    endings.is_empty() || is_closed || place.exists() && !endings.contains(&ending)
 }
 
 /// Refuses what [`save_reference`] cannot write.

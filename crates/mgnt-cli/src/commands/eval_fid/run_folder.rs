@@ -8,7 +8,7 @@ use mgnt_eval::{Activations, Dims, Inception};
 use mgnt_weights::{Error, TensorMap, atomic, safetensors};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::output_folder;
+use crate::commands::output_folder::{self, is_within};
 use crate::failure::bad_use;
 
 /// All that the samples depend on. Written first; a run that is continued must have the same.
@@ -114,6 +114,16 @@ impl RunFolder {
         let folders =
             [&self.path, &self.path.join("tokens"), &self.features, &self.path.join("png"), &self.parts()];
         folders.into_iter().try_for_each(|folder| atomic::remove_leftovers(folder))
+    }
+}
+
+/// Whether a place is one of the files that a run in `out` keeps for itself; its reports are anybody's.
+pub(super) fn is_own(out: &Path, place: &Path) -> bool {
+    let Some(folder) = place.parent() else { return false };
+    let own = [IDENTITY, "lock", "manifest.json", "samples.npz"];
+    match is_within(out, folder) && is_within(folder, out) {
+        true => place.file_name().is_some_and(|name| own.iter().any(|own| name == *own)),
+        false => is_within(place, out),
     }
 }
 
