@@ -306,6 +306,7 @@ impl Compute {
         let number = burn::tensor::DType::from(number).size() as u64;
         let memory = DecodeMemory::new(plan, number);
         let memory = if self.device.is_cpu() { memory } else { memory.on_accelerator(plan, number) };
+        let memory = if self.is_exact() { memory.with_exact_products(plan) } else { memory };
         match self.device.memory() {
             Some(has) => enough(&format!("--device {}", self.device), has, memory, option, batch),
             None => Ok(()),
