@@ -92,6 +92,10 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
         fail(&line, world, 2, &["--report", "--out made has a file of its own there"]);
     }
     assert_eq!(report(&format!("{run} --report made/again.json"), world), of_model);
+    let here = run.replace("store", "../store").replace("made", ".").replace("run/", "../run/");
+    let here = here.replace("tokenizer/model", "../tokenizer/model");
+    let from_within = format!("{here} --report again.json --weights ../stem.safetensors --dims 64");
+    succeed(&format!("eval-fid {from_within} --statistics ../statistics"), &world.join("made"));
 
     // Without a model nothing is decoded.
     for option in ["--guidance 1", "--top-k 3", "--dtype bf16", "--schedule 1x4", "--strategy s.ron"] {

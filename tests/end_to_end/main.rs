@@ -99,6 +99,24 @@ fn bad_input_is_one_clear_error() {
         2,
         &["sum of 64"],
     );
+    // What is read is not what is written.
+    let edit = "edit --model run/model --tokenizer tokenizer/model --box 2,2,6,6 --out edits --count 1";
+    succeed(&format!("{edit} --input pictures/disc/0000.png"), world);
+    let again = ["--input edits/edit-000.png", "outside of --out edits"];
+    fail(&format!("{edit} --input edits/edit-000.png"), world, 2, &again);
+    for out in ["run/model/config.ron", "run/model/model.safetensors", "run/model --directory --dtype bf16"] {
+        fail(&format!("export run/model --out {out}"), world, 2, &["--out run/model", "the model's own"]);
+    }
+    fail("report run --output run/metrics.jsonl", world, 2, &["--output run/metrics.jsonl", ".html"]);
+    succeed("report run --output run/page.html", world);
+    for option in ["--save-strategy", "--plot"] {
+        let line = format!("flops --config run/model/config.ron {option} run/model/../model/config.ron");
+        fail(&line, world, 2, &[option, "--config is the same file"]);
+    }
+    let probe = "probe tokenizer/model --input stem.safetensors --output";
+    fail(&format!("{probe} stem.safetensors"), world, 2, &["--output", "--input is the same file"]);
+    fail(&format!("{probe} y --p 1"), world, 2, &["--p", "a transformer alone"]);
+    fail(&format!("{probe} y --cache off"), world, 2, &["--cache", "a transformer alone"]);
     let shared = "train-imagenet --config transformer.ron --data tokens --out x --devices";
     fail(&format!("{shared} cpu,cpu"), world, 2, &["named twice"]);
     fail(&format!("{shared} ws://127.0.0.1:1"), world, 2, &["first device"]);

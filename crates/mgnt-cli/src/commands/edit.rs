@@ -140,6 +140,10 @@ struct Report<'a> {
 /// Edits the photo.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     output_folder::check(&arguments.out, &CONTENTS)?;
+    output_folder::check_outside(&arguments.out, "--input", &arguments.input)?;
+    if let Some(mask) = &arguments.mask {
+        output_folder::check_outside(&arguments.out, "--mask", mask)?;
+    }
     let photo = open_upright(&arguments.input)?;
     let region = region(&arguments)?;
     let mask = mask(region, &photo)?;

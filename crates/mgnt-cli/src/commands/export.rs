@@ -8,6 +8,9 @@ use mgnt_tokenizer::{ImageTokenizerConfig, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
+use super::output_folder::is_within;
+use crate::failure::bad_use;
+
 /// Arguments of `mgnt export`.
 #[derive(Args)]
 pub struct Arguments {
@@ -43,7 +46,15 @@ enum Precision {
 
 /// Exports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let directory = ModelDirectory::new(&arguments.model);
+    let (model, out) = (&arguments.model, &arguments.out);
+    let own = [CONFIG, WEIGHTS].iter().any(|name| out.file_name().is_some_and(|file| file == *name));
+    if is_within(out, model) && (own || is_within(model, out)) {
+        return Err(bad_use(format!(
+            "--out {}: expected a place that is not the model's own",
+            out.display()
+        )));
+    }
+    let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;
     if arguments.names == Names::Port {
         weights = published::image_to_port(&directory.config::<ImageTokenizerConfig>()?, weights)?;

@@ -8,6 +8,7 @@ use mgnt_model::ModelConfig;
 use mgnt_weights::atomic;
 use mgnt_weights::directory::{read_ron, write_ron};
 
+use super::output_folder::check_not_read;
 use super::print_json;
 use super::strategy::StrategyArguments;
 use crate::output::plot;
@@ -33,6 +34,18 @@ pub struct Arguments {
 
 /// Prints the table.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let (config, strategy) = (Some(arguments.config.as_path()), arguments.strategy.strategy.as_deref());
+    if let Some(path) = &arguments.save_strategy {
+        check_not_read("--save-strategy", path, &[("--config", config)])?;
+    }
+    if let Some(path) = &arguments.plot {
+        let others = [
+            ("--config", config),
+            ("--strategy", strategy),
+            ("--save-strategy", arguments.save_strategy.as_deref()),
+        ];
+        check_not_read("--plot", path, &others)?;
+    }
     let config: ModelConfig = read_ron(&arguments.config)?;
     config.validate()?;
     let plan = arguments.strategy.plan(&config)?;

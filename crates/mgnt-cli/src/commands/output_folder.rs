@@ -149,8 +149,19 @@ pub fn is_within(place: &Path, folder: &Path) -> bool {
     resolved(place).starts_with(resolved(folder))
 }
 
+/// Refuses a file, named by `option`, that is one of those read: each with what names it.
+pub fn check_not_read(option: &str, file: &Path, read: &[(&str, Option<&Path>)]) -> anyhow::Result<()> {
+    let same = |read: &Path| is_within(file, read) && is_within(read, file);
+    match read.iter().find(|(_, read)| read.is_some_and(same)) {
+        Some((input, _)) => Err(bad_use(format!("{option} {}: {input} is the same file", file.display()))),
+        None => Ok(()),
+    }
+}
+
 /// A path without links, as far as it is there.
 fn resolved(path: &Path) -> PathBuf {
+    // What is beside a bare name is the folder of work.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let whole = absolute(path).unwrap_or_else(|_| path.into());
     let there = whole.ancestors().find_map(|part| Some((part, fs::canonicalize(part).ok()?)));
     match there {
@@ -252,6 +263,7 @@ mod tests {
             assert!(check(wrong).unwrap_err().to_string().contains(wrong), "{wrong}");
         }
 
+        assert!(is_within(Path::new(""), Path::new(".")) && is_within(Path::new("."), Path::new("")));
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("other/deep")).unwrap();

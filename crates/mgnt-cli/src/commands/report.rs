@@ -16,6 +16,7 @@ use mgnt_weights::atomic;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::output_folder::is_within;
 use super::strategy::StrategyArguments;
 use crate::failure::bad_use;
 use crate::output::page::Page;
@@ -55,6 +56,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             "{}: a training of the {}, of which no strategy says anything",
             run.display(),
             description.task
+        )));
+    }
+    let page = |path: &Path| path.extension().is_some_and(|ending| ending == "html");
+    if let Some(output) = arguments.output.as_ref().filter(|output| !page(output))
+        && let Some(run) = [run].into_iter().chain(&arguments.beside).find(|run| is_within(output, run))
+    {
+        return Err(bad_use(format!(
+            "--output {}: expected a name that ends in .html within the run {}",
+            output.display(),
+            run.display()
         )));
     }
     let history = History::read(run)?;

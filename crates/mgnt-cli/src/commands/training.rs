@@ -103,7 +103,7 @@ impl TrainingArguments {
     ) -> anyhow::Result<()> {
         let least =
             std::iter::once(self.home()?).chain(self.of_this_process()).filter_map(DeviceWord::memory).min();
-        least.map_or(Ok(()), |has| enough(optimization, besides, has, needs))
+        least.map_or(Ok(()), |has| enough(optimization, besides, has, self.devices.len().max(1), needs))
     }
 
     /// Those of `--devices` that are of this process.
@@ -166,6 +166,7 @@ fn enough(
     optimization: &Optimization,
     besides: &str,
     has: u64,
+    devices: usize,
     needs: &dyn Fn(usize) -> anyhow::Result<u64>,
 ) -> anyhow::Result<()> {
     let needed = needs(optimization.parts)?;
@@ -178,8 +179,9 @@ fn enough(
         gib(needed),
         gib(has)
     );
-    // More parts keep less of the batch at once; fewer, where as many are computed at once, fewer copies of the gradients.
-    let (more, fewer) = (optimization.parts + 1..=optimization.batch, (1..optimization.parts).rev());
+    // More parts keep less of the batch at once; fewer, where as many are computed at once, fewer copies of the gradients. Each
+    // device has one at least.
+    let (more, fewer) = (optimization.parts + 1..=optimization.batch, (devices..optimization.parts).rev());
     for parts in more.chain(fewer) {
         if needs(parts)? <= has {
             anyhow::bail!("{step}; optimization.parts={parts} should fit{besides}");
@@ -205,7 +207,7 @@ mod tests {
             Forecast::new(&recipe, &config, Computed::ByOperations { at_once }).unwrap().memory.total()
         };
         let memory = |parts| memory_of(parts, 1);
-        let enough = |has| enough(&recipe.optimization, "", has, &|parts| Ok(memory(parts)));
+        let enough = |has| enough(&recipe.optimization, "", has, 1, &|parts| Ok(memory(parts)));
         assert!(enough(memory(1)).is_ok());
         let error = enough(memory(1) - 1).unwrap_err().to_string();
         assert!(
@@ -222,7 +224,10 @@ mod tests {
         let in_parts = Optimization { parts: all, ..recipe.optimization.clone() };
         let has = memory_of(1, all);
         assert!(memory_of(all, all) > has);
-        let error = super::enough(&in_parts, "", has, &|parts| Ok(memory_of(parts, all))).unwrap_err();
-        assert!(error.to_string().ends_with("optimization.parts=1 should fit"), "{error}");
+        for (devices, said) in [(1, "optimization.parts=1 should fit"), (2, "no number of parts fits")] {
+            let needs = |parts| Ok(memory_of(parts, all));
+            let error = super::enough(&in_parts, "", has, devices, &needs).unwrap_err();
+            assert!(error.to_string().ends_with(said), "{error}");
+        }
     }
 }

@@ -105,6 +105,8 @@ impl<T: Task> StepCounted<T> {
         if std::mem::take(&mut progress.unvalidated) {
             let epoch = progress.step.div_ceil(validate_every);
             self.validate(components, &mut progress, epoch)?;
+            // So that it is not taken once more.
+            self.save(components, &mut progress, false)?;
         }
         while let Some(item) = walk.next() {
             let epoch = progress.step / validate_every + 1;

@@ -339,6 +339,9 @@ fn what_was_learnt_before_a_validation_that_fails_is_kept() {
     let (outcome, events) = train(slope(&[]), &once, &out, true, None);
     assert_eq!((outcome.unwrap(), validated(&events)), (Outcome::Finished, vec![12]));
     assert!(out.join("best").exists() && out.join("model").exists());
+    // Once is enough.
+    let (outcome, events) = train(slope(&[]), &once, &out, true, None);
+    assert_eq!((outcome.unwrap(), validated(&events)), (Outcome::Finished, vec![]));
 }
 
 /// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.

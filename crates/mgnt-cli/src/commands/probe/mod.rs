@@ -16,6 +16,7 @@ use mgnt_weights::{TensorMap, safetensors};
 
 use answers::Asked;
 
+use super::output_folder::check_not_read;
 use crate::device::Compute;
 use crate::failure::bad_use;
 
@@ -37,9 +38,9 @@ pub struct Arguments {
     /// Sub-models that answer a sequence [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     p: Vec<usize>,
-    /// Whether a replayed decode keeps keys and values
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    cache: Switch,
+    /// Whether a replayed decode keeps keys and values [default: on]
+    #[arg(long, value_enum)]
+    cache: Option<Switch>,
     #[command(flatten)]
     compute: Compute,
 }
@@ -52,11 +53,17 @@ enum Switch {
 
 /// Answers the input.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    check_not_read("--output", &arguments.output, &[("--input", Some(&arguments.input))])?;
     let device = arguments.compute.open()?;
     let input = safetensors::read(&arguments.input)?;
     let mut output = TensorMap::new();
     let probed = Probed::load(&arguments, &device)?;
-    let asked = Asked { sub_models: &arguments.p, cache: arguments.cache == Switch::On };
+    for (option, is_given) in [("--p", !arguments.p.is_empty()), ("--cache", arguments.cache.is_some())] {
+        if is_given && !matches!(probed, Probed::Transformer(_)) {
+            return Err(bad_use(format!("{option}: a transformer alone has that, and this is none")));
+        }
+    }
+    let asked = Asked { sub_models: &arguments.p, cache: arguments.cache != Some(Switch::Off) };
     for group in groups(&input) {
         let answers = match &probed {
             Probed::Inception(network) => answers::inception(network, &group.tensors)?,
