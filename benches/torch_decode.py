@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import time
 
 import torch
@@ -141,8 +142,7 @@ def main():
         assert int(tokens.max()) < arguments.codes
         if round:
             seconds.append(time.perf_counter() - start)
-    seconds.sort()
-    median = seconds[len(seconds) // 2]
+    median = statistics.median(seconds)
     print(
         json.dumps(
             {

@@ -207,12 +207,12 @@ pub(crate) fn decode(
     resident: bool,
     mut watch: Option<&mut dyn FnMut(&Snapshot)>,
 ) -> Result<Decoded, Error> {
+    let begin = Instant::now();
     let inputs = if resident { Inputs::new(model, plan, start) } else { None };
     let mut samples: Box<dyn Samples> = match &inputs {
         Some(inputs) => Box::new(Resident::new(inputs)),
         None => Box::new(OnHost::new(plan, model.config().vocabulary(), start, model.device())),
     };
-    let begin = Instant::now();
     let mut ledger = Ledger::new(plan, start.classes.len());
     let mut cache: Option<KvCache> = None;
     for iteration in plan.iterations() {

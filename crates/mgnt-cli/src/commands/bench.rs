@@ -7,10 +7,10 @@ use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, Strategy};
 use mgnt_model::compute::{Forward, forward_flops};
-use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_train::{Precision, Recipe};
 use mgnt_weights::directory::read_ron;
+use mgnt_weights::in_parts;
 use serde::Serialize;
 
 use super::strategy::StrategyArguments;
@@ -103,7 +103,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         _ => arguments.compute,
     };
     let (dtype, product) = (compute.dtype, LargeProduct::for_device(compute.device));
-    let matrix_peak_gflops = product.peak(dtype, compute.kernels(&device).as_deref(), &device);
+    let matrix_peak_gflops = product.peak(&compute, &device);
     let mut rows = Vec::new();
     for &batch in &arguments.batch {
         // What is kept for the sizes of another batch is found by no tensor of this one.
@@ -189,17 +189,19 @@ impl LargeProduct {
         }
     }
 
-    /// GFLOP/s of it, by kernels where there are some: the best of ten.
-    fn peak(&self, dtype: Dtype, kernels: Option<&dyn Kernels>, device: &Device) -> f64 {
+    /// GFLOP/s of it as a transformer's are computed there, by kernels or as exact as the type: the best of ten.
+    fn peak(&self, compute: &Compute, device: &Device) -> f64 {
+        let kernels = compute.kernels(device);
         let [m, k, n] = self.sizes;
         let normal = Distribution::Normal(0.0, 1.0);
-        let random = |shape| Tensor::<2>::random(shape, normal, device).cast(FloatDType::from(dtype));
+        let random = |shape| Tensor::<2>::random(shape, normal, device).cast(FloatDType::from(compute.dtype));
         let (a, b) = (random([m, k]), random([k, n]));
         // Held until they are there: a lazy device need not compute what is dropped.
         let seconds = || {
             let clock = Instant::now();
-            let product = |_| match kernels {
+            let product = |_| match &kernels {
                 Some(kernels) => kernels.dense(a.clone(), b.clone(), n),
+                None if compute.is_exact() => in_parts(a.clone(), b.clone(), Tensor::matmul).unsqueeze(),
                 None => a.clone().matmul(b.clone()).unsqueeze(),
             };
             let products: Vec<Tensor<3>> = (0..self.at_once).map(product).collect();

@@ -88,7 +88,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if description.task == "transformer" {
         let config: ModelConfig =
             serde_json::from_value(description.model.clone()).context("run.json: model")?;
-        ledger(&mut page, &Ledger::new(&arguments.strategy.plan(&config)?, 1));
+        let plan = arguments.strategy.plan(&config)?;
+        let cached = plan.iterations().iter().any(|iteration| iteration.cache_bytes > 0);
+        ledger(&mut page, &Ledger::new(&plan, 1), cached);
     }
     page.heading("Configuration");
     page.folded("The recipe, with what was set on the command line", &pretty(&description.recipe)?);
@@ -157,12 +159,13 @@ fn time_of_steps(pace: &[(usize, f64)]) -> f64 {
     pace.iter().zip(before).map(|((step, seconds), before)| (step - before) as f64 * seconds).sum()
 }
 
-fn ledger(page: &mut Page, ledger: &Ledger) {
+fn ledger(page: &mut Page, ledger: &Ledger, cached: bool) {
     page.heading("What a decode will cost");
     page.paragraph(&format!(
-        "Planned compute of one picture under {} with its cache: {} GFLOPs, {:.2} times less than the full model in \
+        "Planned compute of one picture under {} {} cache: {} GFLOPs, {:.2} times less than the full model in \
          every iteration without a cache ({} GFLOPs).",
         ledger.schedule,
+        if cached { "with its" } else { "without a" },
         short(ledger.gflops),
         ledger.less_compute,
         short(ledger.baseline_gflops),

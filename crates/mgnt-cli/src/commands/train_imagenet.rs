@@ -125,7 +125,7 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
          step        {batch} samples in {parts} parts; {step:.4} TFLOP, {ratio:.3} of a plain step\n\
          run         {steps} steps, {epochs:.1} epochs; {all:.3e} FLOP, {hours:.1} h on one H100 at 40 % of {rate:.0} TFLOP/s\n\
          memory      {total:.2} GiB: weights, average, AdamW {state:.2}; gradients {gradients:.2}; \
-         activations of a part of {part} samples {activations:.2} (an estimate)\n\
+         activations {activations:.2}, in parts of {part} samples (an estimate)\n\
          disk        {checkpoint:.2} GiB a checkpoint, {keep} kept\n",
         layers = config.layers,
         width = config.width,

@@ -362,7 +362,7 @@ impl Compute {
     }
 
     /// Whether products of `f32` want more than the device's own.
-    fn is_exact(&self) -> bool {
+    pub fn is_exact(&self) -> bool {
         self.dtype == Dtype::F32 && self.device.rounds_products()
     }
 }
