@@ -87,11 +87,13 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     // Samples within what they are measured against would be of it the next time.
     let within = format!("eval-fid --real pictures {} --out pictures/made --keep png {COMMON}", model());
     fail(&within, world, 2, &["--out pictures/made", "--real is read, and this lies in it"]);
-    for file in ["run.json", "samples.npz", "tokens/00000.safetensors"] {
+    for file in ["run.json", "samples.npz", "tokens/00000.safetensors", "none/../png/00000"] {
         let line = format!("eval-fid {run} --report made/{file} {COMMON}");
         fail(&line, world, 2, &["--report", "--out made has a file of its own there"]);
     }
-    assert_eq!(report(&format!("{run} --report made/again.json"), world), of_model);
+    for file in ["again.json", "reports/again.json", "again"] {
+        assert_eq!(report(&format!("{run} --report made/{file}"), world), of_model);
+    }
     let here = run.replace("store", "../store").replace("made", ".").replace("run/", "../run/");
     let here = here.replace("tokenizer/model", "../tokenizer/model");
     let from_within = format!("{here} --report again.json --weights ../stem.safetensors --dims 64");
@@ -174,10 +176,7 @@ fn references_are_written_and_read_in_every_form() {
             "--real store --save-reference store/pictures-00000.safetensors",
             ["--save-reference", "--real is read, and this lies in it"],
         ),
-        (
-            "--real store --save-reference run/model/r.npz --fake run/model",
-            ["--save-reference", "--fake is read"],
-        ),
+        ("--real store --fake pictures --report pictures/disc/new.png", ["--report", "--fake is read"]),
         ("--real store --fake pictures --report pictures/disc/0000.png", ["--report", "--fake is read"]),
         (
             "--real store --fake pictures --save-reference r.npz --report ./r.npz",

@@ -104,9 +104,17 @@ fn bad_input_is_one_clear_error() {
     succeed(&format!("{edit} --input pictures/disc/0000.png"), world);
     let again = ["--input edits/edit-000.png", "outside of --out edits"];
     fail(&format!("{edit} --input edits/edit-000.png"), world, 2, &again);
-    for out in ["run/model/config.ron", "run/model/model.safetensors", "run/model --directory --dtype bf16"] {
-        fail(&format!("export run/model --out {out}"), world, 2, &["--out run/model", "the model's own"]);
+    let mut own =
+        vec!["run/model/config.ron", "run/model/model.safetensors", "run/model --directory --dtype bf16"];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("run/model/model.safetensors", world.join("latest")).unwrap();
+        own.push("latest");
     }
+    for out in own {
+        fail(&format!("export run/model --out {out}"), world, 2, &["--out", "the model", "is the same"]);
+    }
+    succeed("export run/model --dtype bf16 --out run/halves/model.safetensors", world);
     fail("report run --output run/metrics.jsonl", world, 2, &["--output run/metrics.jsonl", ".html"]);
     succeed("report run --output run/page.html", world);
     for option in ["--save-strategy", "--plot"] {
@@ -115,6 +123,7 @@ fn bad_input_is_one_clear_error() {
     }
     let probe = "probe tokenizer/model --input stem.safetensors --output";
     fail(&format!("{probe} stem.safetensors"), world, 2, &["--output", "--input is the same file"]);
+    fail(&format!("{probe} tokenizer/model/model.safetensors"), world, 2, &["--output", "is the same file"]);
     fail(&format!("{probe} y --p 1"), world, 2, &["--p", "a transformer alone"]);
     fail(&format!("{probe} y --cache off"), world, 2, &["--cache", "a transformer alone"]);
     let shared = "train-imagenet --config transformer.ron --data tokens --out x --devices";

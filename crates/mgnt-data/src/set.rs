@@ -200,6 +200,16 @@ struct Listed {
     unread: usize,
 }
 
+/// Whether a file's name says that it is a picture of a format that is read.
+pub fn is_picture_name(path: &Path) -> bool {
+    has_ending(path, &ENDINGS)
+}
+
+fn has_ending(path: &Path, endings: &[&str]) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+}
+
 /// Lists a folder. A picture that is a link to nothing is an error, since without it the set would be another.
 fn listed(folder: &Path) -> Result<Listed, Error> {
     let mut listed = Listed::default();
@@ -207,9 +217,7 @@ fn listed(folder: &Path) -> Result<Listed, Error> {
         let entry = entry.map_err(Error::io(folder))?;
         let mut kind = entry.file_type().map_err(Error::io(entry.path()))?;
         let path = entry.path();
-        let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-        let is_of = |endings: &[&str]| ending.as_deref().is_some_and(|ending| endings.contains(&ending));
-        let is_picture = is_of(&ENDINGS);
+        let is_picture = is_picture_name(&path);
         if kind.is_symlink() {
             match fs::metadata(&path) {
                 Ok(there) if !there.is_dir() => kind = there.file_type(),
@@ -224,7 +232,7 @@ fn listed(folder: &Path) -> Result<Listed, Error> {
             listed.folders.push(path);
         } else if kind.is_file() && is_picture {
             listed.files.push(path);
-        } else if kind.is_file() && is_of(&UNREAD) {
+        } else if kind.is_file() && has_ending(&path, &UNREAD) {
             listed.unread += 1;
         }
     }

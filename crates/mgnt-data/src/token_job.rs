@@ -57,7 +57,9 @@ impl TokenJob {
         let copies: &[bool] = if flips { &[false, true] } else { &[false] };
         shard::check_count(store.len(), copies.len(), shard_items)?;
         check_classes(out, &info.classes)?;
-        let plan = Plan { info: &info, flips, pictures: store.sha256()?, shard_items };
+        // What older versions did not know, and the weights' checksum tells as well.
+        let known = TokenStoreInfo { codes_sha256: None, ..info.clone() };
+        let plan = Plan { info: &known, flips, pictures: store.sha256()?, shard_items };
         let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
         let ranges = copies.iter().flat_map(|&flipped| {
             let starts = (0..store.len()).step_by(shard_items);

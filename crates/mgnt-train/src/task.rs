@@ -100,7 +100,8 @@ pub struct Description {
     pub data: BTreeMap<String, String>,
     /// Tokens of a sample.
     pub tokens_a_sample: usize,
-    /// What tells the tokens from others', where it is trained on tokens ([`mgnt_data::TokenStoreInfo::tokens_sha256`]).
+    /// What tells the tokens from others', where it is trained on tokens ([`mgnt_data::TokenStoreInfo::tokens_sha256`]); of a tokenizer
+    /// that keeps another's tokens the SHA-256 of that one's weights, by which older stores know them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
 }

@@ -8,8 +8,7 @@ use mgnt_tokenizer::{ImageTokenizerConfig, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
-use super::output_folder::is_within;
-use crate::failure::bad_use;
+use super::output_folder::check_not_read;
 
 /// Arguments of `mgnt export`.
 #[derive(Args)]
@@ -47,12 +46,9 @@ enum Precision {
 /// Exports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (model, out) = (&arguments.model, &arguments.out);
-    let own = [CONFIG, WEIGHTS].iter().any(|name| out.file_name().is_some_and(|file| file == *name));
-    if is_within(out, model) && (own || is_within(model, out)) {
-        return Err(bad_use(format!(
-            "--out {}: expected a place that is not the model's own",
-            out.display()
-        )));
+    check_not_read("--out", out, &[("the model", Some(model))])?;
+    for file in [CONFIG, WEIGHTS] {
+        check_not_read("--out", out, &[("the model's file", Some(&model.join(file)))])?;
     }
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;

@@ -132,6 +132,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             shown.iter().zip(&classes).map(|(picture, c)| Cell { picture, label: label(c) }).collect();
         let grid = labelled_grid(&cells, columns(cells.len())).into_picture()?.to_png()?;
         atomic::write_within(&folder.join("grid/grid.png"), &grid)?;
+        // Before the folder is in its place, which may be taken by now.
+        if let Some(path) = &arguments.save_tokens {
+            save_tokens(path, &all_tokens, &classes)?;
+        }
         output_folder::check_again(out, &CONTENTS)?;
         let Some(ledger) = &ledger else { return Ok(()) };
         let report = report(&arguments, &made_with, &classes, &strategy, ledger);
@@ -142,9 +146,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     })?;
     progress.finish();
 
-    if let Some(path) = &arguments.save_tokens {
-        save_tokens(path, &all_tokens, &classes)?;
-    }
     if let Some(ledger) = &ledger {
         if arguments.json {
             return print_json(&report(&arguments, &made_with, &classes, &strategy, ledger));

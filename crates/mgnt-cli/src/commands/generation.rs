@@ -208,13 +208,15 @@ fn another_tokenizer(model: &Path, tokenizer: &Path) -> anyhow::Result<Option<St
 /// Says that a tokenizer has other tokens than those of a store or a run, if it has.
 pub fn other_tokens(tokenizer: &Path, tokens: &str) -> anyhow::Result<Option<String>> {
     let got = codes_sha256(&ModelDirectory::new(tokenizer))?;
-    // Of older stores the checksum of the whole file is known.
-    let is_right = tokens == got || tokens == sha256_of_file(&tokenizer.join(directory::WEIGHTS))?;
+    // Of older stores the checksum of the whole file is known, which may be that of the tokenizer whose tokens this one keeps.
+    let is_right = tokens == got
+        || tokens == sha256_of_file(&tokenizer.join(directory::WEIGHTS))?
+        || tokens_of(tokenizer).is_some_and(|kept| tokens == kept);
     Ok((!is_right)
         .then(|| format!("{}: has other tokens (checksum {got}, not {tokens})", tokenizer.display())))
 }
 
-/// The checksum of the tokens that a model was trained on, where it lies in the folder of its run.
+/// The checksum of the tokens that a model was trained on, or that a tokenizer keeps, where it lies in the folder of its run.
 fn tokens_of(model: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Run {
@@ -351,6 +353,13 @@ mod tests {
         // Of tokens that an older version made.
         let sum = sha256_of_file(&ours.join(directory::WEIGHTS)).unwrap();
         assert_eq!(said(&of(&sum)).map(|told| told.is_some()), [false, true, true]);
+        let run = folder.path().join("kept/run.json");
+        ImageTokenizer::load(&tuned, &Device::flex())
+            .unwrap()
+            .save(folder.path().join("kept/model"))
+            .unwrap();
+        std::fs::write(run, of(&sum)).unwrap();
+        assert!(another_tokenizer(&model, &folder.path().join("kept/model")).unwrap().is_none());
     }
 
     #[test]

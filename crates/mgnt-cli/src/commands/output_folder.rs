@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Component, Path, PathBuf, absolute};
 
 use mgnt_weights::{Error, atomic};
 
@@ -149,11 +149,14 @@ pub fn is_within(place: &Path, folder: &Path) -> bool {
     resolved(place).starts_with(resolved(folder))
 }
 
-/// Refuses a file, named by `option`, that is one of those read: each with what names it.
+/// Refuses a place, named by `option`, that is one of those read: each with what names it.
 pub fn check_not_read(option: &str, file: &Path, read: &[(&str, Option<&Path>)]) -> anyhow::Result<()> {
     let same = |read: &Path| is_within(file, read) && is_within(read, file);
     match read.iter().find(|(_, read)| read.is_some_and(same)) {
-        Some((input, _)) => Err(bad_use(format!("{option} {}: {input} is the same file", file.display()))),
+        Some((input, read)) => {
+            let kind = if read.is_some_and(Path::is_dir) { "folder" } else { "file" };
+            Err(bad_use(format!("{option} {}: {input} is the same {kind}", file.display())))
+        }
         None => Ok(()),
     }
 }
@@ -167,7 +170,10 @@ fn resolved(path: &Path) -> PathBuf {
     match there {
         Some((part, real)) => match whole.strip_prefix(part) {
             Ok(rest) if rest.as_os_str().is_empty() => real,
-            Ok(rest) => real.join(rest),
+            Ok(rest) => rest.components().fold(real, |place, part| match part {
+                Component::ParentDir => place.parent().map_or(place.clone(), Path::to_path_buf),
+                part => place.join(part),
+            }),
             Err(_) => whole,
         },
         None => whole,
@@ -272,6 +278,8 @@ mod tests {
             ("other/t.st", "other/deep/..", true),
             ("other/deep/../../t.st", "out", false),
             ("others/t.st", "other", false),
+            ("none/../other/t.st", "other", true),
+            ("none/deep/../../t.st", "other", false),
         ] {
             assert_eq!(is_within(&at(place), &at(of)), right, "{place}");
         }

@@ -55,7 +55,7 @@ fn other_size(
             ("embedding", c.embedding.to_string()),
             ("codes", c.codes.to_string()),
             ("groups", c.groups.to_string()),
-            ("shortcut", format!("{:?}", c.widens().then_some(c.shortcut))),
+            ("shortcut", if c.widens() { format!("{:?}", c.shortcut) } else { "none".into() }),
         ]
     };
     let mut pairs = sizes(ours).into_iter().zip(sizes(given));

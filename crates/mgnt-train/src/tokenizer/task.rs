@@ -254,13 +254,18 @@ impl Task for TokenizerTask {
         if let Some(Rfid { network, dims, pictures }) = &self.networks.rfid {
             data.insert("rfid".into(), format!("{} {} {pictures}", network.sha256(), dims.count()));
         }
+        let mut tokenizer = None;
         if let Some(start) = &self.start {
-            data.insert("from".into(), start.sha256()?);
+            let sha256 = start.sha256()?;
+            if self.recipe.trained == Trained::Decoder {
+                tokenizer = Some(sha256.clone());
+            }
+            data.insert("from".into(), sha256);
         }
         let config = &self.recipe.tokenizer;
         let model = serde_json::to_value(config).map_err(|e| Error::run("recipe", e))?;
         let tokens_a_sample = config.grid().pow(2);
-        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer: None })
+        Ok(Description { task: "tokenizer", model, data, tokens_a_sample, tokenizer })
     }
 
     fn initial(&self, device: &Device) -> Result<TokenizerAndJudge, Error> {

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
+use mgnt_data::is_picture_name;
+use mgnt_data::manifest::MANIFEST;
 use mgnt_eval::{
     Dims, Inception, Measured, Origin, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source,
     is_npz, measure,
 };
 use mgnt_weights::atomic;
-use mgnt_weights::directory::CONFIG;
+use mgnt_weights::directory::{CONFIG, WEIGHTS};
 
 use super::generation::ClassChoice;
 use super::output_folder::is_within;
@@ -266,18 +268,18 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
         ("--tokenizer", arguments.tokenizer.as_ref()),
         ("--strategy", arguments.strategy.strategy.as_ref()),
     ];
-    let outputs: [(_, _, &[&str]); 3] = [
-        ("--out", &arguments.out, &[]),
-        ("--save-reference", &arguments.save_reference, &["npz", "safetensors"]),
-        ("--report", &arguments.report, &["json", "md"]),
+    let outputs = [
+        ("--out", &arguments.out, true),
+        ("--save-reference", &arguments.save_reference, false),
+        ("--report", &arguments.report, false),
     ];
-    for (output, path, endings) in outputs {
+    for (output, path, is_folder) in outputs {
         let Some(path) = path else { continue };
-        if !endings.is_empty() && path.is_dir() {
+        if !is_folder && path.is_dir() {
             return Err(bad_use(format!("{output} {}: expected a file, got a folder", path.display())));
         }
         let mut read = inputs.iter().filter_map(|(input, read)| Some((*input, (*read)?)));
-        if let Some((input, read)) = read.find(|(_, read)| changes(path, endings, read)) {
+        if let Some((input, read)) = read.find(|(_, read)| changes(path, is_folder, read)) {
             let is = if read.is_dir() { "is read, and this lies in it" } else { "is the same file" };
             return Err(bad_use(format!("{output} {}: {input} {is}", path.display())));
         }
@@ -303,19 +305,18 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether what is read is not the same once a place is written: a file of such an ending, or where there are none the folder of
-/// a run, whose samples would be pictures of the set the next time.
-fn changes(place: &Path, endings: &[&str], read: &Path) -> bool {
+/// Whether what is read is not the same once a place is written, which is a folder of pictures for a run.
+fn changes(place: &Path, is_folder: bool, read: &Path) -> bool {
+    let is = |file: &Path| is_within(place, file) && is_within(file, place);
     if !is_within(place, read) {
         return false;
     }
-    if !read.is_dir() {
-        return is_within(read, place);
+    let is_model = read.join(CONFIG).exists();
+    if !read.is_dir() || is_model {
+        return is(read) || is_model && [CONFIG, WEIGHTS].iter().any(|name| is(&read.join(name)));
     }
-    // Stores and models are closed; beside pictures lies what is no picture.
-    let is_closed = ["manifest.json", CONFIG].iter().any(|name| read.join(name).exists());
-    let ending = place.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    endings.is_empty() || is_closed || place.exists() && !endings.contains(&ending)
+    // A store is closed; of a folder of pictures those are read alone.
+    read.join(MANIFEST).exists() || is_folder || is_picture_name(place)
 }
 
 /// Refuses what [`save_reference`] cannot write.

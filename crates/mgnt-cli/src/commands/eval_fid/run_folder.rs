@@ -117,14 +117,10 @@ impl RunFolder {
     }
 }
 
-/// Whether a place is one of the files that a run in `out` keeps for itself; its reports are anybody's.
+/// Whether a place is one of those that a run in `out` keeps for itself; its reports are anybody's.
 pub(super) fn is_own(out: &Path, place: &Path) -> bool {
-    let Some(folder) = place.parent() else { return false };
-    let own = [IDENTITY, "lock", "manifest.json", "samples.npz"];
-    match is_within(out, folder) && is_within(folder, out) {
-        true => place.file_name().is_some_and(|name| own.iter().any(|own| name == *own)),
-        false => is_within(place, out),
-    }
+    let own = [IDENTITY, "lock", "manifest.json", "samples.npz", "tokens", "features", "png", "npz-parts"];
+    own.iter().any(|name| is_within(place, &out.join(name)))
 }
 
 /// Whether a run died before it wrote what it is.

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use mgnt_eval::Inception;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig};
-use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{TensorMap, safetensors};
 
 use answers::Asked;
@@ -53,7 +53,16 @@ enum Switch {
 
 /// Answers the input.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    check_not_read("--output", &arguments.output, &[("--input", Some(&arguments.input))])?;
+    let own = |name| arguments.model.as_ref().map(|model| model.join(name));
+    let read = [
+        ("--input", Some(arguments.input.clone())),
+        ("--inception", arguments.inception.clone()),
+        ("the model's config", own(CONFIG)),
+        ("the model's file", own(WEIGHTS)),
+    ];
+    for (input, path) in &read {
+        check_not_read("--output", &arguments.output, &[(input, path.as_deref())])?;
+    }
     let device = arguments.compute.open()?;
     let input = safetensors::read(&arguments.input)?;
     let mut output = TensorMap::new();

@@ -160,7 +160,7 @@ fn a_decoder_alone_learns_and_tokens_stay() {
     let said: serde_json::Value =
         serde_json::from_slice(&std::fs::read(run("decoder/run.json")).unwrap()).unwrap();
     let sum = mgnt_data::manifest::sha256_of_file(&first.join("model.safetensors")).unwrap();
-    assert_eq!(said["data"]["from"].as_str(), Some(&*sum));
+    assert_eq!((said["tokenizer"].as_str(), said["data"]["from"].as_str()), (Some(&*sum), Some(&*sum)));
 
     // All of it: the codebook is not made anew at the first step, and moves on.
     let whole = TokenizerRecipe { revive_every: 100, ..recipe(3) };
