@@ -1,7 +1,7 @@
 //! Manifests: the last file written of a store, so that a store without one is known to be incomplete.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 use mgnt_weights::atomic;
@@ -30,7 +30,7 @@ pub(crate) enum StoreKind {
 impl StoreKind {
     /// Of a folder that has a manifest of ours, of any version: others call their files so too.
     pub fn of(folder: &Path) -> Option<Self> {
-        Self::of_manifest(&std::fs::read(folder.join(MANIFEST)).ok()?)
+        Self::of_manifest(&fs::read(folder.join(MANIFEST)).ok()?)
     }
 
     fn of_manifest(bytes: &[u8]) -> Option<Self> {
@@ -120,11 +120,15 @@ pub struct RejectedList {
 impl RejectedList {
     /// Writes the list, if there is something to list.
     pub(crate) fn write(folder: &Path, rejected: &[Rejected]) -> Result<Option<Self>, Error> {
-        if rejected.is_empty() {
-            return Ok(None);
-        }
         let file = REJECTED.to_owned();
         let path = folder.join(&file);
+        if rejected.is_empty() {
+            // Of a try before, whose source was mended since.
+            return match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&path)(error)),
+                _ => Ok(None),
+            };
+        }
         let mut bytes = Vec::new();
         for one in rejected {
             serde_json::to_writer(&mut bytes, one).map_err(|e| Error::store(&path, "line", "JSON", e))?;
@@ -137,7 +141,7 @@ impl RejectedList {
     /// Reads the list, which must be as it was written.
     pub(crate) fn read(&self, folder: &Path) -> Result<Vec<Rejected>, Error> {
         let path = within(folder, &self.file)?;
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
         check_sum(&path, &sha256(&bytes), &self.sha256)?;
         let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let rejected = lines
@@ -205,7 +209,7 @@ pub(crate) fn read<M: DeserializeOwned + HasClasses>(
             "none: the store is incomplete",
         ));
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     let invalid = |e| Error::store(&path, "manifest", "a manifest of this kind of store", e);
     if let Some(other) = StoreKind::of_manifest(text.as_bytes()).filter(|&other| other != kind) {
         return Err(Error::store(folder, "folder", kind.made(), other.name()));
@@ -258,7 +262,7 @@ mod tests {
     fn sha256_of_the_empty_and_of_abc() {
         assert_eq!(sha256(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), b"abc").unwrap();
+        fs::write(file.path(), b"abc").unwrap();
         assert_eq!(
             sha256_of_file(file.path()).unwrap(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

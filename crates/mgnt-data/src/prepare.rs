@@ -338,7 +338,8 @@ impl Job<'_> {
     fn accept(&self, rejected: &[Rejected]) -> Result<(), Error> {
         let total = self.source.len() + self.source.skipped().len();
         let allowed = self.options.max_rejected;
-        if rejected.len() as f64 <= allowed * total as f64 {
+        // A quotient is rounded as the share was when it was read; a product may fall short of it.
+        if rejected.is_empty() || rejected.len() as f64 / total as f64 <= allowed {
             return Ok(());
         }
         let path = self.source.path().to_path_buf();

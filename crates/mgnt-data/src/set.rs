@@ -217,6 +217,10 @@ fn listed(folder: &Path) -> Result<Listed, Error> {
         let entry = entry.map_err(Error::io(folder))?;
         let mut kind = entry.file_type().map_err(Error::io(entry.path()))?;
         let path = entry.path();
+        // What systems and editors leave beside pictures, as in sources.
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            continue;
+        }
         let is_picture = is_picture_name(&path);
         if kind.is_symlink() {
             match fs::metadata(&path) {
@@ -249,6 +253,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("source");
         synthetic::write_folder(&source, 2, 32, 1).unwrap();
+        // Neither counts a picture twice for what an editor keeps of it, nor fails for what a system leaves.
+        let (class, hidden) = (source.join("disc"), source.join("disc/.ipynb_checkpoints"));
+        fs::create_dir(&hidden).unwrap();
+        fs::copy(class.join("0000.png"), hidden.join("0000-checkpoint.png")).unwrap();
+        fs::write(class.join("._0000.png"), "no picture").unwrap();
         let files = PictureSet::open(&source).unwrap();
         let out = folder.path().join("store");
         let options = PrepareOptions { size: 32, ..PrepareOptions::default() };

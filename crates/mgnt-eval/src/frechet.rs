@@ -53,7 +53,8 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<Frechet, Error> {
     let means: f64 = a.mean().iter().zip(b.mean()).map(|(a, b)| (a - b) * (a - b)).sum();
     let distance = means + trace(a.covariance()) + trace(b.covariance()) - 2.0 * trace_root;
     match distance.is_finite() {
-        true => Ok(Frechet { distance, means }),
+        // Of a set from itself rounding leaves a little more or less than nothing.
+        true => Ok(Frechet { distance: distance.max(0.0) + 0.0, means }),
         false => Err(Error::input("Frechet distance", "a finite number", distance)),
     }
 }

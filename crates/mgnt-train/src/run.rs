@@ -107,7 +107,7 @@ pub fn run<T: Task>(
         }
         begin_anew(out, &described(&description, recipe)?)?;
     }
-    atomic::remove_leftovers(out)?;
+    atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
     atomic::remove_leftovers(checkpoints.folder())?;
     atomic::remove_leftovers(&out.join("samples"))?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
@@ -198,6 +198,9 @@ fn lock(out: &Path) -> Result<File, Error> {
         Err(TryLockError::Error(error)) => Err(mgnt_weights::Error::io(&path)(error).into()),
     }
 }
+
+/// What a run writes in its folder, whole or not at all: what else lies there is somebody else's.
+const WRITTEN: [&str; 6] = [DESCRIPTION, "metrics.jsonl", "skipped.jsonl", "best", "model", "report.html"];
 
 /// Fails where the folder has what a run would write over, and it is no run's.
 fn refuse_others(out: &Path) -> Result<(), Error> {

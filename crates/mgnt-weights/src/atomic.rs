@@ -223,10 +223,15 @@ pub fn leftover_of(name: &str) -> Option<&str> {
 ///
 /// No other process may be writing there meanwhile.
 pub fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    remove_leftovers_of(folder, |_| true)
+}
+
+/// The same of files and folders of these names alone, in a folder that may hold what is somebody else's.
+pub fn remove_leftovers_of(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     // Ours are text.
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    for name in names.filter(|name| leftover_of(name).is_some()) {
+    for name in names.filter(|name| leftover_of(name).is_some_and(&is_ours)) {
         let path = folder.join(&name);
         let place = name.strip_suffix(OLD).map(|name| folder.join(name)).filter(|place| !place.exists());
         let done = match place {
@@ -338,6 +343,8 @@ mod tests {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("f"), name).unwrap();
         }
+        remove_leftovers_of(folder.path(), |name| name == "nobody").unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 11);
         remove_leftovers(folder.path()).unwrap();
         let mut left: Vec<_> = fs::read_dir(folder.path())
             .unwrap()

@@ -41,6 +41,26 @@ fn a_folder_becomes_a_store_and_bad_files_are_listed() {
     assert!(!other.exists());
 }
 
+/// In floating point 29 is more than 0.29 times 100.
+#[test]
+fn the_share_that_is_allowed_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, drawn] = ["source", "drawn"].map(|name| folder.path().join(name));
+    synthetic::write_folder(&drawn, 1, 16, 1).unwrap();
+    fs::create_dir_all(source.join("a")).unwrap();
+    let whole = fs::read(drawn.join("disc/0000.png")).unwrap();
+    for i in 0..100 {
+        let bytes: &[u8] = if i < 29 { b"no picture" } else { &whole };
+        fs::write(source.join(format!("a/{i:02}.png")), bytes).unwrap();
+    }
+    let of = |max_rejected, out: &str| {
+        let options = PrepareOptions { size: 8, max_rejected, ..PrepareOptions::default() };
+        quiet(&source, &options, &folder.path().join(out)).map(|report| report.rejected.len())
+    };
+    assert_eq!(of(0.29, "right").unwrap(), 29);
+    assert!(of(0.28, "wrong").unwrap_err().to_string().contains("29 of 100"));
+}
+
 /// What is left out of a shard is looked at again if it has changed, and so is what was packed.
 #[test]
 fn shards_whose_files_have_changed_are_made_anew() {

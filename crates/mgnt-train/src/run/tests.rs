@@ -293,11 +293,12 @@ fn what_a_killed_process_left_is_removed_and_the_newest_are_kept() {
     fs::create_dir(out.join("checkpoints/step-00000005.77.tmp")).unwrap();
     fs::write(out.join("checkpoints/step-00000005.77.tmp/model.bpk"), "half").unwrap();
     fs::write(out.join("metrics.jsonl.77.tmp"), "half").unwrap();
+    fs::write(out.join("notes.77.tmp"), "somebody else's").unwrap();
     fs::create_dir(out.join("samples")).unwrap();
     fs::write(out.join("samples/step-00000004.png.77.tmp"), "half").unwrap();
     train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
     assert_eq!(checkpoints(&out), ["step-00000009", "step-00000012"]);
-    assert!(!out.join("metrics.jsonl.77.tmp").exists());
+    assert!(!out.join("metrics.jsonl.77.tmp").exists() && out.join("notes.77.tmp").exists());
     assert_eq!(fs::read_dir(out.join("samples")).unwrap().count(), 0);
 }
 

@@ -32,6 +32,10 @@ pub(super) struct Identity {
 pub(in crate::commands) const VERSION: u32 = 1;
 
 const IDENTITY: &str = "run.json";
+/// What a run keeps in its folder for itself.
+const OWN: [&str; 8] =
+    [IDENTITY, "lock", "manifest.json", "samples.npz", "tokens", "features", "png", "npz-parts"];
+const REPORTS: [&str; 2] = ["report.json", "report.md"];
 
 /// The folder, which no other process works in meanwhile.
 pub(super) struct RunFolder {
@@ -111,16 +115,15 @@ impl RunFolder {
 
     /// What a killed run was writing.
     fn clear_leftovers(&self) -> Result<(), Error> {
-        let folders =
-            [&self.path, &self.path.join("tokens"), &self.features, &self.path.join("png"), &self.parts()];
+        atomic::remove_leftovers_of(&self.path, |name| OWN.contains(&name) || REPORTS.contains(&name))?;
+        let folders = [&self.path.join("tokens"), &self.features, &self.path.join("png"), &self.parts()];
         folders.into_iter().try_for_each(|folder| atomic::remove_leftovers(folder))
     }
 }
 
 /// Whether a place is one of those that a run in `out` keeps for itself; its reports are anybody's.
 pub(super) fn is_own(out: &Path, place: &Path) -> bool {
-    let own = [IDENTITY, "lock", "manifest.json", "samples.npz", "tokens", "features", "png", "npz-parts"];
-    own.iter().any(|name| is_within(place, &out.join(name)))
+    OWN.iter().any(|name| is_within(place, &out.join(name)))
 }
 
 /// Whether a run died before it wrote what it is.
@@ -128,7 +131,7 @@ fn only_leftovers(path: &Path) -> anyhow::Result<bool> {
     let mut entries = fs::read_dir(path).map_err(Error::io(path))?.flatten();
     Ok(entries.all(|entry| {
         let name = entry.file_name();
-        name == "lock" || atomic::leftover_of(&name.to_string_lossy()).is_some()
+        name == "lock" || atomic::leftover_of(&name.to_string_lossy()) == Some(IDENTITY)
     }))
 }
 

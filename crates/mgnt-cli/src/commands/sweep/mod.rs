@@ -22,6 +22,7 @@ use super::eval_fid::{
     VERSION, network, parse_dims, real_progress, real_source, statistics_folder, warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
+use super::output_folder::check_not_read;
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
@@ -101,6 +102,14 @@ fn parse_budget(word: &str) -> Result<f64, String> {
 
 /// Sweeps.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let best = arguments.search.map(|_| "best.ron");
+    for file in ["front.svg", "results.csv", "results.jsonl"].into_iter().chain(best) {
+        let read = [
+            ("--strategy", arguments.strategy.strategy.as_deref()),
+            ("--strategies", arguments.strategies.as_deref()),
+        ];
+        check_not_read("--out", &arguments.out.join(file), &read)?;
+    }
     let device = arguments.compute.open()?;
     let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
     network.require(arguments.dims)?;
