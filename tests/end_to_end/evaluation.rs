@@ -184,12 +184,14 @@ fn references_are_written_and_read_in_every_form() {
         ),
         // There is no report of a reference alone.
         ("--real store --save-reference r.npz --report r.json", ["--report", "--fake or --model"]),
-        ("--real store --save-reference r.npz --json", ["--json", "--fake or --model"]),
     ] {
         let before = contents(world);
         fail(&format!("eval-fid {line} {COMMON}"), world, 2, &parts);
         assert!(contents(world) == before, "{line}");
     }
+    let line = format!("eval-fid --real store --save-reference alone.npz --json {COMMON}");
+    let alone: Value = serde_json::from_str(&succeed(&line, world)).unwrap();
+    assert_eq!(alone, serde_json::json!({"reference": "alone.npz", "dims": 64}));
     // Beside pictures that are read lies what is no picture.
     succeed(&format!("eval-fid --real store --fake pictures --report pictures/disc/r.json {COMMON}"), world);
     let within_a_file = "--real store --fake store --report stem.safetensors/r.json";

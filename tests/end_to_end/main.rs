@@ -124,8 +124,6 @@ fn bad_input_is_one_clear_error() {
     let probe = "probe tokenizer/model --input stem.safetensors --output";
     fail(&format!("{probe} stem.safetensors"), world, 2, &["--output", "--input is the same file"]);
     fail(&format!("{probe} tokenizer/model/model.safetensors"), world, 2, &["--output", "is the same file"]);
-    fail(&format!("{probe} y --p 1"), world, 2, &["--p", "a transformer alone"]);
-    fail(&format!("{probe} y --cache off"), world, 2, &["--cache", "a transformer alone"]);
     let shared = "train-imagenet --config transformer.ron --data tokens --out x --devices";
     fail(&format!("{shared} cpu,cpu"), world, 2, &["named twice"]);
     fail(&format!("{shared} ws://127.0.0.1:1"), world, 2, &["first device"]);

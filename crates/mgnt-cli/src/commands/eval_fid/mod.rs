@@ -157,6 +157,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.save_reference {
         save_reference(path, arguments.form, &reference, &real, &network, arguments.dims)?;
         tell!("{}: the reference", path.display());
+        if arguments.json && arguments.fake.is_none() && arguments.model.is_none() {
+            return print_json(&serde_json::json!({ "reference": path, "dims": arguments.dims.count() }));
+        }
     }
     let real = Side::new(&real, &reference)?;
     if let Some(pictures) = fake {
@@ -253,12 +256,8 @@ pub fn warn_of_passed_over(pictures: &Pictures) {
 
 /// Refuses to write over what is read or written besides, and where nothing can be written, which would only be told at the end.
 fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
-    if arguments.fake.is_none() && arguments.model.is_none() {
-        for (option, is_given) in [("--report", arguments.report.is_some()), ("--json", arguments.json)] {
-            if is_given {
-                return Err(bad_use(format!("{option}: there is a report with --fake or --model alone")));
-            }
-        }
+    if arguments.fake.is_none() && arguments.model.is_none() && arguments.report.is_some() {
+        return Err(bad_use("--report: there is a report with --fake or --model alone"));
     }
     let inputs = [
         ("--real", Some(&arguments.real)),

@@ -69,7 +69,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let probed = Probed::load(&arguments, &device)?;
     for (option, is_given) in [("--p", !arguments.p.is_empty()), ("--cache", arguments.cache.is_some())] {
         if is_given && !matches!(probed, Probed::Transformer(_)) {
-            return Err(bad_use(format!("{option}: a transformer alone has that, and this is none")));
+            tell!("{option} says something of transformers alone, and this is none");
         }
     }
     let asked = Asked { sub_models: &arguments.p, cache: arguments.cache != Some(Switch::Off) };
