@@ -118,12 +118,11 @@ pub struct RejectedList {
 }
 
 impl RejectedList {
-    /// Writes the list, if there is something to list.
+    /// Writes the list, if there is something to list; else there is none, of a try before neither.
     pub(crate) fn write(folder: &Path, rejected: &[Rejected]) -> Result<Option<Self>, Error> {
         let file = REJECTED.to_owned();
         let path = folder.join(&file);
         if rejected.is_empty() {
-            // Of a try before, whose source was mended since.
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&path)(error)),
                 _ => Ok(None),

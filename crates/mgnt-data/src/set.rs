@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::manifest::{self, StoreKind, sha256, sha256_of_file};
+use crate::source::is_hidden;
 use crate::{Crop, Error, Picture, PictureStore};
 
 /// A set of pictures: a packed store, or the picture files of a folder.
@@ -218,7 +219,7 @@ fn listed(folder: &Path) -> Result<Listed, Error> {
         let mut kind = entry.file_type().map_err(Error::io(entry.path()))?;
         let path = entry.path();
         // What systems and editors leave beside pictures, as in sources.
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+        if is_hidden(&entry.file_name().to_string_lossy()) {
             continue;
         }
         let is_picture = is_picture_name(&path);

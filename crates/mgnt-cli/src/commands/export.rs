@@ -46,10 +46,9 @@ enum Precision {
 /// Exports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (model, out) = (&arguments.model, &arguments.out);
-    check_not_read("--out", out, &[("the model", Some(model))])?;
-    for file in [CONFIG, WEIGHTS] {
-        check_not_read("--out", out, &[("the model's file", Some(&model.join(file)))])?;
-    }
+    let [config, weights] = [CONFIG, WEIGHTS].map(|file| model.join(file));
+    let read = [("the model", model), ("the model's config", &config), ("the model's weights", &weights)];
+    check_not_read("--out", out, &read.map(|(name, path)| (name, Some(path.as_path()))))?;
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;
     if arguments.names == Names::Port {

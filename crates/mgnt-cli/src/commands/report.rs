@@ -58,8 +58,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             description.task
         )));
     }
-    let page = |path: &Path| path.extension().is_some_and(|ending| ending == "html");
-    if let Some(output) = arguments.output.as_ref().filter(|output| !page(output))
+    let is_page = |path: &Path| path.extension().is_some_and(|ending| ending == "html");
+    if let Some(output) = arguments.output.as_ref().filter(|output| !is_page(output))
         && let Some(run) = [run].into_iter().chain(&arguments.beside).find(|run| is_within(output, run))
     {
         return Err(bad_use(format!(
@@ -88,9 +88,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if description.task == "transformer" {
         let config: ModelConfig =
             serde_json::from_value(description.model.clone()).context("run.json: model")?;
-        let plan = arguments.strategy.plan(&config)?;
-        let cached = plan.iterations().iter().any(|iteration| iteration.cache_bytes > 0);
-        ledger(&mut page, &Ledger::new(&plan, 1), cached);
+        ledger(&mut page, &Ledger::new(&arguments.strategy.plan(&config)?, 1));
     }
     page.heading("Configuration");
     page.folded("The recipe, with what was set on the command line", &pretty(&description.recipe)?);
@@ -159,13 +157,14 @@ fn time_of_steps(pace: &[(usize, f64)]) -> f64 {
     pace.iter().zip(before).map(|((step, seconds), before)| (step - before) as f64 * seconds).sum()
 }
 
-fn ledger(page: &mut Page, ledger: &Ledger, cached: bool) {
+fn ledger(page: &mut Page, ledger: &Ledger) {
+    let is_cached = ledger.iterations.iter().any(|line| line.cache_bytes > 0);
     page.heading("What a decode will cost");
     page.paragraph(&format!(
         "Planned compute of one picture under {} {} cache: {} GFLOPs, {:.2} times less than the full model in \
          every iteration without a cache ({} GFLOPs).",
         ledger.schedule,
-        if cached { "with its" } else { "without a" },
+        if is_cached { "with its" } else { "without a" },
         short(ledger.gflops),
         ledger.less_compute,
         short(ledger.baseline_gflops),

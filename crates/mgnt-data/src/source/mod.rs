@@ -433,7 +433,7 @@ fn folder(path: &Path) -> Result<Vec<(String, fs::FileType)>, Error> {
 }
 
 /// Whether a file or folder is hidden, as those are that systems and editors leave beside data.
-fn is_hidden(name: &str) -> bool {
+pub(crate) fn is_hidden(name: &str) -> bool {
     name.starts_with('.')
 }
 

@@ -24,20 +24,8 @@ mod tests {
     use mgnt_weights::DType;
 
     use super::*;
+    use crate::image::tests::small as config;
     use crate::{ImageTokenizer, Shortcut};
-
-    fn config() -> ImageTokenizerConfig {
-        ImageTokenizerConfig {
-            size: 16,
-            filters: 8,
-            multipliers: vec![1, 2],
-            residual_blocks: 1,
-            embedding: 6,
-            codes: 12,
-            groups: 4,
-            shortcut: Shortcut::Input,
-        }
-    }
 
     #[test]
     fn all_but_the_decoder_and_the_size_decides() {

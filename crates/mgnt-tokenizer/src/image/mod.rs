@@ -238,7 +238,7 @@ impl ImageTokenizer {
 mod tests {
     use super::*;
 
-    fn small() -> ImageTokenizerConfig {
+    pub(super) fn small() -> ImageTokenizerConfig {
         ImageTokenizerConfig {
             size: 16,
             filters: 8,

@@ -60,9 +60,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         ("the model's config", own(CONFIG)),
         ("the model's file", own(WEIGHTS)),
     ];
-    for (input, path) in &read {
-        check_not_read("--output", &arguments.output, &[(input, path.as_deref())])?;
-    }
+    let read = read.each_ref().map(|(name, path)| (*name, path.as_deref()));
+    check_not_read("--output", &arguments.output, &read)?;
     let device = arguments.compute.open()?;
     let input = safetensors::read(&arguments.input)?;
     let mut output = TensorMap::new();
