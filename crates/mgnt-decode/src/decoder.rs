@@ -101,8 +101,8 @@ impl<'a> Decoder<'a> {
         self
     }
 
-    /// The number of the first sample. A sample's picture depends on the seed and its number, and not on the
-    /// batch that it is decoded in.
+    /// The number of the first sample. A sample's random numbers depend on the seed and its number, and not on the
+    /// batch that it is decoded in; products of other sizes may be rounded otherwise on accelerators.
     pub fn first_sample(mut self, number: u64) -> Self {
         self.first_sample = number;
         self

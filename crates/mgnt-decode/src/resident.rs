@@ -162,6 +162,8 @@ impl<'a> Resident<'a> {
             match self.inputs.kernels {
                 Some(kernels) => kernels.decide(scores, codes, positions, count),
                 None => {
+                    // The choice among what is no number is a device's own, a place that is none too; `sureness` tells of it.
+                    let scores = scores.clone().mask_fill(scores.is_nan(), f32::MIN);
                     let (_, chosen) = scores.topk_with_indices(count, 1);
                     let source = sources(chosen, masked, &self.inputs.range);
                     [codes, positions].map(|all| all.gather(1, source.clone()))

@@ -28,7 +28,7 @@ pub(crate) fn decode_in_parts(
     let part = |index: usize| {
         let range = index * batch / count..(index + 1) * batch / count;
         let start = Start {
-            first_sample: start.first_sample + range.start as u64,
+            first_sample: start.first_sample.wrapping_add(range.start as u64),
             classes: start.classes[range].to_vec(),
             known: start.known.clone(),
             seed: start.seed,

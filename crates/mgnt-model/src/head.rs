@@ -29,7 +29,10 @@ impl Head {
         // In training the table stays in f32, and only products are taken in the type of the weights.
         let table = precision::cast(table.slice(s![0..rows, ..]), compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
-        (precision::product(x, table.transpose(), self.dense.exact) + bias).reshape([count, rows])
+        // Sums of halves are whole in `f32`, and no product of the type of the operands would give them.
+        let exact = self.dense.exact && compute == DType::F32;
+        let sums = precision::product(precision::full(x), precision::full(table.transpose()), exact);
+        (sums + bias).reshape([count, rows])
     }
 
     /// The same by kernels of the device.

@@ -143,6 +143,8 @@ fn sizes(
     let query = shape(format!("{layer}_0/{prefix}Attention_0/self_attention/query/kernel"), 3);
     let up = shape(format!("{layer}_0/{prefix}Mlp_0/intermediate_output/kernel"), 2);
     if !problems.is_empty() {
+        // Without sizes nothing more can be compared: what the names are instead shows why.
+        problems.extend(tensors.iter().map(|(name, t)| format!("  there    {name} {:?}", t.shape())));
         return Err(WeightsError::Mismatch(problems).into());
     }
     let layers = (0..)

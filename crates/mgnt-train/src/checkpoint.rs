@@ -1,6 +1,7 @@
 //! Checkpoints: a folder a step, whole or absent, with checksums that tell when it is damaged.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -76,13 +77,7 @@ impl Checkpoints {
         Self { folder: run.join(FOLDER), identity, keep: optimization.keep }
     }
 
-    /// The folder that they lie in.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Writes a checkpoint of the three records that were handed over, then removes all but the newest ones that are to
-    /// be kept. Where it fails, those before stay.
+    /// Writes a checkpoint of the three records that were handed over. Where it fails, those before stay.
     pub fn save(&self, records: &Receiver<Record>, progress: &Progress) -> Result<(), Error> {
         // Taken in any case: a folder that cannot be made must not leave them to the next checkpoint.
         let records: Vec<Record> = records.iter().take(3).collect();
@@ -105,7 +100,11 @@ impl Checkpoints {
                 sums += &format!("{}  {file}\n", sha256_of_file(&folder.join(file))?);
             }
             Ok::<_, Error>(atomic::write_bytes(&folder.join(SUMS), sums.as_bytes())?)
-        })?;
+        })
+    }
+
+    /// Removes all but the newest ones that are to be kept.
+    pub fn remove_older(&self) -> Result<(), Error> {
         let found = list(&self.folder)?;
         for old in &found[..found.len().saturating_sub(self.keep)] {
             fs::remove_dir_all(old).map_err(mgnt_weights::Error::io(old))?;
@@ -126,7 +125,7 @@ impl Checkpoints {
         warn: &mut dyn FnMut(Warning),
     ) -> Result<Option<Start<M>>, Error> {
         for folder in list(&self.folder)?.iter().rev() {
-            let Some(reason) = damage(folder) else {
+            let Some(reason) = damage(folder)? else {
                 return self.load(folder, start.clone()).map(Some);
             };
             // Out of the way of the count of kept ones, but there for who wants to look.
@@ -250,20 +249,26 @@ fn step_of(path: &Path) -> Option<usize> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-/// What is wrong with the files of a checkpoint, if anything is.
-fn damage(folder: &Path) -> Option<String> {
-    let sums = match fs::read_to_string(folder.join(SUMS)) {
-        Ok(sums) => sums,
-        Err(error) => return Some(format!("{SUMS}: {error}")),
+/// What is wrong with the files of a checkpoint, if anything is. A file that cannot be read says nothing about itself: another
+/// try may succeed.
+fn damage(folder: &Path) -> Result<Option<String>, Error> {
+    let sums = folder.join(SUMS);
+    let sums = match fs::read(&sums) {
+        Ok(sums) => String::from_utf8_lossy(&sums).into_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(format!("{SUMS} is missing"))),
+        Err(error) => return Err(mgnt_weights::Error::io(sums)(error).into()),
     };
-    FILES.into_iter().find_map(|file| {
-        let sum = sums.lines().find_map(|line| line.strip_suffix(file)?.strip_suffix("  "));
-        match sha256_of_file(&folder.join(file)) {
-            Err(error) => Some(error.to_string()),
-            Ok(found) if Some(found.as_str()) != sum => Some(format!("{file} has another checksum")),
-            Ok(_) => None,
+    for file in FILES {
+        let path = folder.join(file);
+        if !path.try_exists().map_err(mgnt_weights::Error::io(&path))? {
+            return Ok(Some(format!("{file} is missing")));
         }
-    })
+        let sum = sums.lines().find_map(|line| line.strip_suffix(file)?.strip_suffix("  "));
+        if Some(sha256_of_file(&path)?.as_str()) != sum {
+            return Ok(Some(format!("{file} has another checksum")));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -97,6 +97,11 @@ pub enum Warning {
         /// What is wrong with it.
         reason: String,
     },
+    /// A checkpoint that is older than those to keep could not be removed.
+    OlderStays {
+        /// Why.
+        reason: String,
+    },
     /// A line of a log could not be written.
     NotLogged {
         /// Why.
@@ -129,6 +134,7 @@ impl fmt::Display for Warning {
             Self::Damaged { path, reason } => {
                 write!(f, "DAMAGED checkpoint set aside as {}: {reason}", path.display())
             }
+            Self::OlderStays { reason } => write!(f, "an older checkpoint stays: {reason}"),
             Self::NotLogged { reason } => write!(f, "a line of the log is lost: {reason}"),
             Self::NotDrawn { step, reason } => write!(f, "no samples after {step} steps: {reason}"),
         }

@@ -16,6 +16,7 @@ mod forecast;
 mod identity;
 mod learner;
 mod log;
+mod moments;
 pub mod objective;
 mod optimizer;
 mod part;

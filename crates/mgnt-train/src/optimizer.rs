@@ -10,6 +10,7 @@ use burn::optim::{
 use burn::tensor::{Device, Tensor};
 use mgnt_model::kernels::{AdamW, Kernels, Operations, Parameter};
 
+use crate::moments::Moments;
 use crate::{Error, Optimization};
 
 /// PyTorch's and Flax's epsilon; Burn's default is larger.
@@ -70,14 +71,15 @@ pub(crate) fn adamw<M: Module>(
             ModuleOptimizer::from(of(recipe.weight_decay)).with_group(undecayed, of(0.0), None)
         }
         None => {
-            let config = |decay: f32| {
-                AdamWConfig::new()
+            let of = |decay: f32| {
+                let config = AdamWConfig::new()
                     .with_beta_1(recipe.beta1)
                     .with_beta_2(recipe.beta2)
                     .with_epsilon(EPSILON)
-                    .with_weight_decay(decay)
+                    .with_weight_decay(decay);
+                ByOperations(config.build())
             };
-            config(recipe.weight_decay).init().with_group(undecayed, config(0.0).build(), None)
+            ModuleOptimizer::from(of(recipe.weight_decay)).with_group(undecayed, of(0.0), None)
         }
     })
 }
@@ -105,6 +107,30 @@ impl ModuleVisitor for Vectors {
     }
 }
 
+/// Burn's AdamW.
+#[derive(Clone)]
+struct ByOperations(burn::optim::AdamW);
+
+impl Optimizer for ByOperations {
+    type State<const D: usize> = Moments<D>;
+
+    fn step<const D: usize>(
+        &self,
+        rate: LearningRate,
+        tensor: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<Moments<D>>,
+    ) -> (Tensor<D>, Option<Moments<D>>) {
+        let state = state.map(|state| state.on(&tensor.device()));
+        let (tensor, state) = self.0.step(rate, tensor, gradient, state);
+        (tensor, state.map(Moments::from))
+    }
+
+    fn to_device<const D: usize>(state: Moments<D>, device: &Device) -> Moments<D> {
+        state.on(device).into()
+    }
+}
+
 /// AdamW by kernels of the device.
 #[derive(Clone)]
 struct InOnePass {
@@ -114,18 +140,18 @@ struct InOnePass {
 }
 
 impl Optimizer for InOnePass {
-    type State<const D: usize> = AdamWState<D>;
+    type State<const D: usize> = Moments<D>;
 
     fn step<const D: usize>(
         &self,
         rate: LearningRate,
         tensor: Tensor<D>,
         gradient: Tensor<D>,
-        state: Option<AdamWState<D>>,
-    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        state: Option<Moments<D>>,
+    ) -> (Tensor<D>, Option<Moments<D>>) {
         let shape = tensor.dims();
         let flat = |tensor: Tensor<D>| tensor.reshape([shape.iter().product::<usize>()]);
-        let (first, second, done) = match state {
+        let (first, second, done) = match state.map(|state| state.on(&tensor.device())) {
             Some(AdamWState { momentum, .. }) => {
                 (flat(momentum.moment_1), flat(momentum.moment_2), momentum.time)
             }
@@ -141,11 +167,11 @@ impl Optimizer for InOnePass {
         let parameter = Parameter { value: flat(tensor), first, second };
         let Parameter { value, first, second } = self.updates.kernels.adamw(parameter, flat(gradient), how);
         let momentum = AdaptiveMomentumState::new(step, first.reshape(shape), second.reshape(shape));
-        (value.reshape(shape), Some(AdamWState::new(momentum)))
+        (value.reshape(shape), Some(AdamWState::new(momentum).into()))
     }
 
-    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
-        <burn::optim::AdamW as Optimizer>::to_device(state, device)
+    fn to_device<const D: usize>(state: Moments<D>, device: &Device) -> Moments<D> {
+        state.on(device).into()
     }
 }
 

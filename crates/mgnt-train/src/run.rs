@@ -85,6 +85,10 @@ pub fn run<T: Task>(
     }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
+    // First of all: of a folder that was being replaced as the process was killed only this may be left.
+    atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
+    atomic::remove_leftovers(&out.join(checkpoint::FOLDER))?;
+    atomic::remove_leftovers(&out.join("samples"))?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
     let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
@@ -107,9 +111,6 @@ pub fn run<T: Task>(
         }
         begin_anew(out, &described(&description, recipe)?)?;
     }
-    atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
-    atomic::remove_leftovers(checkpoints.folder())?;
-    atomic::remove_leftovers(&out.join("samples"))?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {
         step: start.progress.step,
@@ -233,14 +234,19 @@ fn begin_anew(out: &Path, description: &str) -> Result<(), Error> {
     let path = out.join(DESCRIPTION);
     let is_same = fs::read(&path).is_ok_and(|before| before == description.as_bytes());
     let left = |name: &&&str| out.join(name).exists();
-    if is_same {
-        for folder in ["best", "samples"].iter().filter(left).map(|name| out.join(name)) {
-            fs::remove_dir_all(&folder).map_err(mgnt_weights::Error::io(&folder))?;
-        }
-    }
-    if let Some(other) = ["model", "best", "samples"].iter().find(left) {
-        let reason = format!("holds {other}/ of another run; take another folder, or remove it");
+    if is_same && out.join("model").exists() {
+        let reason = "holds model/ of this run, which is finished; take another folder, or remove it";
         return Err(Error::run(out, reason));
+    }
+    match ["model", "best", "samples"].iter().find(left) {
+        Some(other) if !is_same => {
+            let reason = format!("holds {other}/ of another run; take another folder, or remove it");
+            return Err(Error::run(out, reason));
+        }
+        _ => {}
+    }
+    for folder in ["best", "samples"].iter().filter(left).map(|name| out.join(name)) {
+        fs::remove_dir_all(&folder).map_err(mgnt_weights::Error::io(&folder))?;
     }
     Ok(atomic::write_bytes(&path, description.as_bytes())?)
 }

@@ -76,13 +76,23 @@ impl ModelDirectory {
     /// The same, of files that `fill` writes into the folder that it gets.
     pub fn write<E: From<Error>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
         atomic::put_back(&self.path)?;
+        self.check_others()?;
+        atomic::write_folder(&self.path, |folder| {
+            fill(folder)?;
+            // That may have taken long, and what came meanwhile would go with the older model.
+            Ok(self.check_others()?)
+        })
+    }
+
+    /// Refuses a folder that holds anything but a model.
+    fn check_others(&self) -> Result<(), Error> {
         let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
         if let Some(other) = names.into_iter().find(|name| name != CONFIG && name != WEIGHTS) {
             let expected = "an empty folder, or a model directory to replace";
             let got = format!("`{}`", shown(&other.to_string_lossy()));
-            return Err(Error::Place { path: self.path.clone(), expected, got }.into());
+            return Err(Error::Place { path: self.path.clone(), expected, got });
         }
-        atomic::write_folder(&self.path, fill)
+        Ok(())
     }
 }
 
@@ -152,6 +162,11 @@ mod tests {
         fs::write(photos.join("p.jpg"), "photo").unwrap();
         let refused = || save().unwrap_err().to_string();
         assert!(refused().contains("got `p.jpg`") && photos.join("p.jpg").exists(), "{}", refused());
+        // What comes while the model is written stays too.
+        fs::remove_file(photos.join("p.jpg")).unwrap();
+        let late = ModelDirectory::new(&photos)
+            .write(|_| fs::write(photos.join("p.jpg"), "photo").map_err(Error::io(&photos)));
+        assert!(late.is_err() && photos.join("p.jpg").exists() && photos.join(CONFIG).exists());
         // What a process that was killed left aside is looked at as well.
         fs::rename(&photos, folder.path().join("photos.old.tmp")).unwrap();
         assert!(refused().contains("got `p.jpg`") && photos.join("p.jpg").exists(), "{}", refused());

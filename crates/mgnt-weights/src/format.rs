@@ -27,8 +27,8 @@ impl Format {
         match start {
             // A zip begins with its first file, or with its end if it has none; two letters may be the length of a header.
             [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::Torch,
-            // Eight bytes of length, then an object.
-            [_, _, _, _, _, _, _, _, b'{', ..] => Self::Safetensors,
+            // Eight bytes of length, which is below 2^32, then an object. In a map of MessagePack that byte may be a number.
+            [_, _, _, _, 0, 0, 0, 0, b'{', ..] => Self::Safetensors,
             // A pickle begins with its protocol, which as MessagePack would be an empty map and a number.
             [0x80, 2..=5, ..] => Self::Torch,
             // The maps of MessagePack.
@@ -72,6 +72,8 @@ mod tests {
             (b"PK\0\0\0\0\0\0{\"a\"", Format::Safetensors),
             (b"\x81\xa6params", Format::Flax),
             (b"\xde\0\x10\xa1a", Format::Flax),
+            // Its first entry is the step, 379.
+            (b"\x82\xa4step\xcd\x01\x7b\xa6params", Format::Flax),
             (b"", Format::Torch),
         ] {
             assert_eq!(Format::of(start), format, "{start:?}");

@@ -114,7 +114,8 @@ fn add_metadata(bytes: &mut Vec<u8>, free: &str) {
 
 fn dtype_of(dtype: Dtype) -> Option<DType> {
     Some(match dtype {
-        Dtype::U8 => DType::U8,
+        // A byte of 0 or 1, as in the other formats.
+        Dtype::U8 | Dtype::BOOL => DType::U8,
         Dtype::U16 => DType::U16,
         Dtype::I32 => DType::I32,
         Dtype::I64 => DType::I64,

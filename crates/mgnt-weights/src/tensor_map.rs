@@ -114,11 +114,11 @@ impl NamedTensor {
         if self.dtype == dtype || !self.dtype.is_float() {
             return Ok(self);
         }
-        // From f64, which holds every float type, so that nothing is rounded twice.
+        // From f64, which holds every float type; half's own way from there to halves passes over the last bits.
         let values = self.to_f64();
         let bytes = match dtype {
-            DType::F16 => values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect(),
-            DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+            DType::F16 => values.iter().flat_map(|&v| f16::from_f32(to_odd(v)).to_le_bytes()).collect(),
+            DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(to_odd(v)).to_le_bytes()).collect(),
             DType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
             DType::F64 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
             DType::U8 | DType::U16 | DType::I32 | DType::I64 => return Ok(self),
@@ -152,6 +152,18 @@ impl NamedTensor {
     fn values<const W: usize, T>(&self, read: impl Fn([u8; W]) -> T) -> Vec<T> {
         self.bytes.as_chunks::<W>().0.iter().map(|&b| read(b)).collect()
     }
+}
+
+/// A number as `f32`, whose last bit is set where it is not exact, so that a second rounding, to a shorter type, gives what
+/// a single one would (Boldo and Melquiond, 2008).
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if f64::from(near) == value || !near.is_finite() {
+        return near;
+    }
+    // Of the two neighbours that the number lies between, the one that is odd: the nearer, or the one toward zero of it.
+    let beyond = f64::from(near).abs() > value.abs();
+    f32::from_bits((near.to_bits() - u32::from(beyond)) | 1)
 }
 
 /// Tensors by name, with the file's free-text metadata.
@@ -311,6 +323,44 @@ mod tests {
         assert_eq!(error, "tensor `x`: 7e4 is beyond what F16 can hold");
         let infinite = infinite.to_float("infinite", DType::F16).unwrap().to_f32();
         assert!(infinite[0] == f32::NEG_INFINITY && infinite[1].is_nan());
+    }
+
+    #[test]
+    fn halves_are_rounded_to_nearest_once() {
+        let of = |values: &[f64], dtype| {
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let tensor = NamedTensor::new("x", DType::F64, vec![values.len()], bytes).unwrap();
+            tensor.to_float("x", dtype).unwrap().to_f64()
+        };
+        // A hair above and below the middle of two neighbours, and the middle, which goes to the even one.
+        for (dtype, steps) in [(DType::Bf16, 128.0), (DType::F16, 1024.0)] {
+            for place in 0..4 {
+                let (low, high) = (1.0 + f64::from(place) / steps, 1.0 + f64::from(place + 1) / steps);
+                let middle = f64::midpoint(low, high);
+                let even = if place % 2 == 0 { low } else { high };
+                for hair in [2f64.powi(-23), 2f64.powi(-40), 2f64.powi(-52)] {
+                    for sign in [1.0, -1.0] {
+                        let values = [middle - hair, middle, middle + hair].map(|value| sign * value);
+                        assert_eq!(
+                            of(&values, dtype),
+                            [low, even, high].map(|value| sign * value),
+                            "{hair:e}"
+                        );
+                    }
+                }
+            }
+        }
+        // Of every f32 between two neighbours, as their own types have it.
+        let singles: Vec<f32> = (0x3f80_0000..=0x3f81_0000u32).map(f32::from_bits).collect();
+        let bytes = singles.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = NamedTensor::new("x", DType::F32, vec![singles.len()], bytes).unwrap();
+        let rounded = tensor.to_float("x", DType::Bf16).unwrap().to_f32();
+        for (value, rounded) in singles.into_iter().zip(rounded) {
+            let nearest = if value.to_bits() <= 0x3f80_8000 { 1.0 } else { 1.007_812_5 };
+            assert_eq!(rounded, nearest, "{value:e}");
+        }
+        assert_eq!(of(&[1e-300, -1e-300, 0.0, -0.0], DType::F16), [0.0, -0.0, 0.0, -0.0]);
+        assert_eq!(of(&[65519.999], DType::F16), [65504.0]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Arguments {
     /// Number of pictures
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
-    /// Pictures decoded together; changes no picture
+    /// Pictures decoded together; changes no picture (on accelerators but for rounding)
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Seed of all random numbers

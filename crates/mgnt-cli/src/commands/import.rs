@@ -7,8 +7,9 @@ use mgnt_model::published::{self as transformer, Family};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::published::{self as tokenizer, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
-use mgnt_weights::{TensorMap, flax, read};
+use mgnt_weights::{TensorMap, flax};
 
+use super::output_folder::check_not_within;
 use crate::device::DeviceWord;
 use crate::failure::bad_use;
 
@@ -95,22 +96,37 @@ enum Kind {
 
 /// Imports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let read = |file: &Path, out: &Path| {
+        check_not_within("the file", file, out)?;
+        anyhow::Ok(mgnt_weights::read(file)?)
+    };
     match arguments.kind {
-        Kind::MaskgitFlax { transformer: Some(file), classes, sub_models, out, .. } => {
-            import_transformer(&file, classes.unwrap_or(0), Family::Maskgit, sub_models, &out)
-        }
-        Kind::MagvitFlax { transformer: Some(file), classes, sub_models, out, .. } => {
-            import_transformer(&file, classes.unwrap_or(0), Family::Magvit, sub_models, &out)
-        }
+        Kind::MaskgitFlax { transformer: Some(file), classes, sub_models, out, .. } => import_transformer(
+            read(&file, &out)?,
+            &file,
+            classes.unwrap_or(0),
+            Family::Maskgit,
+            sub_models,
+            &out,
+        ),
+        Kind::MagvitFlax { transformer: Some(file), classes, sub_models, out, .. } => import_transformer(
+            read(&file, &out)?,
+            &file,
+            classes.unwrap_or(0),
+            Family::Magvit,
+            sub_models,
+            &out,
+        ),
         Kind::MaskgitFlax { tokenizer: Some(file), size, out, .. } => {
-            image(tokenizer::image_from_flax(read(&file)?, size), &file, &out)
+            image(tokenizer::image_from_flax(read(&file, &out)?, size), &file, &out)
         }
         Kind::MaskgitVqganTorch { file, size, out } => {
-            image(tokenizer::image_from_port(read(&file)?, size), &file, &out)
+            image(tokenizer::image_from_port(read(&file, &out)?, size), &file, &out)
         }
         Kind::MagvitFlax { tokenizer: Some(file), frames, size, temporal_downsample, out, .. } => {
             let shape = VideoShape { frames, size, temporal_downsample };
-            let (config, weights) = tokenizer::video_from_flax(read(&file)?, &shape).map_err(named(&file))?;
+            let tensors = read(&file, &out)?;
+            let (config, weights) = tokenizer::video_from_flax(tensors, &shape).map_err(named(&file))?;
             weights.check_finite().map_err(named(&file))?;
             let model = VideoTokenizer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?;
             model.save(&out)?;
@@ -121,13 +137,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn import_transformer(
+    tensors: TensorMap,
     file: &Path,
     classes: usize,
     family: Family,
     sub_models: Vec<usize>,
     out: &Path,
 ) -> anyhow::Result<()> {
-    let tensors = flax::parameters(read(file)?);
+    let tensors = flax::parameters(tensors);
     // The vocabularies of the two differ by a class, which nothing else in a file tells.
     if let Some(other) = Family::of(&tensors).filter(|of_file| *of_file != family) {
         let name = |family| if family == Family::Magvit { "magvit-flax" } else { "maskgit-flax" };
@@ -158,10 +175,11 @@ fn import_transformer(
     done(
         out,
         &format!(
-            "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads; {} codes, {} classes, {} null class",
+            "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads; {} tokens of {} codes, {} classes, {} null class",
             config.layers,
             config.width,
             config.heads,
+            config.tokens,
             config.codes,
             config.classes,
             if config.null_class { "a" } else { "no" }

@@ -6,6 +6,7 @@ use clap::Args;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_weights::directory::read_ron;
 
+use super::output_folder::check_not_within;
 use crate::device::{DeviceWord, gib};
 
 /// Arguments of `mgnt init`.
@@ -29,6 +30,7 @@ const COPIES: u64 = 3;
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config: ModelConfig = read_ron(&arguments.config)?;
     config.validate()?;
+    check_not_within("--config", &arguments.config, &arguments.out)?;
     let needed = COPIES * 4 * config.parameters() as u64;
     if let Some(has) = DeviceWord::Cpu.memory()
         && needed > has

@@ -144,6 +144,18 @@ pub fn check_outside(out: &Path, option: &str, file: &Path) -> anyhow::Result<()
     Ok(())
 }
 
+/// Refuses an output folder in which lies what is read, named by `input`: it is replaced as a whole.
+pub fn check_not_within(input: &str, read: &Path, out: &Path) -> anyhow::Result<()> {
+    if is_within(read, out) {
+        return Err(bad_use(format!(
+            "--out {}: is replaced as a whole, and {input} {} lies in it",
+            out.display(),
+            read.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Whether a place is a folder or lies in it, by whatever links and ways up either is named.
 pub fn is_within(place: &Path, folder: &Path) -> bool {
     resolved(place).starts_with(resolved(folder))

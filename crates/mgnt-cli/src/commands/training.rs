@@ -81,7 +81,9 @@ impl TrainingArguments {
 
     /// Parts of a step that are computed at once.
     pub fn at_once(&self) -> anyhow::Result<usize> {
-        Ok(if self.home()?.is_cpu() { rayon::current_num_threads() } else { 1 })
+        // Several devices compute a part each.
+        let alone = self.devices.len() < 2;
+        Ok(if self.home()?.is_cpu() && alone { rayon::current_num_threads() } else { 1 })
     }
 
     /// How parts of a transformer's step are computed: by kernels where all devices have them.

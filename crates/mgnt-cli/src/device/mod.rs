@@ -229,7 +229,8 @@ pub fn decoder<'a>(model: &'a NestedTransformer, plan: &'a Plan) -> Decoder<'a> 
 /// Whose products CUDA's transformers have.
 #[cfg(feature = "cuda")]
 pub fn products_of_cuda() -> String {
-    match mgnt_kernels::library() {
+    // What works on the first works on the others of a machine.
+    match mgnt_kernels::library(0) {
         Some(library) => format!("products on CUDA: {library}"),
         None if std::env::var_os("MGNT_CUBLAS").is_some() => {
             "products on CUDA: Burn's, or as MGNT_CUBLAS says".into()

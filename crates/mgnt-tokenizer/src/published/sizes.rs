@@ -105,7 +105,13 @@ impl Reader<'_> {
         0
     }
 
-    fn end(self, sizes: Sizes) -> Result<Sizes, Error> {
-        if self.problems.is_empty() { Ok(sizes) } else { Err(WeightsError::Mismatch(self.problems).into()) }
+    fn end(mut self, sizes: Sizes) -> Result<Sizes, Error> {
+        if self.problems.is_empty() {
+            return Ok(sizes);
+        }
+        // Without sizes nothing more can be compared: what the names are instead, as `module.encoder…`, shows why.
+        let there = self.tensors.iter().map(|(name, t)| format!("  there    {name} {:?}", t.shape()));
+        self.problems.extend(there);
+        Err(WeightsError::Mismatch(self.problems).into())
     }
 }

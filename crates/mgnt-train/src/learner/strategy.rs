@@ -18,7 +18,7 @@ use burn::train::{
 use super::trainee::Output;
 use super::{Stage, Told, Trainee};
 use crate::checkpoint::{Checkpoints, Progress, Record};
-use crate::event::Event;
+use crate::event::{Event, Warning};
 use crate::task::Task;
 use crate::teller::Teller;
 use crate::{Error, Optimization, Outcome};
@@ -268,7 +268,13 @@ impl<T: Task> StepCounted<T> {
         let seconds = clock.elapsed().as_secs_f64();
         let mut teller = self.teller(components);
         match saved {
-            Ok(()) => teller.event(&Event::Saved { step, seconds }),
+            Ok(()) => {
+                teller.event(&Event::Saved { step, seconds });
+                // The next one tries again.
+                if let Err(error) = checkpoints.remove_older() {
+                    teller.event(&Event::Warning(Warning::OlderStays { reason: error.to_string() }));
+                }
+            }
             Err(error) if stops => return Err(error),
             Err(error) => teller.not_saved(step, error, checkpoints)?,
         }

@@ -233,6 +233,20 @@ fn a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken() {
         assert!(matches!(events[1], Event::Started { step: 6, .. }), "{events:?}");
         assert_eq!(weight(&out), weight(&whole), "{file}");
     }
+    // One that cannot be read is not damaged: another try may read it.
+    let (outcome, _) = train(slope(&[]), &recipe(), &out.with_extension("unread"), false, Some(3));
+    assert_eq!(outcome.unwrap(), Outcome::Interrupted(4));
+    let unread = out.with_extension("unread");
+    let sums = unread.join("checkpoints/step-00000004/SHA256SUMS");
+    fs::rename(&sums, folder.path().join("sums")).unwrap();
+    fs::create_dir(&sums).unwrap();
+    let error = train(slope(&[]), &recipe(), &unread, true, None).0.unwrap_err().to_string();
+    assert!(error.contains("SHA256SUMS"), "{error}");
+    fs::remove_dir(&sums).unwrap();
+    fs::rename(folder.path().join("sums"), &sums).unwrap();
+    let (outcome, events) = train(slope(&[]), &recipe(), &unread, true, None);
+    assert_eq!(outcome.unwrap(), Outcome::Finished);
+    assert!(matches!(events[0], Event::Started { step: 4, .. }), "{events:?}");
     // All of them damaged.
     let (outcome, _) = train(slope(&[]), &recipe(), &out, false, Some(3));
     assert_eq!(outcome.unwrap(), Outcome::Interrupted(4));
@@ -250,6 +264,10 @@ fn models_of_a_run_without_checkpoints_are_not_taken_for_this_ones() {
     let whole = train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
     assert_eq!(whole, Outcome::Finished);
     fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    // Of the finished run itself nothing is removed either.
+    let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+    assert!(error.contains("model/ of this run, which is finished"), "{error}");
+    assert!(out.join("best/weight").exists());
     let other = Optimization { seed: 99, ..recipe() };
     for name in ["model", "best"] {
         let error = train(slope(&[]), &other, &out, false, None).0.unwrap_err().to_string();
@@ -296,6 +314,13 @@ fn what_a_killed_process_left_is_removed_and_the_newest_are_kept() {
     fs::write(out.join("notes.77.tmp"), "somebody else's").unwrap();
     fs::create_dir(out.join("samples")).unwrap();
     fs::write(out.join("samples/step-00000004.png.77.tmp"), "half").unwrap();
+    // Killed while the only checkpoint was replaced, where folders cannot change places.
+    fs::remove_dir_all(out.join("checkpoints/step-00000003")).unwrap();
+    let [step, aside] =
+        ["step-00000004", "step-00000004.old.tmp"].map(|name| out.join("checkpoints").join(name));
+    fs::rename(step, aside).unwrap();
+    let again = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+    assert!(again.contains("holds a run already"), "{again}");
     train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
     assert_eq!(checkpoints(&out), ["step-00000009", "step-00000012"]);
     assert!(!out.join("metrics.jsonl.77.tmp").exists() && out.join("notes.77.tmp").exists());

@@ -178,7 +178,8 @@ impl<'a> Machine<'a, '_> {
         let arguments = self.items(arguments)?;
         match (function, arguments) {
             (Value::Global(Global::OrderedDict), []) => self.push_node(Node::Dictionary(Vec::new())),
-            (Value::Global(Global::RebuildTensor), &[storage, offset, shape, strides, _, _, ..]) => {
+            // A seventh argument says that values are negated or conjugated when they are read.
+            (Value::Global(Global::RebuildTensor), &[storage, offset, shape, strides, _, _]) => {
                 let tensor = self.tensor(storage, offset, shape, strides)?;
                 self.push_node(Node::Tensor(Box::new(tensor)))
             }

@@ -58,6 +58,8 @@ pub struct Product {
     pub then: Then,
     /// Alignment of first, second and result, bytes.
     pub aligned: [u64; 3],
+    /// Alignment of the bias, bytes.
+    pub bias_aligned: u64,
 }
 
 /// A product's tensors, as handles or as addresses on the device.
@@ -125,18 +127,17 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// By the library's own judgement; an error where it has no kernel.
-    pub fn new(handle: &Handle, product: &Product) -> Result<Self, CublasError> {
+    /// By the library's own judgement; `None` where it has no kernel for sizes, types or alignments.
+    pub fn new(handle: &Handle, product: &Product) -> Result<Option<Self>, CublasError> {
         let Layout { first, second, out, batch } = product.layout;
         let description = Description::new(product)?;
-        let [of, into] = [product.of, product.into].map(data_type);
-        let (of, into) = (of?, into?);
+        let [Some(of), Some(into)] = [product.of, product.into].map(data_type) else { return Ok(None) };
         let [first, second] = [first, second].map(|Operand { matrix, .. }| Stored::new(matrix, of, batch));
         let (first, second) = (first?, second?);
         let out = Stored::new(out, into, batch)?;
         let preference = Preference::new(product.aligned)?;
         // SAFETY: all objects are alive.
-        let found = unsafe {
+        let asked = unsafe {
             result::get_matmul_algo_heuristic(
                 handle.0,
                 description.0,
@@ -146,10 +147,14 @@ impl Chosen {
                 out.0,
                 preference.0,
             )
-        }?;
+        };
+        let found = match asked {
+            Err(error) if has_no_kernel(error) => return Ok(None),
+            found => found?,
+        };
         let share = if product.then == Then::Added { 1.0 } else { 0.0 };
         let (kernel, workspace) = (found.algo, found.workspaceSize);
-        Ok(Self { description, first, second, out, kernel, workspace, share })
+        Ok(Some(Self { description, first, second, out, kernel, workspace, share }))
     }
 
     /// Bytes that it takes beside its operands.
@@ -216,8 +221,9 @@ impl Description {
         description.set(CUBLASLT_MATMUL_DESC_TRANSA, &i32::from(product.layout.first.is_turned))?;
         description.set(CUBLASLT_MATMUL_DESC_TRANSB, &i32::from(product.layout.second.is_turned))?;
         if product.then.bias().is_some() {
-            // A kernel is chosen for some bias only where there is one; its place is said when the product is asked for.
-            description.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, &0x1000usize)?;
+            // A kernel is chosen for some bias only where there is one, and for its alignment; its place is said when the product is
+            // asked for.
+            description.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, &(product.bias_aligned as usize))?;
         }
         match product.then {
             Then::Nothing | Then::Added => {}
@@ -252,7 +258,8 @@ impl Stored {
         let Matrix { rows, columns, between, stride } = matrix;
         let stored = Self(result::create_matrix_layout(of, rows as u64, columns as u64, between as i64)?);
         if batch > 1 {
-            let batch = i32::try_from(batch).map_err(|_| NOT_SUPPORTED)?;
+            let too_many = CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+            let batch = i32::try_from(batch).map_err(|_| too_many)?;
             stored.set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch)?;
             stored.set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &(stride as i64))?;
         }
@@ -308,11 +315,8 @@ impl Drop for Preference {
     }
 }
 
-/// What the library says where it has no kernel.
-const NOT_SUPPORTED: CublasError = CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
-
-/// Whether this is what the library says where it has no kernel for sizes, types or alignments.
-pub fn has_no_kernel(error: CublasError) -> bool {
+/// Whether this is what the library says of a product for which it has no kernel.
+fn has_no_kernel(error: CublasError) -> bool {
     use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
     matches!(error.0, CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE)
 }
@@ -323,11 +327,11 @@ pub fn does_not_work(error: CublasError) -> bool {
     matches!(error.0, CUBLAS_STATUS_NOT_INITIALIZED | CUBLAS_STATUS_ARCH_MISMATCH)
 }
 
-fn data_type(dtype: DType) -> Result<sys::cudaDataType_t, CublasError> {
+fn data_type(dtype: DType) -> Option<sys::cudaDataType_t> {
     match dtype {
-        DType::F32 => Ok(sys::cudaDataType_t::CUDA_R_32F),
-        DType::F16 => Ok(sys::cudaDataType_t::CUDA_R_16F),
-        DType::BF16 => Ok(sys::cudaDataType_t::CUDA_R_16BF),
-        _ => Err(NOT_SUPPORTED),
+        DType::F32 => Some(sys::cudaDataType_t::CUDA_R_32F),
+        DType::F16 => Some(sys::cudaDataType_t::CUDA_R_16F),
+        DType::BF16 => Some(sys::cudaDataType_t::CUDA_R_16BF),
+        _ => None,
     }
 }

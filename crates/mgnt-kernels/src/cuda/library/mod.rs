@@ -50,9 +50,19 @@ pub fn is_there() -> bool {
     *IS_THERE && !DOES_NOT_WORK.load(Ordering::Relaxed)
 }
 
-/// The library by name and version, where products go to it.
-pub fn library() -> Option<String> {
-    if !is_there() {
+/// The library by name and version, where products on a CUDA device, by its number, go to it.
+pub fn library(device: u16) -> Option<String> {
+    let asked = || {
+        let of_device = DeviceHandle::<Cuda>::new(DeviceId::new(0, device));
+        let stream = StreamId::current();
+        let works = of_device.submit_blocking(move |server| {
+            // For the context, which it makes the thread's.
+            server.flush(stream).is_ok()
+                && LIBRARY.with_borrow_mut(|library| Library::handle(&mut library.handle).is_ok())
+        });
+        works.unwrap_or(false)
+    };
+    if !is_there() || !asked() {
         return None;
     }
     // SAFETY: it is there.
@@ -70,7 +80,10 @@ pub fn multiply(a: &CubeTensor, b: &CubeTensor, out: &CubeTensor, then: Then<Cub
     let Some(layout) = Layout::new(seen(a), seen(b), seen(out)) else { return false };
     let aligned = [b, a, out].map(|tensor| alignment(tensor.handle.offset_start.unwrap_or(0), ALIGNMENT));
     let bias = then.bias().map(|bias| bias.handle.clone());
-    let product = Product { layout, of: a.dtype, into: out.dtype, then: then.map(drop), aligned };
+    let bias_aligned =
+        bias.as_ref().map_or(ALIGNMENT, |bias| alignment(bias.offset_start.unwrap_or(0), ALIGNMENT));
+    let product =
+        Product { layout, of: a.dtype, into: out.dtype, then: then.map(drop), aligned, bias_aligned };
     let Some(workspace) = chosen(service.device, product) else { return false };
     let workspace = (workspace > 0).then(|| a.client.empty(workspace));
     let [first, second, out] = [b, a, out].map(|tensor| tensor.handle.clone());
@@ -82,11 +95,15 @@ fn seen(tensor: &CubeTensor) -> Tensor<'_> {
     Tensor { shape: tensor.meta.shape(), strides: tensor.meta.strides() }
 }
 
+/// Products whose kernels are remembered. A decode asks for some hundred; a training's change with its number of masked tokens, and
+/// would fill the memory.
+const REMEMBERED: usize = 4096;
+
 /// The library on a device, and what it chose. It lives on the device's thread, which alone calls it.
 #[derive(Default)]
 struct Library {
     handle: Option<lt::Handle>,
-    chosen: HashMap<Product, Chosen>,
+    chosen: HashMap<Product, Option<Chosen>>,
 }
 
 thread_local! {
@@ -94,17 +111,25 @@ thread_local! {
 }
 
 impl Library {
-    /// The kernel of a product, chosen once.
-    fn choose(&mut self, product: &Product) -> Result<(&lt::Handle, &Chosen), CublasError> {
-        let handle = match &mut self.handle {
+    /// The library's own handle, made once.
+    fn handle(handle: &mut Option<lt::Handle>) -> Result<&lt::Handle, CublasError> {
+        Ok(match handle {
             Some(handle) => handle,
             none => none.insert(lt::Handle::new()?),
-        };
+        })
+    }
+
+    /// The kernel of a product, chosen once; `None` where there is none.
+    fn choose(&mut self, product: &Product) -> Result<(&lt::Handle, Option<&Chosen>), CublasError> {
+        let handle = Self::handle(&mut self.handle)?;
+        if self.chosen.len() >= REMEMBERED && !self.chosen.contains_key(product) {
+            self.chosen.clear();
+        }
         let chosen = match self.chosen.entry(*product) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Chosen::new(handle, product)?),
         };
-        Ok((handle, chosen))
+        Ok((handle, chosen.as_ref()))
     }
 }
 
@@ -124,8 +149,7 @@ fn chosen(device: DeviceId, product: Product) -> Option<usize> {
         // For the context, which it makes the thread's.
         server.flush(stream).map_err(|error| error.to_string())?;
         LIBRARY.with_borrow_mut(|library| match library.choose(&product) {
-            Ok((_, chosen)) => Ok(Some(chosen.workspace())),
-            Err(error) if lt::has_no_kernel(error) => Ok(None),
+            Ok((_, chosen)) => Ok(chosen.map(Chosen::workspace)),
             Err(error) => {
                 if lt::does_not_work(error) {
                     DOES_NOT_WORK.store(true, Ordering::Relaxed);
@@ -143,7 +167,11 @@ fn chosen(device: DeviceId, product: Product) -> Option<usize> {
             return None;
         }
     };
-    CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).insert((device, product), workspace);
+    let mut chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if chosen.len() >= REMEMBERED {
+        chosen.clear();
+    }
+    chosen.insert((device, product), workspace);
     workspace
 }
 
@@ -178,6 +206,7 @@ fn run(server: &mut Cuda, product: &Product, of: Places<BufferBinding>, stream: 
         };
         LIBRARY.with_borrow_mut(|library| {
             let (handle, chosen) = library.choose(product).map_err(|error| failed(&error.to_string()))?;
+            let Some(chosen) = chosen else { return Err(failed("the product has no kernel any more")) };
             // SAFETY: sizes, types and alignments are those of the tensors; their memory is this scope's, and the stream of its context.
             unsafe { chosen.run(handle, &places, queue.cast()) }.map_err(|error| failed(&error.to_string()))
         })
