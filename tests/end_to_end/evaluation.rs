@@ -35,11 +35,12 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     assert_eq!(fs::read_dir(world.join("statistics")).unwrap().count(), 1);
 
     let run = format!("--real store {} --samples 7 --shard 3 --batch 2 --out made", model());
-    let of_model = report(&format!("{run} --keep png --report r.md"), world);
+    // The report's own folder is no reason to refuse the run's.
+    let of_model = report(&format!("{run} --keep png --report made/reports/r.md"), world);
     assert_eq!(of_model["protocol"]["fake"]["pictures"], 7);
     assert_eq!(of_model["protocol"]["generation"]["dtype"], "f32");
     assert!(of_model["warnings"][0].as_str().unwrap().contains("ONLY 7"));
-    let line = fs::read_to_string(world.join("r.md")).unwrap();
+    let line = fs::read_to_string(world.join("made/reports/r.md")).unwrap();
     assert!(line.contains("FID-64 **") && line.contains("classes balanced of 8, seed 0"), "{line}");
     assert_eq!(line.lines().count(), 1);
     let written: Value = serde_json::from_slice(&fs::read(world.join("made/report.json")).unwrap()).unwrap();
@@ -84,6 +85,11 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     let foreign = format!("eval-fid --real store {} --out store {COMMON}", model());
     fail(&foreign, world, 2, &["--out store", "--real is read"]);
     fail(&foreign.replace("--out store", "--out pictures"), world, 2, &["--out pictures", "something else"]);
+    // A training has a file of that name as well; no lock is left with it.
+    fs::create_dir(world.join("else")).unwrap();
+    fs::write(world.join("else/run.json"), r#"{"version": 1, "task": "transformer"}"#).unwrap();
+    fail(&foreign.replace("--out store", "--out else"), world, 2, &["--out else", "something else"]);
+    assert_eq!(fs::read_dir(world.join("else")).unwrap().count(), 1);
     // Samples within what they are measured against would be of it the next time.
     let within = format!("eval-fid --real pictures {} --out pictures/made --keep png {COMMON}", model());
     fail(&within, world, 2, &["--out pictures/made", "--real is read, and this lies in it"]);
@@ -195,15 +201,32 @@ fn references_are_written_and_read_in_every_form() {
     // Beside pictures that are read lies what is no picture.
     succeed(&format!("eval-fid --real store --fake pictures --report pictures/disc/r.json {COMMON}"), world);
     let within_a_file = "--real store --fake store --report stem.safetensors/r.json";
-    fail(&format!("eval-fid {within_a_file} {COMMON}"), world, 1, &["--report", "stem.safetensors"]);
-    // What cannot be written is told of after the numbers, which are not lost.
+    fail(&format!("eval-fid {within_a_file} {COMMON}"), world, 2, &["--report", "stem.safetensors"]);
     #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere", world.join("link.json")).unwrap();
+    #[cfg(unix)]
+    fail(
+        &format!("eval-fid --real store --fake store --report link.json {COMMON}"),
+        world,
+        2,
+        &["--report link.json", "got a link to nothing"],
+    );
+    // What cannot be written in the end is told of after the numbers, which are not lost; nor are they where nobody hears them.
+    #[cfg(target_os = "linux")]
     {
-        std::os::unix::fs::symlink("nowhere", world.join("link.json")).unwrap();
-        let told = output(&format!("eval-fid --real store --fake store --report link.json {COMMON}"), world);
+        let line = |report: &str| format!("eval-fid --real store --fake store --report {report} {COMMON}");
+        let told = output(&line("/dev/full"), world);
         let (numbers, error) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
-        assert!(told.status.code() == Some(1) && error.contains("link.json"), "{error}");
+        assert!(told.status.code() == Some(1) && error.contains("/dev/full"), "{error}");
         assert!(numbers.contains("FID-64"), "{numbers}");
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        for report in ["heard.md", "heard.json"] {
+            let json = if report.ends_with("json") { " --json" } else { "" };
+            let told = mgnt(&(line(report) + json), world).stdout(full()).output().unwrap();
+            let error = String::from_utf8_lossy(&told.stderr);
+            assert!(told.status.code() == Some(1) && error.contains("No space left"), "{error}");
+            assert!(fs::read_to_string(world.join(report)).unwrap().contains("64"), "{report}");
+        }
     }
     fail(
         &format!("eval-fid --real reference.npz --fake store --resize tf1 {COMMON}"),

@@ -29,6 +29,9 @@ mod tokens;
 mod unfinished;
 mod verify;
 
+/// What stores say that they were made by.
+pub(crate) const MADE_BY: &str = concat!("mgnt ", env!("CARGO_PKG_VERSION"));
+
 pub use crop::{Crop, Filter};
 pub use error::Error;
 pub use guard::in_guarded_decoder;

@@ -20,7 +20,7 @@ use crate::shard::{self, Shard};
 use crate::source::{Item, Reader, Source, SourceOptions};
 use crate::store::{PICTURES, StoreManifest, VERSION};
 use crate::unfinished::{Record, Unfinished};
-use crate::{Crop, Error};
+use crate::{Crop, Error, MADE_BY};
 
 /// What to make of a source.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,8 +80,9 @@ const LARGE: usize = 1 << 23;
 #[derive(Serialize)]
 struct Plan<'a> {
     made_by: &'a str,
-    /// Where the source lies, links followed: another of the same names may hold other pictures.
-    place: PathBuf,
+    /// Where the source lies, links followed: another of the same names may hold other pictures. As it is shown where it is no
+    /// text.
+    place: String,
     source: String,
     listing: String,
     size: usize,
@@ -104,15 +105,18 @@ pub fn prepare(
     options.check()?;
     check_outside(source, options.source.split.as_deref(), out)?;
     let source = Source::open(source, &options.source)?;
-    let name = describe(source.path(), options.source.split.as_deref());
-    let shard_items = options.shard_items.unwrap_or((SHARD_BYTES / options.item_bytes()).max(1));
+    let place = std::fs::canonicalize(source.path()).map_err(Error::io(source.path()))?;
+    let name = describe(source.path(), &place, options.source.split.as_deref());
+    let shard_items = options.shard_items.unwrap_or_else(|| {
+        (SHARD_BYTES / options.item_bytes()).max(source.len().div_ceil(shard::MOST_SHARDS)).max(1)
+    });
     shard::check_count(source.len(), 1, shard_items)?;
     let times = if source.len() > shard_items { IN_MEMORY } else { IN_MEMORY - 1 };
     shard::check_memory(shard_items.min(source.len()), options.item_bytes(), times)?;
     let limits = options.limits;
     let plan = Plan {
         made_by: MADE_BY,
-        place: std::fs::canonicalize(source.path()).map_err(Error::io(source.path()))?,
+        place: format!("{}", place.display()),
         source: name.clone(),
         listing: source.fingerprint(),
         size: options.size,
@@ -152,8 +156,6 @@ pub fn prepare(
     unfinished.publish(&manifest)?;
     Ok(PrepareReport { pictures: counts.iter().sum(), classes: counts.len(), rejected, shards_resumed })
 }
-
-const MADE_BY: &str = concat!("mgnt ", env!("CARGO_PKG_VERSION"));
 
 impl PrepareOptions {
     fn check(&self) -> Result<(), Error> {
@@ -269,6 +271,7 @@ impl Job<'_> {
         let range = self.range(number);
         // Before they are read: what changes meanwhile is seen by who comes later.
         let stamp = self.source.stamp(range.clone())?;
+        self.source.check_unchanged(range.clone())?;
         let item_bytes = self.options.item_bytes();
         let mut pictures = shard::zeros(range.len(), item_bytes)?;
         let large = Mutex::new(());
@@ -288,6 +291,7 @@ impl Job<'_> {
                 }
             })
             .collect::<Result<_, Error>>()?;
+        self.source.check_unchanged(range.clone())?;
         reasons.sort_unstable_by_key(|(index, _)| *index);
 
         let (mut labels, mut rejected) = (Vec::with_capacity(range.len()), Vec::new());
@@ -377,9 +381,10 @@ fn check_outside(source: &Path, split: Option<&str>, out: &Path) -> Result<(), E
     Ok(())
 }
 
-/// The name alone: a store must be the same wherever its source lay.
-fn describe(path: &Path, split: Option<&str>) -> String {
-    let name = PathBuf::from(path.file_name().unwrap_or(path.as_os_str())).display().to_string();
+/// The name alone: a store must be the same wherever its source lay. What `.` or `..` leads to is at a place with a name.
+fn describe(path: &Path, place: &Path, split: Option<&str>) -> String {
+    let name = path.file_name().or(place.file_name()).unwrap_or(path.as_os_str());
+    let name = PathBuf::from(name).display().to_string();
     split.map_or(name.clone(), |split| format!("{name}/{split}"))
 }
 

@@ -17,7 +17,7 @@ use crate::manifest::{self, ShardEntry, sha256};
 pub(crate) const LABELS: &str = "labels";
 
 /// Most shards of a store. Each is mapped by itself, and Linux gives a process 65,530 mappings unless it is told otherwise.
-const MOST_SHARDS: usize = 50_000;
+pub const MOST_SHARDS: usize = 50_000;
 
 /// Refuses to make more shards of `items` than can be opened together; the store has each item `copies` times.
 pub(crate) fn check_count(items: usize, copies: usize, shard_items: usize) -> Result<(), Error> {

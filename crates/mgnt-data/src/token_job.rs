@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::manifest::{ShardEntry, StoreKind, check_classes};
 use crate::tokens::{Manifest, SHARD_ITEMS, VERSION, file_name};
 use crate::unfinished::{Record, Unfinished};
-use crate::{Error, PictureStore, TokenStoreInfo, shard};
+use crate::{Error, MADE_BY, PictureStore, TokenStoreInfo, shard};
 
 /// A token store in the making. It knows no tokenizer: whoever has one asks for [`Self::pending`] shards, gives the
 /// tokens of each to [`Self::write`], and calls [`Self::publish`] at the end.
@@ -33,6 +33,7 @@ pub struct TokenShard {
 /// What decides the contents of a store, and so which unfinished one may be continued.
 #[derive(Serialize)]
 struct Plan<'a> {
+    made_by: &'a str,
     info: &'a TokenStoreInfo,
     flips: bool,
     pictures: String,
@@ -57,9 +58,7 @@ impl TokenJob {
         let copies: &[bool] = if flips { &[false, true] } else { &[false] };
         shard::check_count(store.len(), copies.len(), shard_items)?;
         check_classes(out, &info.classes)?;
-        // What older versions did not know, and the weights' checksum tells as well.
-        let known = TokenStoreInfo { codes_sha256: None, ..info.clone() };
-        let plan = Plan { info: &known, flips, pictures: store.sha256()?, shard_items };
+        let plan = Plan { made_by: MADE_BY, info: &info, flips, pictures: store.sha256()?, shard_items };
         let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
         let ranges = copies.iter().flat_map(|&flipped| {
             let starts = (0..store.len()).step_by(shard_items);
@@ -156,6 +155,9 @@ mod tests {
         let short = first.pending().remove(0);
         assert!(first.write(&short, &[vec![1, 2]], &[0]).is_err());
         drop(first);
+        // By other weights or options of the encoder the rest would be other tokens.
+        let other = TokenStoreInfo { codes_sha256: Some("other".into()), ..info.clone() };
+        assert!(matches!(TokenJob::open(&out, &store, other, true, Some(3)), Err(Error::OtherPlan { .. })));
         let second = job();
         assert_eq!(second.pending().len(), 4);
         for shard in second.pending() {

@@ -2,7 +2,8 @@
 //!
 //! Beside the store that is to be, `<store>.part` has `plan.json` (what is made, so that nothing else is continued),
 //! `store/` (shards, each renamed into place when it is whole), `done/` (a record a shard, written after it) and
-//! `lock`. At the end the manifest is written, `store/` becomes `ready/`, and that takes the place of an older store.
+//! `lock`. At the end the manifest is written, with a copy as `manifest.json`; `store/` becomes `ready/`, and that takes the place
+//! of an older store. By the copy whoever comes after a stop there knows which of the two is the new one.
 //! A folder without a plan is not ours, and whatever else lies beside our own files stays. Where the store's place is a
 //! link, all this is beside the folder that it leads to: a folder can be renamed within one file system only.
 
@@ -85,13 +86,26 @@ impl Unfinished {
             }
             Err(error) => return Err(Error::io(&path)(error)),
         }
-        // The store that was to come, or the one whose place it took: which, nobody knows any more.
+        self.take_back()?;
         remove_folder(&self.part.join("ready"))?;
         for folder in [self.folder(), self.part.join("done")] {
             fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
             atomic::remove_leftovers(&folder)?;
         }
         Ok(())
+    }
+
+    /// Takes back a whole store that was stopped on its way into its place, or there before this folder was gone: it need not be made
+    /// again.
+    fn take_back(&self) -> Result<(), Error> {
+        let Ok(manifest) = fs::read(self.part.join(MANIFEST)) else { return Ok(()) };
+        let folder = self.folder();
+        let is_new = |place: &&PathBuf| fs::read(place.join(MANIFEST)).is_ok_and(|found| found == manifest);
+        let places = [self.part.join("ready"), self.out.clone()];
+        match places.iter().find(is_new).filter(|_| !folder.exists()) {
+            Some(place) => fs::rename(place, &folder).map_err(Error::io(place)),
+            None => Ok(()),
+        }
     }
 
     /// Where shards are written.
@@ -128,7 +142,11 @@ impl Unfinished {
         check_place(&self.out, self.kind)?;
         manifest::write(&self.folder(), manifest)?;
         self.put_into_place(atomic::replace_folder)?;
-        self.clean_up()
+        // The store is whole and in its place, whatever becomes of the rest.
+        if let Err(error) = self.clean_up() {
+            tracing::warn!("{error}: what is left in {} is of no use any more", self.part.display());
+        }
+        Ok(())
     }
 
     fn put_into_place(
@@ -138,16 +156,22 @@ impl Unfinished {
         let folder = self.folder();
         let manifest_in = |folder: &Path| fs::read(folder.join(MANIFEST)).map_err(Error::io(folder));
         let manifest = manifest_in(&folder)?;
+        atomic::write_bytes(&self.part.join(MANIFEST), &manifest)?;
         // Under a name of its own: two stores change places, and no shard of the older one may be taken for a finished one.
         let ready = self.part.join("ready");
         fs::rename(&folder, &ready).map_err(Error::io(&ready))?;
-        replace(&ready, &self.out, &self.part.join("old")).map_err(|error| {
-            // It is the older one there where that could not be removed after the two changed places.
+        replace(&ready, &self.out, &self.part.join("old")).or_else(|error| {
+            if manifest_in(&self.out).is_ok_and(|found| found == manifest) {
+                tracing::warn!(
+                    "{error}: the new store is in its place, and the older one could not be removed"
+                );
+                return Ok(());
+            }
             if manifest_in(&ready).is_ok_and(|found| found == manifest) {
                 // The first error is the one to tell.
                 let _ = fs::rename(&ready, &folder);
             }
-            error.into()
+            Err(error.into())
         })
     }
 
@@ -156,7 +180,7 @@ impl Unfinished {
         for name in ["old", "ready", "store", "done"] {
             remove_folder(&self.part.join(name))?;
         }
-        for name in [PLAN, LOCK] {
+        for name in [MANIFEST, PLAN, LOCK] {
             let path = self.part.join(name);
             fs::remove_file(&path).map_err(Error::io(&path))?;
         }
@@ -257,7 +281,7 @@ mod tests {
     }
 
     fn shard(unfinished: &Unfinished, number: usize) -> Record {
-        let file = format!("{number}.bin");
+        let file = format!("pictures-{number:05}.safetensors");
         fs::write(unfinished.folder().join(&file), [number as u8]).unwrap();
         let shard = ShardEntry { file, items: 1, sha256: sha256(&[number as u8]) };
         Record { shard: Some(shard), bytes: 1, rejected: Vec::new(), stamp: None }
@@ -272,7 +296,7 @@ mod tests {
         unfinished.finish_shard(0, &record).unwrap();
         // Written, but the process was killed before its record.
         shard(&unfinished, 1);
-        fs::write(unfinished.folder().join("2.bin.77.tmp"), "half").unwrap();
+        fs::write(unfinished.folder().join("pictures-00002.safetensors.77.tmp"), "half").unwrap();
         assert!(matches!(open(&out, &"plan"), Err(Error::Busy { .. })));
         drop(unfinished);
         assert!(matches!(open(&out, &"other"), Err(Error::OtherPlan { .. })));
@@ -280,9 +304,9 @@ mod tests {
         let again = open(&out, &"plan").unwrap();
         assert_eq!(again.record(0), Some(record));
         assert_eq!(again.record(1), None);
-        assert!(!again.folder().join("2.bin.77.tmp").exists());
+        assert!(!again.folder().join("pictures-00002.safetensors.77.tmp").exists());
         // A shard that lost bytes is made anew.
-        fs::write(again.folder().join("0.bin"), "").unwrap();
+        fs::write(again.folder().join("pictures-00000.safetensors"), "").unwrap();
         assert_eq!(again.record(0), None);
         again.publish(&"manifest").unwrap();
         let names = |path: &Path| fs::read_dir(path).unwrap().count();
@@ -443,11 +467,11 @@ mod tests {
         let begun = || open(&near.join("link"), &"plan").unwrap();
         let record = shard(&begun(), 0);
         begun().finish_shard(0, &record).unwrap();
-        assert!(far.join("store.part/store/0.bin").exists());
+        assert!(far.join("store.part/store/pictures-00000.safetensors").exists());
         let unfinished = open(&far.join("store"), &"plan").unwrap();
         assert_eq!(unfinished.record(0), Some(record), "it is the same place");
         unfinished.publish(&"manifest").unwrap();
-        assert!(near.join("link").is_symlink() && near.join("link/0.bin").exists());
+        assert!(near.join("link").is_symlink() && near.join("link/pictures-00000.safetensors").exists());
         let names = |path: &Path| fs::read_dir(path).unwrap().count();
         assert_eq!((names(&near), names(&far)), (1, 1));
     }
@@ -456,11 +480,12 @@ mod tests {
     fn a_store_that_could_not_be_moved_is_finished_still() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("store");
+        let named = |text: &str| serde_json::json!({ "version": 1, "size": 8, "classes": [], "shards": [], "made_by": text });
         let with_a_shard = |manifest: &str| {
             let unfinished = open(&out, &"plan").unwrap();
             let record = shard(&unfinished, 0);
             unfinished.finish_shard(0, &record).unwrap();
-            manifest::write(&unfinished.folder(), &manifest).unwrap();
+            manifest::write(&unfinished.folder(), &named(manifest)).unwrap();
             (unfinished, record)
         };
         let fails = || atomic::replace_folder(Path::new("no/such"), &out, Path::new("none"));
@@ -471,16 +496,30 @@ mod tests {
 
         // They have changed places: what is in `ready` is the older store.
         atomic::write_bytes(&folder.path().join("older").join(MANIFEST), b"older").unwrap();
-        fs::write(folder.path().join("older/0.bin"), "0").unwrap();
+        fs::write(folder.path().join("older/pictures-00000.safetensors"), "0").unwrap();
         let (unfinished, _) = with_a_shard("new");
         let changed = unfinished.put_into_place(|ready, out, _| {
             fs::rename(ready, out).unwrap();
             fs::rename(folder.path().join("older"), ready).unwrap();
             atomic::replace_folder(Path::new("no/such"), Path::new("nor/such"), Path::new("none"))
         });
-        assert!(changed.is_err() && out.join("0.bin").exists());
+        assert!(
+            changed.is_ok() && out.join("pictures-00000.safetensors").exists(),
+            "that the older one stays is no failure"
+        );
         drop(unfinished);
-        fs::remove_dir_all(&out).unwrap();
-        assert_eq!(open(&out, &"plan").unwrap().record(0), None);
+        // Killed before the rest was gone: the new one is finished still, and not the older one.
+        let again = open(&out, &"plan").unwrap();
+        assert!(again.record(0).is_some() && !again.part.join("ready").exists());
+        assert!(fs::read_to_string(again.folder().join(MANIFEST)).unwrap().contains("new"));
+        // Killed on the way.
+        fs::rename(again.folder(), again.part.join("ready")).unwrap();
+        drop(again);
+        let again = open(&out, &"plan").unwrap();
+        assert!(again.record(0).is_some());
+        again.publish(&named("new")).unwrap();
+        assert!(
+            out.join("pictures-00000.safetensors").exists() && !folder.path().join("store.part").exists()
+        );
     }
 }

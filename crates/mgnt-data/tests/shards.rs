@@ -16,7 +16,7 @@ use mgnt_data::{
 use parquet::file::properties::WriterProperties;
 
 /// Prepares shards of four rows of one group, each row a page; `meanwhile` is called when the first shard is read.
-fn prepared_by_fours(path: &Path, meanwhile: impl Fn() + Sync) -> Vec<Vec<u8>> {
+fn prepared_by_fours(path: &Path, meanwhile: impl Fn() + Sync) -> Result<Vec<Vec<u8>>, Error> {
     let out = path.with_extension("store");
     let options = PrepareOptions { size: 16, shard_items: Some(4), ..PrepareOptions::default() };
     let mut progress = |done, _| {
@@ -24,9 +24,9 @@ fn prepared_by_fours(path: &Path, meanwhile: impl Fn() + Sync) -> Vec<Vec<u8>> {
             meanwhile()
         }
     };
-    prepare(path, &options, &out, &mut progress).unwrap();
-    let store = PictureStore::open(&out).unwrap();
-    (0..store.len()).map(|index| store.picture(index).to_vec()).collect()
+    prepare(path, &options, &out, &mut progress)?;
+    let store = PictureStore::open(&out)?;
+    Ok((0..store.len()).map(|index| store.picture(index).to_vec()).collect())
 }
 
 fn write_rows(path: &Path, pictures: &[Picture]) {
@@ -55,7 +55,7 @@ fn shards_of_one_row_group_read_each_row_once() {
         file.write_all(&[0xff; 24]).unwrap();
         file.set_modified(changed).unwrap();
     };
-    assert_eq!(prepared_by_fours(&path, damage), rgb(&old));
+    assert_eq!(prepared_by_fours(&path, damage).unwrap(), rgb(&old));
     let source = Source::open(&path, &SourceOptions::default()).unwrap();
     assert!(source.reader().stream(4..12).all(|item| source.bytes(item).is_err()));
 
@@ -65,8 +65,10 @@ fn shards_of_one_row_group_read_each_row_once() {
         let later = changed + Duration::from_secs(9);
         File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
     };
-    let expected = [rgb(&old[..4]), rgb(&new[4..])].concat();
-    assert_eq!(prepared_by_fours(&path, replace), expected, "a file that has changed is opened anew");
+    let error = prepared_by_fours(&path, replace).unwrap_err().to_string();
+    assert!(error.contains("a.parquet: has changed since it was listed"), "{error}");
+    // The same again has none of the old ones.
+    assert_eq!(prepared_by_fours(&path, || ()).unwrap(), rgb(&new));
 }
 
 #[test]

@@ -249,6 +249,12 @@ fn nested_tars_and_a_folder_of_tars_are_a_folder_per_class() {
         assert_eq!(source.classes(), plain.classes());
     }
 
+    // The folder that it was downloaded to, beside another.
+    let downloads = tempfile::tempdir().unwrap();
+    fs::copy(nested.path(), downloads.path().join("ILSVRC2012_img_train.tar")).unwrap();
+    let error = refusal(downloads.path(), &SourceOptions::default());
+    assert!(error.contains("img_train.tar: holds `n02.tar`"), "{error}");
+
     let cut = file_of(&tar_bytes(&[("n01.tar", &one), ("n02.tar", &two[..1100])]));
     let error = refusal(cut.path(), &SourceOptions::default());
     assert!(error.contains("n02.tar within it") && error.contains("tar archive"), "{error}");

@@ -58,6 +58,11 @@ fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut 
         }
         let key = format!("{class}/{name}");
         match kind {
+            // The pictures would be tars of a hundred megabytes each.
+            Kind::File if section.is_none() && name.ends_with(ENDING) => {
+                let reason = format!("holds `{name}`: a tar of tars of classes is a source by itself");
+                return Err(Error::Layout { path: path.into(), reason });
+            }
             Kind::File => found.push(key, label, Place::Archive { container, offset, length }),
             Kind::Other(reason) => found.skip(key, reason),
             Kind::Folder => {}

@@ -55,6 +55,8 @@ pub struct Source {
     format: Format,
     /// Archives and Parquet files that places refer to.
     containers: Vec<PathBuf>,
+    /// What they were when they were listed, where the system told.
+    listed: Vec<Option<State>>,
     entries: Vec<Entry>,
     skipped: Vec<Rejected>,
     classes: Vec<String>,
@@ -80,6 +82,16 @@ enum Place {
     Archive { container: u32, offset: u64, length: u64 },
     /// In a row of a row group of a Parquet file.
     Row { container: u32, group: u32, row: u32 },
+}
+
+impl Place {
+    /// The archive or Parquet file that it is in.
+    fn container(self) -> Option<usize> {
+        match self {
+            Place::File => None,
+            Place::Archive { container, .. } | Place::Row { container, .. } => Some(container as usize),
+        }
+    }
 }
 
 /// One file of a [`Reader::stream`]: in memory where the container had to be unpacked, else still to be read.
@@ -118,7 +130,7 @@ impl Source {
 
     fn from_found(path: &Path, format: Format, split: Option<&str>, found: Found) -> Result<Self, Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
-        let Found { containers, mut entries, skipped, classes } = found;
+        let Found { containers, listed, mut entries, skipped, classes } = found;
         let classes: Vec<String> = match classes {
             Classes::Named { classes, all_used } => {
                 let mut names: Vec<(String, u32)> = classes.into_iter().collect();
@@ -159,7 +171,7 @@ impl Source {
             return Err(layout(format!("{} classes; at most {MOST_CLASSES} are supported", classes.len())));
         }
         let counts = counts(&entries, classes.len());
-        Ok(Self { path: path.into(), format, containers, entries, skipped, classes, counts })
+        Ok(Self { path: path.into(), format, containers, listed, entries, skipped, classes, counts })
     }
 
     /// The folder or archive.
@@ -231,8 +243,8 @@ impl Source {
         sha256(&digest.finalize())
     }
 
-    /// What tells whether the files of a range, or the archives they lie in, have changed: a SHA-256 of their lengths and
-    /// times of change.
+    /// What tells whether the files of a range have changed since, or the archives they lie in since they were listed: a SHA-256
+    /// of their lengths and times of change.
     ///
     /// # Panics
     /// Where the range ends above [`Self::len`].
@@ -240,27 +252,51 @@ impl Source {
         let mut digest = Sha256::new();
         let mut last = None;
         for entry in &self.entries[range] {
-            let container = match entry.place {
-                Place::File => None,
-                Place::Archive { container, .. } | Place::Row { container, .. } => Some(container),
-            };
+            let container = entry.place.container();
             if container.is_some() && container == last {
                 continue;
             }
             last = container;
-            let own = || self.path.join(&*entry.key);
-            let path = container.map_or_else(own, |container| self.containers[container as usize].clone());
-            match state(&path) {
-                Ok((length, changed)) => {
+            let found = match container {
+                Some(container) => self.listed[container],
+                None => {
+                    let path = self.path.join(&*entry.key);
+                    match state(&path) {
+                        Ok(found) => Some(found),
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                        Err(error) => return Err(Error::io(path)(error)),
+                    }
+                }
+            };
+            match found {
+                Some((length, changed)) => {
                     digest.update([1]);
                     digest.update(length.to_le_bytes());
                     digest.update(changed.as_nanos().to_le_bytes());
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => digest.update([0]),
-                Err(error) => return Err(Error::io(path)(error)),
+                None => digest.update([0]),
             }
         }
         Ok(sha256(&digest.finalize()))
+    }
+
+    /// Fails where an archive of a range is not what was listed any more, so that what lies at its places may be something else.
+    ///
+    /// # Panics
+    /// Where the range ends above [`Self::len`].
+    pub fn check_unchanged(&self, range: Range<usize>) -> Result<(), Error> {
+        let mut last = None;
+        for container in self.entries[range].iter().filter_map(|entry| entry.place.container()) {
+            if last.replace(container) == Some(container) {
+                continue;
+            }
+            let path = &self.containers[container];
+            if state(path).ok() != self.listed[container] {
+                let reason = "has changed since it was listed; the same command lists it anew".into();
+                return Err(Error::Layout { path: path.clone(), reason });
+            }
+        }
+        Ok(())
     }
 
     /// Reads ranges of the files.
@@ -295,7 +331,9 @@ impl Source {
 }
 
 /// What tells whether a file has changed: its length, and when it last did.
-fn state(path: &Path) -> io::Result<(u64, Duration)> {
+type State = (u64, Duration);
+
+fn state(path: &Path) -> io::Result<State> {
     let there = fs::metadata(path)?;
     let changed = there.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok((there.len(), changed.unwrap_or_default()))
@@ -357,6 +395,8 @@ impl Names {
 /// What a listing found.
 struct Found {
     containers: Vec<PathBuf>,
+    /// What each was before it was read.
+    listed: Vec<Option<State>>,
     entries: Vec<Entry>,
     skipped: Vec<Rejected>,
     classes: Classes,
@@ -377,7 +417,7 @@ impl Found {
     }
 
     fn new(classes: Classes) -> Self {
-        Self { containers: Vec::new(), entries: Vec::new(), skipped: Vec::new(), classes }
+        Self { containers: Vec::new(), listed: Vec::new(), entries: Vec::new(), skipped: Vec::new(), classes }
     }
 
     /// The label of a class name.
@@ -397,7 +437,9 @@ impl Found {
         classes.get(name).copied()
     }
 
+    /// A file that others lie in, before it is read.
     fn container(&mut self, path: &Path) -> u32 {
+        self.listed.push(state(path).ok());
         self.containers.push(path.into());
         self.containers.len() as u32 - 1
     }

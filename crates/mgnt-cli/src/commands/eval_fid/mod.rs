@@ -3,6 +3,7 @@
 mod run_folder;
 mod samples;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -17,7 +18,7 @@ use mgnt_weights::atomic;
 use mgnt_weights::directory::{CONFIG, WEIGHTS};
 
 use super::generation::ClassChoice;
-use super::output_folder::is_within;
+use super::output_folder::{check_file, is_within};
 use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
@@ -220,7 +221,13 @@ pub fn statistics_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyhow::Result<Measured> {
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
-    let mut progress = real_progress(real);
+    let mut progress = match real {
+        // Archives of statistics may have pictures beside them, whose features are measured.
+        Source::Statistics(path) => {
+            Progress::new(Pictures::open(path).map_or(0, |pictures| pictures.len()), "real pictures")
+        }
+        _ => real_progress(real),
+    };
     let batch = arguments.batch.into();
     let measured = cache.reference(real, network, arguments.dims, batch, &mut |done| progress.set(done))?;
     progress.finish();
@@ -274,8 +281,8 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     ];
     for (output, path, is_folder) in outputs {
         let Some(path) = path else { continue };
-        if !is_folder && path.is_dir() {
-            return Err(bad_use(format!("{output} {}: expected a file, got a folder", path.display())));
+        if !is_folder {
+            check_file(output, path)?;
         }
         let mut read = inputs.iter().filter_map(|(input, read)| Some((*input, (*read)?)));
         if let Some((input, read)) = read.find(|(_, read)| changes(path, is_folder, read)) {
@@ -291,9 +298,6 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
                 "{output} {}: --out {out} has a file of its own there",
                 path.display()
             )));
-        }
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(mgnt_weights::Error::io(folder)).context(*output)?;
         }
     }
     if let (Some(reference), Some(report)) = (&arguments.save_reference, &arguments.report)
@@ -370,14 +374,14 @@ fn markdown(report: &Report) -> String {
     report.markdown() + "\n"
 }
 
-/// Prints the report, then writes it: to the folder of a run and to the file that is asked for. Where that fails, the
-/// numbers are known at least.
+/// Prints the report, then writes it: to the folder of a run and to the file that is asked for. Where one of these fails, the
+/// others have the numbers at least.
 fn show(arguments: &Arguments, report: &Report, out: Option<&Path>) -> anyhow::Result<()> {
     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    match arguments.json {
-        true => print_json(report)?,
-        false => print!("{report}"),
-    }
+    let printed = match arguments.json {
+        true => print_json(report),
+        false => write!(std::io::stdout(), "{report}").context("standard output"),
+    };
     if let Some(out) = out {
         atomic::write_bytes(&out.join("report.json"), &json(report)?)?;
         atomic::write_bytes(&out.join("report.md"), markdown(report).as_bytes())?;
@@ -388,5 +392,5 @@ fn show(arguments: &Arguments, report: &Report, out: Option<&Path>) -> anyhow::R
             false => atomic::write_bytes(path, &json(report)?)?,
         }
     }
-    Ok(())
+    printed
 }

@@ -54,7 +54,12 @@ impl RunFolder {
         dims: Dims,
     ) -> anyhow::Result<Self> {
         let known = path.join(IDENTITY);
-        if path.is_dir() && !known.exists() && !only_leftovers(path)? {
+        // Before the lock, which would stay in somebody else's folder. A training's file has the same name.
+        let is_ours = match known.exists() {
+            true => is_of_a_run(&fs::read(&known).map_err(Error::io(&known))?),
+            false => !path.is_dir() || only_leftovers(path)?,
+        };
+        if !is_ours {
             return Err(bad_use(format!("--out {}: holds something else already", path.display())));
         }
         fs::create_dir_all(path).map_err(Error::io(path))?;
@@ -133,6 +138,13 @@ fn only_leftovers(path: &Path) -> anyhow::Result<bool> {
         let name = entry.file_name();
         name == "lock" || atomic::leftover_of(&name.to_string_lossy()) == Some(IDENTITY)
     }))
+}
+
+/// Whether a file says what a run is, of this version or another.
+fn is_of_a_run(text: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(text).is_ok_and(|found| {
+        ["version", "model_sha256", "samples"].iter().all(|field| found.get(field).is_some())
+    })
 }
 
 fn shard_file(shard: usize) -> String {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::Args;
 use mgnt_data::manifest::sha256;
 use mgnt_decode::{CachePolicy, ModelSchedule, Strategy, search};
@@ -120,6 +121,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let named = named(&arguments, model.config())?;
     let search = arguments.search.map(|gigaflops| Search::new(&arguments, gigaflops, model.config()));
     let search = search.transpose()?;
+    // Those of which a batch has no room would only be found out when their turn comes.
+    let fits = |strategy: &Strategy| {
+        let plan = strategy.plan(model.config())?;
+        arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())
+    };
+    for (name, strategy) in &named {
+        fits(strategy).with_context(|| format!("strategy {name}"))?;
+    }
+    if let Some(Search { start, .. }) = &search {
+        fits(start).context("the start of --search")?;
+    }
     let real = real_source(&arguments.real, arguments.real_samples)?;
     if let Source::Pictures(pictures) = &real {
         warn_of_passed_over(pictures);
@@ -151,6 +163,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(Search { gigaflops, budget, start }) = search {
         let mut number = 0;
         let mut measure = |strategy: &Strategy| {
+            if let Err(error) = fits(strategy) {
+                tell!("{}: passed over: {error:#}", strategy.models);
+                return Ok(f64::INFINITY);
+            }
             number += 1;
             sweep.measure(&format!("search {number}"), false, strategy)
         };
@@ -225,14 +241,14 @@ struct Search {
 }
 
 impl Search {
-    /// The search from the options' own strategy; refuses a budget that nothing meets.
+    /// The search from the options' own strategy, made cheaper until it is within the budget; refuses a budget that nothing meets.
     fn new(arguments: &Arguments, gigaflops: f64, config: &ModelConfig) -> anyhow::Result<Self> {
         let (start, budget) = (arguments.strategy.strategy(config)?, (gigaflops * 1e9).round() as u64);
         // A search of its start alone, which measures nothing.
         let mut unmeasured = |_: &Strategy| Ok::<_, mgnt_decode::Error>(0.0);
-        search::coordinate_search(config, &start, budget, 1, &mut unmeasured)
+        let found = search::coordinate_search(config, &start, budget, 1, &mut unmeasured)
             .map_err(|error| bad_use(format!("--search {gigaflops}: {error}")))?;
-        Ok(Self { gigaflops, budget, start })
+        Ok(Self { gigaflops, budget, start: found.strategy })
     }
 }
 
@@ -317,7 +333,6 @@ impl Sweep<'_> {
         let plan = strategy.plan(self.model.config())?;
         let (gflops, less_compute) =
             (plan.flops() as f64 / 1e9, plan.baseline_flops() as f64 / plan.flops() as f64);
-        arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
         let mut statistics = Statistics::new(arguments.dims.count());

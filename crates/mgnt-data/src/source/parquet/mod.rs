@@ -67,11 +67,12 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
     let mut found = Found::new(Classes::Numbered(names));
     for file_path in shards(path, ".parquet", split)? {
         let fault = |fault: Fault| fault.of_file(&file_path);
+        let container = found.container(&file_path);
+        let container = found.container(&file_path);
         let file = Table::open(&file_path).map_err(fault)?;
         if let Classes::Numbered(known @ None) = &mut found.classes {
             *known = file.class_names();
         }
-        let container = found.container(&file_path);
         let name = file_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut number = 0u64;
         for group in 0..file.metadata.num_row_groups() {
