@@ -25,7 +25,8 @@ class Nested:
 
     def dense(self, x, name, outputs):
         weight, bias = self.w[name + ".weight"], self.w[name + ".bias"]
-        return x @ weight[: x.shape[-1], :outputs] + bias[:outputs]
+        # With the bias in the product: beside one of halves it would make the sum one of f32.
+        return F.linear(x, weight[: x.shape[-1], :outputs].t(), bias[:outputs])
 
     def hidden(self, tokens, p):
         width, heads = self.c["width"], self.c["heads"]
@@ -47,7 +48,7 @@ class Nested:
         x = F.gelu(self.dense(rows, "head.dense", self.c["width"]), approximate="tanh")
         x = self.norm(x, "head.norm")
         codes = self.c["codes"]
-        return x @ self.w["embedding.tokens"][:codes].T + self.w["head.bias"][:codes]
+        return F.linear(x, self.w["embedding.tokens"][:codes], self.w["head.bias"][:codes])
 
 
 def nested_loss(model, batch, factors, lam, smoothing):

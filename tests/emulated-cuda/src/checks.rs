@@ -33,7 +33,6 @@ struct Touch {
     turn: u32,
     warp: u8,
     lane: u8,
-    atomic: bool,
     pc: u32,
 }
 
@@ -67,29 +66,47 @@ impl Touch {
 #[derive(Clone, Copy, Default)]
 struct Cell {
     writer: Touch,
-    /// Two readers that are as far from each other as any: whoever races with one of all races with one of these.
-    readers: [Touch; 2],
+    readers: Farthest,
+    /// Of atomic operations, which race with all but themselves, since the last that was none.
+    atomics: Farthest,
 }
 
-impl Cell {
-    fn read(&mut self, now: Touch) {
-        let [first, second] = &mut self.readers;
+/// Two touches that are as far from each other as any: whoever races with one of all races with one of these.
+#[derive(Clone, Copy, Default)]
+struct Farthest([Touch; 2]);
+
+impl Farthest {
+    fn add(&mut self, now: Touch) {
+        let [first, second] = &mut self.0;
         match first.against(&now) {
             Between::Order => *first = now,
             far if far > first.against(second) || second.against(&now) == Between::Order => *second = now,
             _ => {}
         }
     }
+}
+
+impl Cell {
+    fn add(&mut self, now: Touch, access: Access) {
+        match access {
+            Access::Read => self.readers.add(now),
+            Access::Atomic => self.atomics.add(now),
+            Access::Write => *self = Self { writer: now, ..Self::default() },
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        self.writer.block != 0 || self.atomics.0[0].block != 0
+    }
 
     /// Whom the access races with, and how far that is.
     fn race(&self, now: Touch, access: Access) -> Option<(Touch, Between, &'static str)> {
-        let writer = (self.writer, "wrote");
-        let others = [writer, (self.readers[0], "read"), (self.readers[1], "read")];
-        let asked = if access == Access::Read { &others[..1] } else { &others[..] };
-        asked
-            .iter()
-            .filter(|(other, _)| !(other.atomic && access == Access::Atomic))
-            .map(|&(other, did)| (other, other.against(&now), did))
+        let readers = self.readers.0.map(|reader| (reader, "read")).into_iter();
+        let atomics = self.atomics.0.map(|atomic| (atomic, "wrote")).into_iter();
+        std::iter::once((self.writer, "wrote"))
+            .chain(readers.filter(|_| access != Access::Read))
+            .chain(atomics.filter(|_| access != Access::Atomic))
+            .map(|(other, did)| (other, other.against(&now), did))
             .filter(|(_, between, _)| *between != Between::Order)
             .max_by_key(|(_, between, _)| *between)
     }
@@ -138,14 +155,12 @@ impl Checks {
         pc: usize,
         access: Access,
     ) {
-        let atomic = access == Access::Atomic;
         let now = Touch {
             block: self.block,
             epoch: self.epoch,
             turn,
             warp: warp as u8,
             lane: lane as u8,
-            atomic,
             pc: pc as u32,
         };
         for at in (at..at + bytes - bytes % GRAIN).step_by(GRAIN) {
@@ -171,11 +186,12 @@ impl Checks {
                     at: (pc, Some(other.pc as usize)),
                 });
             }
-            if access == Access::Read {
-                cell.read(now);
-            } else {
-                *cell = Cell { writer: now, ..Cell::default() };
+            // A maximum, for one, passes over what is no number.
+            if shared && access == Access::Read && !cell.is_written() {
+                let what = "reads shared memory that nobody wrote".into();
+                self.found.insert(Finding { what, at: (pc, None) });
             }
+            cell.add(now, access);
         }
     }
 
@@ -247,6 +263,7 @@ mod tests {
         tells(1, &format!("{store} {load}"), "another lane of the warp wrote");
         assert!(found(1, &format!("{store} bar.warp.sync -1; {load}")).is_empty());
         assert!(found(1, &format!("{store} ld.shared.u32 %r6, [%r3];")).is_empty(), "a lane's own");
+        tells(1, "ld.shared.u32 %r6, [%r3];", "reads shared memory that nobody wrote");
     }
 
     #[test]
@@ -257,6 +274,13 @@ mod tests {
         assert!(found(2, &format!("{address} ld.global.u32 %r6, [%d3];")).is_empty());
         assert!(found(2, &format!("{address} red.global.add.u32 [%d1], %r1;")).is_empty());
         tells(2, &format!("{address} red.global.add.u32 [%d1], %r1; ld.global.u32 %r6, [%d1];"), "another");
+        // One lane makes it zero, and adds as all do: what the others add before is lost.
+        let zero = "setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [0], 0;";
+        let add = "red.shared.add.u32 [0], %r1;";
+        tells(1, &format!("{zero} {add}"), "writes shared memory that another warp wrote");
+        assert!(
+            found(1, &format!("{zero} bar.sync 0; {add} bar.sync 0; ld.shared.u32 %r6, [0];")).is_empty()
+        );
     }
 
     #[test]
@@ -266,6 +290,8 @@ mod tests {
         tells(1, &format!("{half} bar.sync 0; $end:"), "0xffff do");
         tells(1, &format!("{half} shfl.sync.bfly.b32 %r6|%p2, %r1, 1, 31, -1; $end:"), "0xffff do");
         assert!(found(1, &format!("{half} shfl.sync.bfly.b32 %r6|%p2, %r1, 1, 31, 65535; $end:")).is_empty());
+        // As CubeCL shuffles: among whoever is there.
+        tells(1, &format!("{half} activemask.b32 %r6; $end:"), "0xffff do");
         assert!(
             found(1, "bar.sync 0; bar.warp.sync -1; shfl.sync.bfly.b32 %r6|%p2, %r1, 1, 31, -1;").is_empty()
         );

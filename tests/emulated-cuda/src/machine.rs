@@ -193,7 +193,7 @@ impl Warp {
             self.fail(Fault::Misaligned, format!("{bytes} bytes at {at:#x}"));
             return None;
         }
-        if at >= self.last.0 && at + bytes <= self.last.1 {
+        if at >= self.last.0 && at.saturating_add(bytes) <= self.last.1 {
             return Some(at as *mut u8);
         }
         self.reach_slowly(at, bytes)
@@ -207,7 +207,7 @@ impl Warp {
         let i = self.ranges.partition_point(|range| range.0 <= at);
         let known = i.checked_sub(1).map(|i| self.ranges[i]);
         for range in own.into_iter().chain(known) {
-            if at >= range.0 && at + bytes <= range.1 {
+            if at >= range.0 && at.saturating_add(bytes) <= range.1 {
                 self.last = range;
                 return Some(at as *mut u8);
             }
@@ -224,7 +224,8 @@ impl Warp {
             self.fail(Fault::Misaligned, format!("{bytes} bytes at {at} of shared memory"));
             return None;
         }
-        if at + bytes > self.block.shared_bytes {
+        // Below the start is far beyond the end.
+        if at.saturating_add(bytes) > self.block.shared_bytes {
             self.fail(
                 Fault::IllegalAddress,
                 format!("{bytes} bytes at {at} of {} bytes of shared memory", self.block.shared_bytes),

@@ -23,6 +23,26 @@ fn a_store_beyond_an_allocation_is_a_fault_that_stays() {
         let launch = |threads| {
             cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, 0, 7, params.as_ptr(), std::ptr::null())
         };
+        let shaped = |grid: [u32; 3], block: [u32; 3], shared| {
+            let [(x, y, z), (a, b, c)] = [grid, block].map(|[x, y, z]| (x, y, z));
+            cuLaunchKernel(function, x, y, z, a, b, c, shared, 7, params.as_ptr(), std::ptr::null())
+        };
+        for (grid, block) in [
+            ([1, 65536, 1], [1; 3]),
+            ([1, 1, 65536], [1; 3]),
+            ([1; 3], [1, 1, 65]),
+            ([1; 3], [1025, 1, 1]),
+            ([1; 3], [1 << 16, 1 << 16, 1]),
+            ([0, 1, 1], [1; 3]),
+        ] {
+            assert_eq!(shaped(grid, block, 0), 1, "{grid:?} {block:?}");
+        }
+        // More than each kernel may take has to be asked for, and has an end.
+        assert_eq!(shaped([1; 3], [1; 3], 48 << 10), 0);
+        assert_eq!(shaped([1; 3], [1; 3], (48 << 10) + 1), 1);
+        assert_eq!(cuFuncSetAttribute(function, 8, 300 << 10), 1);
+        assert_eq!(cuFuncSetAttribute(function, 8, 100 << 10), 0);
+        assert_eq!(shaped([1; 3], [1; 3], 100 << 10), 0);
         assert_eq!(launch(16), 0, "all of the allocation");
         assert_eq!(launch(17), 700, "one thread too many");
         assert_eq!(cuStreamSynchronize(7), 700);

@@ -1,8 +1,11 @@
 //! `mgnt bench`: time of forwards, decodes and training steps of a model with random weights.
 
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::anyhow;
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, Strategy};
@@ -16,7 +19,7 @@ use serde::Serialize;
 use super::strategy::StrategyArguments;
 use super::{bench_train, print_json};
 use crate::device::{Compute, DeviceWord, Dtype, decoder};
-use crate::failure::bad_use;
+use crate::failure::{bad_use, one_line, text_of};
 use crate::memory::peak_bytes;
 
 /// Arguments of `mgnt bench`.
@@ -60,8 +63,16 @@ struct Report {
     /// GFLOP/s of a large matrix product in this run.
     matrix_peak_gflops: f64,
     rows: Vec<Row>,
-    /// Of the process, where the system tells.
+    /// Batches that could not be measured, and why.
+    failed: Vec<Failed>,
+    /// Of the process on the host, where the system tells.
     peak_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    batch: u16,
+    reason: String,
 }
 
 /// One thing that was timed.
@@ -79,6 +90,8 @@ pub(super) struct Row {
     sampling_share: Option<f64>,
     /// Milliseconds of each iteration; medians.
     iterations: Option<Vec<f64>>,
+    /// Of a device's memory, all that is held once this batch's are measured, where it tells.
+    device_bytes: Option<u64>,
 }
 
 /// Times it.
@@ -102,37 +115,69 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         What::Train => of_training(&arguments)?,
         _ => arguments.compute,
     };
+    // Before the first is measured.
+    for &batch in &arguments.batch {
+        check_memory(&arguments, batch)?;
+    }
     let (dtype, product) = (compute.dtype, LargeProduct::for_device(compute.device));
     let matrix_peak_gflops = product.peak(&compute, &device);
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for &batch in &arguments.batch {
         // What is kept for the sizes of another batch is found by no tensor of this one.
         device.memory_cleanup();
-        rows.extend(match arguments.what {
-            What::Forward => {
-                let whole = Strategy::baseline(1).plan(&config()?)?;
-                arguments.compute.check_memory(&whole, "--batch", batch.into())?;
-                forwards(&arguments, batch.into(), &device)?
+        // A device that fails panics, and the rows of other batches are no worse for it.
+        let measured = catch_unwind(AssertUnwindSafe(|| measured(&arguments, batch, &device)));
+        match measured.unwrap_or_else(|panic| Err(anyhow!("{}", one_line(text_of(&*panic))))) {
+            Ok(of_batch) => {
+                let device_bytes = compute.device.held();
+                rows.extend(of_batch.into_iter().map(|row| Row { device_bytes, ..row }));
             }
-            What::Decode => {
-                let config = config()?;
-                let strategy = arguments.strategy.strategy(&config)?;
-                // Of all that is timed the full model holds the most.
-                let full = Strategy {
-                    models: ModelSchedule::constant(1, strategy.iterations()),
-                    ..strategy.clone()
-                };
-                arguments.compute.check_memory(&full.plan(&config)?, "--batch", batch.into())?;
-                let model = arguments.compute.cast(NestedTransformer::init(&config, 1, &device)?)?;
-                decodes(&model, strategy, batch.into(), arguments.repeat)?
-            }
-            What::Train => bench_train::rows(&arguments, batch.into(), &device)?,
-        });
+            Err(error) => failed.push(Failed { batch, reason: format!("{error:#}") }),
+        }
     }
-    let report = Report { dtype, matrix_peak_gflops, rows, peak_bytes: peak_bytes() };
-    if arguments.json {
-        return print_json(&report);
+    let report = Report { dtype, matrix_peak_gflops, rows, failed, peak_bytes: peak_bytes() };
+    match arguments.json {
+        true => print_json(&report)?,
+        false => print(&report, &product),
     }
+    match report.failed.first() {
+        Some(Failed { batch, reason }) => Err(anyhow!("batch {batch}: {reason}")),
+        None => Ok(()),
+    }
+}
+
+/// Fails where the device has not the memory for a batch.
+fn check_memory(arguments: &Arguments, batch: u16) -> anyhow::Result<()> {
+    let plan = match arguments.what {
+        What::Forward => Strategy::baseline(1).plan(&read_ron(&arguments.config)?)?,
+        What::Decode => {
+            let config = read_ron(&arguments.config)?;
+            let strategy = arguments.strategy.strategy(&config)?;
+            // Of all that is timed the full model holds the most.
+            let models = ModelSchedule::constant(1, strategy.iterations());
+            Strategy { models, ..strategy }.plan(&config)?
+        }
+        What::Train => return bench_train::check_memory(arguments, batch.into()),
+    };
+    arguments.compute.check_memory(&plan, "--batch", batch.into())
+}
+
+/// All that is timed of a batch.
+fn measured(arguments: &Arguments, batch: u16, device: &Device) -> anyhow::Result<Vec<Row>> {
+    match arguments.what {
+        What::Forward => forwards(arguments, batch.into(), device),
+        What::Decode => {
+            let config = read_ron(&arguments.config)?;
+            let strategy = arguments.strategy.strategy(&config)?;
+            let model = arguments.compute.cast(NestedTransformer::init(&config, 1, device)?)?;
+            decodes(&model, strategy, batch.into(), arguments.repeat)
+        }
+        What::Train => bench_train::rows(arguments, batch.into(), device),
+    }
+}
+
+fn print(report: &Report, product: &LargeProduct) {
+    let Report { dtype, matrix_peak_gflops, .. } = report;
     println!(
         "{:<24} {:>5} {:>11} {:>11} {:>8} {:>9} {:>8} {:>9}",
         "", "batch", "ms", "samples/s", "faster", "GFLOP/s", "of peak", "sampling"
@@ -154,10 +199,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let [m, k, n] = product.sizes;
     println!("matrix peak {matrix_peak_gflops:.1} GFLOP/s ({dtype:?}, {m} x {k} x {n}, best of ten)");
-    if let Some(bytes) = report.peak_bytes {
-        println!("peak memory {:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let batches: BTreeMap<usize, Option<u64>> =
+        report.rows.iter().map(|row| (row.batch, row.device_bytes)).collect();
+    for (batch, bytes) in batches.iter().filter_map(|(batch, bytes)| Some((batch, (*bytes)?))) {
+        println!(
+            "memory held of the device after batch {batch}: {:.0} MiB, by all programs",
+            mebibytes(bytes)
+        );
     }
-    Ok(())
+    if let Some(bytes) = report.peak_bytes {
+        println!("peak memory of the process on the host {:.0} MiB", mebibytes(bytes));
+    }
 }
 
 /// Where a recipe trains, and in which type its products are.
@@ -335,7 +388,10 @@ fn recorded(
 ) -> anyhow::Result<Option<Row>> {
     let recorded = Recorded::new(model, plan, classes.len())?.filter(Recorded::is_graph);
     let Some(mut recorded) = recorded else {
-        tell!("{name}: no graph: the device has none, or a replay did not give the tokens of a decode");
+        tell!(
+            "{name}: no graph: the device has none, the plan's order or top-p needs the host, or a replay did not give the \
+             tokens of a decode"
+        );
         return Ok(None);
     };
     let mut times = Vec::new();
@@ -360,6 +416,7 @@ pub(super) fn row(name: String, batch: usize, milliseconds: f64, flops: Option<f
         gflops_per_second: flops.map(|flops| flops / milliseconds / 1e6),
         sampling_share: None,
         iterations: None,
+        device_bytes: None,
     }
 }
 

@@ -36,9 +36,16 @@ pub struct Arguments {
     /// The PyTorch side
     #[arg(long, value_name = "FILE", default_value = "benches/torch_decode.py")]
     script: PathBuf,
-    /// Let PyTorch compile its model
-    #[arg(long)]
-    compile: bool,
+    /// Let PyTorch compile its model; with reduce-overhead it records graphs
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "default",
+        value_parser = ["default", "reduce-overhead"]
+    )]
+    compile: Option<String>,
     #[command(flatten)]
     strategy: StrategyArguments,
     #[command(flatten)]
@@ -128,7 +135,10 @@ fn torch(arguments: &Arguments, config: &ModelConfig, model: &std::path::Path) -
         command.args([option, &number.to_string()]);
     }
     command.args(["--dtype", &format!("{:?}", arguments.compute.dtype).to_lowercase()]);
-    command.args(arguments.compile.then_some("--compile")).stderr(Stdio::inherit());
+    if let Some(mode) = &arguments.compile {
+        command.args(["--compile", mode]);
+    }
+    command.stderr(Stdio::inherit());
     let program = arguments.python.display();
     let output = command.output().with_context(|| format!("--python {program}"))?;
     if !output.status.success() {

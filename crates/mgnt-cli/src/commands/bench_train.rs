@@ -11,12 +11,13 @@ use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_train::objective::MaskedBatch;
 use mgnt_train::{
-    Description, Error, Event, Figures, Interrupter, PartOutput, Recipe, RunOptions, Task, TransformerTask,
-    run as train,
+    Computed, Description, Error, Event, Figures, Forecast, Interrupter, PartOutput, Recipe, RunOptions,
+    Task, TransformerTask, run as train,
 };
 use mgnt_weights::directory::read_ron;
 
 use super::bench::{Arguments, Row, median, row};
+use crate::device::gib;
 
 /// Steps of a round: the first warms up.
 const STEPS: usize = 3;
@@ -31,12 +32,9 @@ struct Times {
 /// Steps on random tokens of the sizes of ImageNet 256, turn and turn about: the full model alone, the nested
 /// objective, and that on one batch that is ready. And a checkpoint, with the share of the time that it takes.
 pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
-    let mut nested: Recipe = read_ron(&arguments.config)?;
+    let mut nested = of_batch(arguments, batch)?;
     let every = nested.optimization.checkpoint_every;
     let optimization = &mut nested.optimization;
-    // In parts of as many samples as the recipe's: what a device holds at once stays the same.
-    let of_a_part = optimization.batch.div_ceil(optimization.parts.max(1)).max(1);
-    (optimization.batch, optimization.parts) = (batch, batch.div_ceil(of_a_part));
     (optimization.steps, optimization.checkpoint_every, optimization.validate_every) =
         (STEPS, STEPS, usize::MAX);
     optimization.log_every = 1;
@@ -76,17 +74,60 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     }
     let mut rows: Vec<Row> = Vec::new();
     let (step, checkpoint) = (median(all.steps.clone()), median(all.checkpoints));
-    for (name, times) in [
-        ("step, full model", full.steps),
-        ("step, nested", all.steps),
-        ("step, nested, one batch", repeated.steps),
+    let forecast = Forecast::new(&nested, &nested.imagenet_model(), computed(arguments))?;
+    for (name, times, flops) in [
+        ("step, full model", full.steps, forecast.plain_step_flops),
+        ("step, nested", all.steps, forecast.step_flops),
+        ("step, nested, one batch", repeated.steps, forecast.step_flops),
     ] {
-        rows.push(row(name.into(), batch, median(times), None, &rows));
+        rows.push(row(name.into(), batch, median(times), Some(flops), &rows));
     }
     let share = 100.0 * checkpoint / (checkpoint + every as f64 * step);
     let name = format!("checkpoint ({share:.2} % at one in {every} steps)");
     rows.push(row(name, batch, checkpoint, None, &rows));
     Ok(rows)
+}
+
+/// The recipe for another batch, in parts of as many samples as the recipe's: what a device holds at once stays the same.
+fn of_batch(arguments: &Arguments, batch: usize) -> anyhow::Result<Recipe> {
+    let mut recipe: Recipe = read_ron(&arguments.config)?;
+    let optimization = &mut recipe.optimization;
+    let of_a_part = optimization.batch.div_ceil(optimization.parts.max(1)).max(1);
+    (optimization.batch, optimization.parts) = (batch, batch.div_ceil(of_a_part));
+    Ok(recipe)
+}
+
+/// As a training computes its parts there.
+fn computed(arguments: &Arguments) -> Computed {
+    match arguments.compute.device {
+        device if device.has_kernels() => Computed::ByKernels,
+        device if device.is_cpu() => Computed::ByOperations { at_once: rayon::current_num_threads() },
+        _ => Computed::ByOperations { at_once: 1 },
+    }
+}
+
+/// Fails where the device has less memory than a step of that batch takes; says which batch should fit.
+pub fn check_memory(arguments: &Arguments, batch: usize) -> anyhow::Result<()> {
+    let needs = |batch: usize| {
+        let recipe = of_batch(arguments, batch)?;
+        anyhow::Ok(Forecast::new(&recipe, &recipe.imagenet_model(), computed(arguments))?.memory.total())
+    };
+    let Some(has) = arguments.compute.device.memory() else { return Ok(()) };
+    let needed = needs(batch)?;
+    if needed <= has {
+        return Ok(());
+    }
+    let mut fits = batch;
+    while fits > 0 && needs(fits)? > has {
+        fits /= 2;
+    }
+    let proposal = if fits > 0 { format!("--batch {fits} should fit") } else { "no batch fits".into() };
+    anyhow::bail!(
+        "--device {}: not enough memory: a step of {batch} takes about {}, and the device has {}; {proposal}",
+        arguments.compute.device,
+        gib(needed),
+        gib(has)
+    )
 }
 
 /// Trains for some steps in a folder that is removed again.

@@ -48,7 +48,67 @@ pub fn check(number: usize) -> anyhow::Result<()> {
         );
     }
     #[cfg(feature = "cuda-nvrtc")]
-    compiler()?;
+    {
+        compiler()?;
+        check_versions(driver_version()?, compiler_version()?)?;
+    }
+    Ok(())
+}
+
+/// Bytes that all programs hold of a device's memory, where the driver tells.
+pub fn held(number: usize) -> Option<u64> {
+    let device = result::device::get(number.try_into().ok()?).ok()?;
+    // SAFETY: `device` comes from `get`; the context that is retained is released after it is asked, and is not the thread's then.
+    unsafe {
+        let context = result::primary_ctx::retain(device).ok()?;
+        let told = result::ctx::set_current(context).and_then(|()| result::mem_get_info());
+        let _ = result::ctx::set_current(std::ptr::null_mut());
+        let _ = result::primary_ctx::release(device);
+        told.ok().map(|(free, total)| (total - free) as u64)
+    }
+}
+
+/// Thousands are the major version, tens the minor one.
+#[cfg(feature = "cuda-nvrtc")]
+fn driver_version() -> anyhow::Result<c_int> {
+    let mut version = 0;
+    // SAFETY: the driver is there, and writes the number.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|error| anyhow!("the CUDA driver does not tell its version: {error}"))?;
+    Ok(version)
+}
+
+#[cfg(feature = "cuda-nvrtc")]
+fn compiler_version() -> anyhow::Result<c_int> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the library is there, and writes the numbers.
+    unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) }
+        .result()
+        .map_err(|error| anyhow!("NVRTC does not tell its version: {error}"))?;
+    Ok(1000 * major + 10 * minor)
+}
+
+/// What a compiler makes is for drivers of its version or newer ones.
+#[cfg(feature = "cuda-nvrtc")]
+fn check_versions(driver: c_int, compiler: c_int) -> anyhow::Result<()> {
+    let word = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
+    if driver / 1000 < compiler / 1000 {
+        bail!(
+            "the CUDA driver is too old: it is for CUDA {}, and NVRTC is of {}; update the driver, or put an NVRTC of \
+             CUDA {} on LD_LIBRARY_PATH, and its toolkit into CUDA_PATH",
+            word(driver),
+            word(compiler),
+            driver / 1000
+        );
+    }
+    if driver < compiler {
+        tracing::warn!(
+            "the CUDA driver is for CUDA {}, and NVRTC is of {}: the driver may refuse its kernels",
+            word(driver),
+            word(compiler)
+        );
+    }
     Ok(())
 }
 
@@ -87,4 +147,20 @@ fn compiler() -> anyhow::Result<()> {
         bail!("no CUDA headers: {} is not there (package cuda-cudart-dev)", header.display());
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "cuda-nvrtc"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_of_an_older_major_version_is_refused() {
+        for (driver, compiler) in
+            [(13000, 13000), (13010, 13000), (14000, 13000), (13000, 13010), (12080, 12090)]
+        {
+            check_versions(driver, compiler).unwrap();
+        }
+        let error = check_versions(12080, 13000).unwrap_err().to_string();
+        assert!(error.contains("it is for CUDA 12.8, and NVRTC is of 13.0"), "{error}");
+    }
 }

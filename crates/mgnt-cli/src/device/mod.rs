@@ -107,6 +107,15 @@ impl DeviceWord {
         }
     }
 
+    /// Bytes that are held of it now, by all programs, where it has memory of its own and tells.
+    pub fn held(self) -> Option<u64> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => cuda::held(number),
+            _ => None,
+        }
+    }
+
     /// Whether it is a processor of threads, on which small parts of work run better side by side.
     pub fn is_cpu(self) -> bool {
         matches!(self, Self::Cpu | Self::Ndarray)

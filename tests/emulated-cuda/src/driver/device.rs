@@ -1,7 +1,7 @@
 //! What the device says of itself.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_uint};
 
 use super::{INVALID_VALUE, MOST_DEVICES, SUCCESS, Status, capability, memory_limit, set, setting, state};
 
@@ -77,6 +77,33 @@ unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Sta
     }
 }
 
+/// Shared memory that a block may take unless its function is allowed more.
+pub const SHARED_BY_DEFAULT: usize = 48 << 10;
+
+/// Cards of desks and the like, with less of everything ("CUDA C++ Programming Guide", technical specifications).
+fn is_small() -> bool {
+    matches!(capability(), 86..90)
+}
+
+/// Shared memory that a block may be allowed.
+pub fn most_shared() -> usize {
+    match capability() {
+        90.. => 227 << 10,
+        _ if is_small() => 99 << 10,
+        _ => 163 << 10,
+    }
+}
+
+/// Whether a launch of so many blocks of so many threads is one.
+pub fn takes(grid: [c_uint; 3], block: [c_uint; 3]) -> bool {
+    let threads: u64 = block.iter().map(|&n| u64::from(n)).product();
+    !grid.contains(&0)
+        && grid[0] <= i32::MAX as c_uint
+        && grid[1..].iter().all(|&blocks| blocks <= 65535)
+        && (1..=1024).contains(&threads)
+        && block[2] <= 64
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device: c_int) -> Status {
     let hopper = capability() >= 90;
@@ -98,24 +125,19 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _
             }
         } // multiprocessors
         36 => 2_619_000, // memory clock
-        39 => 2048,      // threads a multiprocessor
+        // Threads a multiprocessor.
+        39 => {
+            if is_small() {
+                1536
+            } else {
+                2048
+            }
+        }
         75 => (capability() / 10) as c_int, // capability
         76 => (capability() % 10) as c_int,
-        81 => {
-            if hopper {
-                233_472
-            } else {
-                167_936
-            }
-        } // shared memory a multiprocessor
-        97 => {
-            if hopper {
-                232_448
-            } else {
-                166_912
-            }
-        } // shared memory a block, at most
-        115 => 0, // memory pools
+        81 => most_shared() as c_int + 1024, // shared memory a multiprocessor
+        97 => most_shared() as c_int,        // shared memory a block, at most
+        115 => 0,                            // memory pools
         _ => 0,
     };
     unsafe { set(value, number) }

@@ -347,7 +347,6 @@ fine! {
     cuStreamDestroy_v2(usize);
     cuStreamWaitEvent(usize, usize, c_uint);
     cuEventQuery(usize);
-    cuFuncSetAttribute(usize, c_int, c_int);
     cuFuncSetCacheConfig(usize, c_int);
     cuModuleUnload(usize);
     cuGraphUpload(usize, usize);

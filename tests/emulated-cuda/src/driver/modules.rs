@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use super::{Allocation, INVALID_PTX, INVALID_VALUE, NOT_FOUND, Status, Work, device, set, state};
+use super::{Allocation, INVALID_PTX, INVALID_VALUE, NOT_FOUND, SUCCESS, Status, Work, device, set, state};
 use crate::lower::lower;
 use crate::machine::{Kernel, Launch};
 use crate::ptx;
@@ -89,7 +89,9 @@ unsafe extern "C" fn cuLaunchKernel(
 ) -> Status {
     let kernel = unsafe { &*(function as *const Arc<Kernel>) }.clone();
     let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-    if grid.contains(&0) || block.contains(&0) || block.iter().product::<u32>() > 1024 {
+    let opted_in = *OPTED_IN.lock().unwrap_or_else(PoisonError::into_inner).get(&function).unwrap_or(&0);
+    let most = if opted_in == 0 { device::SHARED_BY_DEFAULT } else { opted_in };
+    if !device::takes(grid, block) || kernel.shared_bytes + shared as usize > most {
         return INVALID_VALUE;
     }
     let mut bytes = vec![0u8; kernel.param_bytes];
@@ -101,6 +103,21 @@ unsafe extern "C" fn cuLaunchKernel(
     state.count("launches");
     let launch = Launch { kernel, grid, block, dynamic_shared: shared as usize, params: bytes };
     state.submit(stream, Work::Launch(launch))
+}
+
+/// Bytes of shared memory that a function was allowed beyond what each may take.
+static OPTED_IN: LazyLock<Mutex<HashMap<usize, usize>>> = LazyLock::new(Mutex::default);
+
+#[unsafe(no_mangle)]
+extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> Status {
+    const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
+    if attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES {
+        let Some(bytes) = usize::try_from(value).ok().filter(|&bytes| bytes <= device::most_shared()) else {
+            return INVALID_VALUE;
+        };
+        OPTED_IN.lock().unwrap_or_else(PoisonError::into_inner).insert(function, bytes);
+    }
+    SUCCESS
 }
 
 /// What the encoder of tensor maps demands, by its page in the "CUDA Driver API"; the map itself serves no emulated kernel.

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::lanes::{lanes, map1, map2, read, write};
-use super::{Lowered, Lowering, Step, bytes_of, f16_op};
+use super::{Lowered, Lowering, Step, bytes_of, f16_op, to_bf16, to_f16};
 use crate::ptx::{self, Statement};
 
 impl Lowering<'_> {
@@ -105,8 +105,8 @@ fn converter(
             match to.as_str() {
                 "f32" => u64::from((v as f32).to_bits()),
                 "f64" => (v as f64).to_bits(),
-                "f16" => u64::from(f16::from_f64(v as f64).to_bits()),
-                _ => u64::from(bf16::from_f64(v as f64).to_bits()),
+                "f16" => u64::from(to_f16(v as f64)),
+                _ => u64::from(to_bf16(v as f64)),
             }
         }));
     }
@@ -133,9 +133,9 @@ fn converter(
             match to.as_str() {
                 "f32" => u64::from((v as f32).to_bits()),
                 "f64" => v.to_bits(),
-                "f16" => u64::from(f16::from_f64(v).to_bits()),
+                "f16" => u64::from(to_f16(v)),
                 "tf32" => u64::from(tf32(v as f32, cut).to_bits()),
-                _ => u64::from(bf16::from_f64(v).to_bits()),
+                _ => u64::from(to_bf16(v)),
             }
         }));
     }

@@ -23,7 +23,7 @@ impl Lowering<'_> {
             return Ok(Box::new(move |warp, mask| {
                 for lane in lanes(mask) {
                     let at = read(warp, base, lane).wrapping_add(fixed) as usize;
-                    if at + width * count > warp.block.param_bytes {
+                    if at.saturating_add(width * count) > warp.block.param_bytes {
                         warp.fail(Fault::IllegalAddress, format!("parameters at {at}"));
                         return;
                     }

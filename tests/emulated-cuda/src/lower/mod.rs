@@ -118,10 +118,29 @@ type Half = (fn(u16) -> f64, fn(f64) -> u16);
 
 fn f16_op(ty: &str) -> Option<Half> {
     match ty {
-        "f16" | "f16x2" => Some((|b| f16::from_bits(b).to_f64(), |v| f16::from_f64(v).to_bits())),
-        "bf16" | "bf16x2" => Some((|b| bf16::from_bits(b).to_f64(), |v| bf16::from_f64(v).to_bits())),
+        "f16" | "f16x2" => Some((|b| f16::from_bits(b).to_f64(), to_f16)),
+        "bf16" | "bf16x2" => Some((|b| bf16::from_bits(b).to_f64(), to_bf16)),
         _ => None,
     }
+}
+
+/// The bits of the nearest half. `half`'s own way from `f64` passes over the last bits.
+fn to_f16(value: f64) -> u16 {
+    f16::from_f32(to_odd(value)).to_bits()
+}
+
+fn to_bf16(value: f64) -> u16 {
+    bf16::from_f32(to_odd(value)).to_bits()
+}
+
+/// A number as `f32` with its last bit set where it is not exact, so that rounding it once more rounds it once.
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if f64::from(near) == value || !near.is_finite() {
+        return near;
+    }
+    let beyond = f64::from(near).abs() > value.abs();
+    f32::from_bits((near.to_bits() - u32::from(beyond)) | 1)
 }
 
 impl Lowering<'_> {
@@ -266,7 +285,11 @@ impl Lowering<'_> {
             "vote" => self.vote(s, parts)?,
             "activemask" => {
                 let d = self.value(&o[0], 4, scope)?;
-                Box::new(move |warp, mask| lanes(mask).for_each(|lane| write(warp, d, lane, u64::from(mask))))
+                Box::new(move |warp, mask| {
+                    // Who is there is whoever happens to be: a shuffle among them is one among all, or luck.
+                    warp.together(u32::MAX, mask);
+                    lanes(mask).for_each(|lane| write(warp, d, lane, u64::from(mask)));
+                })
             }
             "elect" => {
                 let Operand::Pair(d, p) = &o[0] else { return Err("no pair".into()) };

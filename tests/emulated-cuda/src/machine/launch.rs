@@ -23,6 +23,11 @@ pub struct Launch {
     pub params: Vec<u8>,
 }
 
+/// Shared memory, as it is aligned on a device.
+#[derive(Clone, Copy)]
+#[repr(align(128))]
+struct Line(#[expect(dead_code, reason = "it is read by its address")] [u64; 16]);
+
 impl Launch {
     /// Runs all blocks one after the other, and looks for what the order hides: what was found, with its instructions.
     pub fn check(&self, ranges: &Ranges) -> Result<(u64, BTreeSet<String>), (Fault, String)> {
@@ -87,7 +92,7 @@ impl Launch {
         let threads = self.block.iter().map(|&n| n as usize).product::<usize>();
         let count = threads.div_ceil(LANES);
         let shared_bytes = kernel.shared_bytes.next_multiple_of(128) + self.dynamic_shared;
-        let mut shared = vec![[0u64; 16]; shared_bytes.div_ceil(128) + 1];
+        let mut shared = vec![Line([0; 16]); shared_bytes.div_ceil(128) + 1];
         let mut warps: Vec<Warp> = (0..count)
             .map(|number| Warp {
                 registers: vec![[0; 8]; kernel.register_bytes.div_ceil(64) + 2],
@@ -124,8 +129,9 @@ impl Launch {
             let position = [number % x, number / x % y, number / x / y].map(|n| n as u32);
             if let Some(checks) = &checks {
                 checks.borrow_mut().block(shared_bytes);
-                // Shared memory holds anything at first: all bits set are no numbers.
-                shared.fill([u64::MAX; 16]);
+                // Shared and local memory hold anything at first: all bits set are no numbers.
+                shared.fill(Line([u64::MAX; 16]));
+                warps.iter_mut().for_each(|warp| warp.local.fill(u64::MAX));
             }
             if let Err(error) = self.one_block(&mut warps, threads, position) {
                 failed.store(true, Ordering::Relaxed);

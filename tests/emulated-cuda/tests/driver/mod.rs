@@ -29,6 +29,7 @@ unsafe extern "C" {
         params: *const *const c_void,
         extra: *const *const c_void,
     ) -> c_int;
+    pub fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> c_int;
     pub fn cuStreamSynchronize(stream: usize) -> c_int;
     pub fn cuStreamBeginCapture_v2(stream: usize, mode: c_int) -> c_int;
     pub fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> c_int;

@@ -68,7 +68,6 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
     for file_path in shards(path, ".parquet", split)? {
         let fault = |fault: Fault| fault.of_file(&file_path);
         let container = found.container(&file_path);
-        let container = found.container(&file_path);
         let file = Table::open(&file_path).map_err(fault)?;
         if let Classes::Numbered(known @ None) = &mut found.classes {
             *known = file.class_names();
