@@ -199,8 +199,8 @@ pub fn wmma(
             if (if shared { warp.reach_shared(last, bytes) } else { warp.reach(last, bytes) }).is_none() {
                 return;
             }
-            // Which lane takes what is not said: the first, for all.
-            warp.touch(0, at, length * bytes, access);
+            // Which lane takes what is not said: none that touches memory by itself.
+            warp.touch(LANES, at, length * bytes, access);
             for i in 0..length {
                 // SAFETY: both ends of the line were checked just above.
                 unsafe {
@@ -300,7 +300,6 @@ pub fn matrix(parts: &[&str], places: Vec<Place>, (base, offset): (Place, u64)) 
                 let Some(at) = (if shared { warp.reach_shared(at, 16) } else { warp.reach(at, 16) }) else {
                     return;
                 };
-                warp.touch(number * 8 + row, at, 16, access);
                 *pointer = at.cast();
             }
             for lane in 0..LANES {
@@ -308,6 +307,8 @@ pub fn matrix(parts: &[&str], places: Vec<Place>, (base, offset): (Place, u64)) 
                 for half in 0..2 {
                     let (i, j) = (lane >> 2, (lane & 3) * 2 + half);
                     let (i, j) = if transposed { (j, i) } else { (i, j) };
+                    // Whose value it is, not who gave the row's address.
+                    warp.touch(lane, rows[i].wrapping_add(j).cast(), 2, access);
                     // SAFETY: every row has 16 bytes, checked above.
                     unsafe {
                         if loads {

@@ -32,7 +32,7 @@ pub fn list() -> Vec<Listed> {
 }
 
 fn listed(word: DeviceWord, name: Option<String>, memory: Option<u64>) -> Listed {
-    let found = word.open().map(|device| Found { name, memory, types: Dtype::of(&device) });
+    let found = word.open().map(|device| Found { name, memory, types: Dtype::of(word, &device) });
     Listed { word, found }
 }
 

@@ -201,10 +201,14 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Those that the device can compute in.
-    fn of(device: &Device) -> Vec<Self> {
-        let all = [Self::F32, Self::Bf16, Self::F16].into_iter();
-        all.filter(|&dtype| device.supports_dtype(FloatDType::from(dtype))).collect()
+    /// Those that a device can compute in.
+    fn of(word: DeviceWord, device: &Device) -> Vec<Self> {
+        let all = [Self::F32, Self::Tf32, Self::Bf16, Self::F16].into_iter();
+        all.filter(|&dtype| {
+            let is_there = dtype != Self::Tf32 || word.rounds_products();
+            is_there && device.supports_dtype(FloatDType::from(dtype))
+        })
+        .collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::floats::directed;
 use super::lanes::{lanes, map1, map2, read, write};
 use super::{Lowered, Lowering, Step, bytes_of, f16_op, to_bf16, to_f16};
 use crate::ptx::{self, Statement};
@@ -103,7 +104,8 @@ fn converter(
                 i128::from(v >> (64 - from_bits))
             };
             match to.as_str() {
-                "f32" => u64::from((v as f32).to_bits()),
+                "f32" if rounding == "rn" => u64::from((v as f32).to_bits()),
+                "f32" => u64::from(directed(v as f64, 0.0, &rounding).to_bits()),
                 "f64" => (v as f64).to_bits(),
                 "f16" => u64::from(to_f16(v as f64)),
                 _ => u64::from(to_bf16(v as f64)),
@@ -117,6 +119,7 @@ fn converter(
         "bf16" => |v| bf16::from_bits(v as u16).to_f64(),
         other => return Err(format!("from {other}")),
     };
+    let direction = rounding.clone();
     let whole = move |v: f64| match rounding.as_str() {
         "rni" => v.round_ties_even(),
         "rzi" => v.trunc(),
@@ -131,7 +134,7 @@ fn converter(
             let v = whole(wide(v));
             let v = if saturate { v.clamp(0.0, 1.0) } else { v };
             match to.as_str() {
-                "f32" => u64::from((v as f32).to_bits()),
+                "f32" => u64::from(directed(v, 0.0, &direction).to_bits()),
                 "f64" => v.to_bits(),
                 "f16" => u64::from(to_f16(v)),
                 "tf32" => u64::from(tf32(v as f32, cut).to_bits()),

@@ -104,6 +104,71 @@ impl Lowering<'_> {
                 }
             };
         }
+        let direction = ["rm", "rp", "rz"].into_iter().find(|way| has(way));
+        match (direction, &args[..]) {
+            (None, _) => {}
+            (Some(way), [a, b, c]) if ty == "f32" && matches!(parts[0], "fma" | "mad") => {
+                return Ok(map3::<f32, f32, f32, f32>(d, *a, *b, *c, move |a, b, c| fused(a, b, c, way)));
+            }
+            (Some(way), _) => return Err(format!("no rounding {way} of {} of {ty}", parts[0])),
+        }
         Ok(if ty == "f32" { floats!(f32) } else { floats!(f64) })
+    }
+}
+
+/// `a b + c`, rounded once: down, up or toward zero.
+fn fused(a: f32, b: f32, c: f32, way: &str) -> f32 {
+    // The product is exact, and what the sum leaves out is known (Knuth's two-sum).
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    let of_c = sum - product;
+    let left = (product - (sum - of_c)) + (c - of_c);
+    directed(sum, left, way)
+}
+
+/// The number `value + left`, of which `left` is less than the last bit of `value`, rounded down, up or toward zero.
+pub(super) fn directed(value: f64, left: f64, way: &str) -> f32 {
+    let near = value as f32;
+    if !value.is_finite() {
+        return near;
+    }
+    let beyond = match value - f64::from(near) {
+        0.0 => left,
+        off => off,
+    };
+    match way {
+        "rm" if beyond < 0.0 => near.next_down(),
+        "rp" if beyond > 0.0 => near.next_up(),
+        "rz" if near > 0.0 && beyond < 0.0 => near.next_down(),
+        "rz" if near < 0.0 && beyond > 0.0 => near.next_up(),
+        _ => near,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_rounded_as_they_are_told() {
+        let hair = f32::EPSILON;
+        // 1 + 2^-46, and 1 - 2^-46.
+        for (c, [down, up, zero]) in
+            [(1.0, [1.0, 1.0 + hair, 1.0]), (-1.0, [-1.0, -1.0 + hair / 2.0, -1.0 + hair / 2.0])]
+        {
+            let tiny = 2f32.powi(-23);
+            assert_eq!(["rm", "rp", "rz"].map(|way| fused(tiny, tiny, c, way)), [down, up, zero], "{c}");
+        }
+        // Below what f64 holds beside one.
+        let tiny = 2f32.powi(-40);
+        assert_eq!(
+            ["rm", "rp", "rz"].map(|way| fused(tiny, -tiny, 1.0, way)),
+            [1.0 - hair / 2.0, 1.0, 1.0 - hair / 2.0]
+        );
+        assert_eq!(["rm", "rp", "rz"].map(|way| fused(3.0, 2.0, 1.0, way)), [7.0; 3], "exact");
+        assert_eq!(
+            ["rm", "rp", "rz"].map(|way| fused(f32::MAX, 2.0, 0.0, way)).map(f32::is_finite),
+            [true, false, true]
+        );
     }
 }
