@@ -9,7 +9,7 @@
 # DEVICE   cpu, ndarray, wgpu or cuda[:n]
 # CONFIG   the model that is timed          (default configs/model-L.ron)
 # RECIPE   what is trained, on drawn tokens (default on CUDA configs/image/imagenet256-L.ron, else configs/image/debug.ron; of
-#          these two PyTorch's steps are taken as well, both sides without dropout)
+#          these two, where neither is named, PyTorch's steps are taken as well on CUDA and cpu, both sides without dropout)
 # BATCHES, TYPES, REPEAT, PYTHON, TRAIN_BATCH in the environment change the defaults below, and PART_SECONDS ends a part that takes
 # longer. With TOKENS, a token store, the recipe REAL
 # (default configs/image/imagenette64.ron) is trained on it for SECONDS_OF_TRAINING (default 240), stopped, and resumed for as long;
@@ -18,7 +18,11 @@
 # LD_LIBRARY_PATH have it (`devices` in the results says so). A part that fails is named at the end, and does not stop
 # the others.
 set -uo pipefail
-mgnt=$(readlink -f "$(command -v "$1")") device=$2 out=$3
+mgnt=$(readlink -f "$(command -v "$1" || echo "$1")") device=$2 out=$3
+[ -x "$mgnt" ] || {
+    echo "$1: no program" >&2
+    exit 2
+}
 root=$(cd "$(dirname "$0")/.." && pwd)
 case $device in
 cuda*) large=imagenet256-L sizes=(--layers 24 --width 1024 --heads 16 --hidden 4096 --bf16) hows=("" --compile --compile=reduce-overhead) ;;
@@ -40,16 +44,29 @@ part() { # NAME COMMAND...: keeps what it prints, and goes on where it fails
     local name=$1
     shift
     echo "== $name: ${*/#$mgnt/mgnt}" | tee -a "$out/log.txt"
-    if "${limit[@]}" "$@" >"$out/$name.out" 2>"$out/$name.err"; then
+    local status=0
+    if [ -n "$limit" ]; then
+        # In a group of its own, which an interrupt of ours reaches by us alone.
+        timeout "$limit" "$@" >"$out/$name.out" 2>"$out/$name.err" &
+        trap 'kill -TERM $!; exit 130' INT
+        wait $! || status=$?
+        trap - INT
+    else
+        "$@" >"$out/$name.out" 2>"$out/$name.err" || status=$?
+    fi
+    if [ "$status" = 0 ]; then
         case " $* " in *" --json "*) ;; *) cat "$out/$name.out" ;; esac
     else
-        failed+=("$name: $(tail -n 1 "$out/$name.err")")
+        local why
+        why=$(tail -n 1 "$out/$name.err")
+        [ -n "$limit" ] && [ "$status" = 124 ] && why="ended after $limit seconds"
+        failed+=("$name: $why")
         tail -n 3 "$out/$name.err"
     fi
     "$python" "$root/benches/device_table.py" "$out" >"$out/table.new" 2>/dev/null && mv "$out/table.new" "$out/table.md"
 }
-limit=()
-[ -n "${PART_SECONDS:-}" ] && limit=(timeout "$PART_SECONDS")
+limit=${PART_SECONDS:-}
+rm -f "$out/train-torch.out"
 
 part devices "$mgnt" devices
 for type in $types; do
@@ -81,13 +98,14 @@ if [ -n "${TOKENS:-}" ]; then
     # An interrupt ends a training after its step, with a checkpoint and exit code 0.
     first=()
     # One that died before its first checkpoint has nothing to resume.
-    [ -n "$(ls "$out/real/checkpoints" 2>/dev/null)" ] && first=(--resume)
-    limit=()
+    compgen -G "$out/real/checkpoints/step-*[0-9]" >/dev/null && first=(--resume)
+    limit=
     for turn in real real-resumed; do
         # In the foreground, so that the training is told once: a second interrupt ends it without a checkpoint.
-        part "$turn" timeout --foreground --preserve-status --signal INT "${SECONDS_OF_TRAINING:-240}" "${training[@]}" "${first[@]}"
+        part "$turn" timeout --foreground --preserve-status --signal INT "${SECONDS_OF_TRAINING:-240}" "${training[@]}" ${first[@]+"${first[@]}"}
         first=(--resume)
     done
+    limit=${PART_SECONDS:-}
 fi
 part demo "$mgnt" demo --device "$device" --hurry 10 --shipped "$root/assets/imagenette64" --out "$out/demo"
 

@@ -78,7 +78,8 @@ pub enum Error {
     },
     /// An unfinished store of something else.
     #[error(
-        "{path}: an unfinished store of another source or with other options; continue it with those, or remove it",
+        "{path}: an unfinished store of another source, with other options or by another version; continue it with those, \
+         or remove it",
         path = path.display()
     )]
     OtherPlan {

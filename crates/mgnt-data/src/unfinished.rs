@@ -95,17 +95,26 @@ impl Unfinished {
         Ok(())
     }
 
-    /// Takes back a whole store that was stopped on its way into its place, or there before this folder was gone: it need not be made
-    /// again.
+    /// Takes back a whole store that was stopped on its way into its place: it need not be made again. One that has come there, before
+    /// this folder was gone, stays, and its shards are here by other names of the same files.
     fn take_back(&self) -> Result<(), Error> {
         let Ok(manifest) = fs::read(self.part.join(MANIFEST)) else { return Ok(()) };
-        let folder = self.folder();
-        let is_new = |place: &&PathBuf| fs::read(place.join(MANIFEST)).is_ok_and(|found| found == manifest);
-        let places = [self.part.join("ready"), self.out.clone()];
-        match places.iter().find(is_new).filter(|_| !folder.exists()) {
-            Some(place) => fs::rename(place, &folder).map_err(Error::io(place)),
-            None => Ok(()),
+        let (folder, ready) = (self.folder(), self.part.join("ready"));
+        let is_new = |place: &Path| fs::read(place.join(MANIFEST)).is_ok_and(|found| found == manifest);
+        if folder.exists() {
+            return Ok(());
         }
+        if is_new(&ready) {
+            return fs::rename(&ready, &folder).map_err(Error::io(&ready));
+        }
+        if is_new(&self.out) {
+            fs::create_dir(&folder).map_err(Error::io(&folder))?;
+            // A shard that has no other name here is made again.
+            for name in names(&self.out)?.iter().filter(|name| self.kind.is_shard(name)) {
+                let _ = fs::hard_link(self.out.join(name), folder.join(name));
+            }
+        }
+        Ok(())
     }
 
     /// Where shards are written.
@@ -161,15 +170,16 @@ impl Unfinished {
         let ready = self.part.join("ready");
         fs::rename(&folder, &ready).map_err(Error::io(&ready))?;
         replace(&ready, &self.out, &self.part.join("old")).or_else(|error| {
-            if manifest_in(&self.out).is_ok_and(|found| found == manifest) {
+            let is_new = |place: &Path| manifest_in(place).is_ok_and(|found| found == manifest);
+            // An older store may be the same to the byte, but for its damage: the new one is here where it has not left.
+            if is_new(&ready) {
+                // The first error is the one to tell.
+                let _ = fs::rename(&ready, &folder);
+            } else if is_new(&self.out) {
                 tracing::warn!(
                     "{error}: the new store is in its place, and the older one could not be removed"
                 );
                 return Ok(());
-            }
-            if manifest_in(&ready).is_ok_and(|found| found == manifest) {
-                // The first error is the one to tell.
-                let _ = fs::rename(&ready, &folder);
             }
             Err(error.into())
         })
@@ -511,8 +521,10 @@ mod tests {
         // Killed before the rest was gone: the new one is finished still, and not the older one.
         let again = open(&out, &"plan").unwrap();
         assert!(again.record(0).is_some() && !again.part.join("ready").exists());
-        assert!(fs::read_to_string(again.folder().join(MANIFEST)).unwrap().contains("new"));
+        assert!(fs::read_to_string(out.join(MANIFEST)).unwrap().contains("new"), "it stays where it is");
         // Killed on the way.
+        fs::copy(out.join(MANIFEST), again.folder().join(MANIFEST)).unwrap();
+        fs::remove_dir_all(&out).unwrap();
         fs::rename(again.folder(), again.part.join("ready")).unwrap();
         drop(again);
         let again = open(&out, &"plan").unwrap();

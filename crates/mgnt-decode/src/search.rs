@@ -22,7 +22,7 @@ pub struct Found {
 /// `most` strategies.
 ///
 /// A start above the budget is made cheaper first, from its first iteration on, and by its refreshes at last. The start is
-/// measured in any case. The order in which strategies are
+/// measured in any case; others for which `measure` gives nothing are passed over, and count for none. The order in which strategies are
 /// measured depends on nothing but the arguments and what was measured, so a search whose measurements are kept can
 /// be resumed by running it again.
 pub fn coordinate_search<E: From<Error>>(
@@ -30,10 +30,14 @@ pub fn coordinate_search<E: From<Error>>(
     start: &Strategy,
     budget: u64,
     most: usize,
-    measure: &mut dyn FnMut(&Strategy) -> Result<f64, E>,
+    measure: &mut dyn FnMut(&Strategy) -> Result<Option<f64>, E>,
 ) -> Result<Found, E> {
     let start = within(config, start, budget)?;
-    let value = measure(&start)?;
+    let Some(value) = measure(&start)? else {
+        return Err(
+            Error::field("start", "a strategy that can be measured", "one that is passed over").into()
+        );
+    };
     let mut found = Found { strategy: start, value, measured: 1, settled: false };
     // By what is done, not by how it is written: a refresh that must be anyway changes nothing.
     let mut tried: Vec<Vec<Iteration>> = vec![found.strategy.plan(config)?.iterations().to_vec()];
@@ -49,7 +53,7 @@ pub fn coordinate_search<E: From<Error>>(
                     return Ok(found);
                 }
                 tried.push(plan.iterations().to_vec());
-                let value = measure(&candidate)?;
+                let Some(value) = measure(&candidate)? else { continue };
                 found.measured += 1;
                 if value < found.value {
                     (found.strategy, found.value, better) = (candidate, value, true);
@@ -137,7 +141,7 @@ mod tests {
         let config = ModelConfig::preset(Preset::B);
         let start = Strategy::parse("4x3,2x3").unwrap();
         let budget = (gigaflops(&start) * 1.6e9) as u64;
-        let found = coordinate_search(&config, &start, budget, 500, &mut |s| value(s)).unwrap();
+        let found = coordinate_search(&config, &start, budget, 500, &mut |s| value(s).map(Some)).unwrap();
         assert!(found.settled && found.measured > 5);
         assert!(found.value < value(&start).unwrap());
         assert!(gigaflops(&found.strategy) * 1e9 <= budget as f64);
@@ -151,7 +155,7 @@ mod tests {
             let mut seen = Vec::new();
             let mut measure = |s: &Strategy| {
                 seen.push(s.clone());
-                value(s)
+                value(s).map(Some)
             };
             let found = coordinate_search(&config, &start, u64::MAX, most, &mut measure).unwrap();
             (found, seen)
@@ -159,6 +163,12 @@ mod tests {
         let (cut, first) = run(4);
         assert!(!cut.settled && cut.measured == 4);
         assert_eq!((run(1).1.len(), run(0).1.len()), (1, 1), "the start, in any case");
+        // What is passed over counts for none.
+        let mut none = |s: &Strategy| Ok::<_, Error>((*s.models.factors() == [8, 8, 1, 1]).then_some(0.0));
+        let alone = coordinate_search(&config, &start, u64::MAX, 4, &mut none).unwrap();
+        assert!(alone.settled && alone.measured == 1);
+        let other = Strategy::parse("8x4").unwrap();
+        assert!(coordinate_search(&config, &other, u64::MAX, 4, &mut none).is_err());
         let (whole, all) = run(1000);
         assert_eq!(all[..4], first);
         assert_eq!(whole.strategy.models.to_string(), "1x4");
@@ -174,7 +184,7 @@ mod tests {
             let mut measure = |strategy: &Strategy| {
                 plans.push(strategy.plan(&config)?.iterations().to_vec());
                 // Nothing is better than the start: its neighbours are all that is measured.
-                Ok::<_, Error>(0.0)
+                Ok::<_, Error>(Some(0.0))
             };
             let found = coordinate_search(&config, &start, u64::MAX, 500, &mut measure).unwrap();
             assert!(found.settled);
@@ -195,20 +205,21 @@ mod tests {
         let config = ModelConfig::preset(Preset::B);
         let start = Strategy::parse("1x4").unwrap();
         let budget = (gigaflops(&start) * 0.5e9) as u64;
-        let found = coordinate_search(&config, &start, budget, 1, &mut |s| value(s)).unwrap();
+        let found = coordinate_search(&config, &start, budget, 1, &mut |s| value(s).map(Some)).unwrap();
         assert!(gigaflops(&found.strategy) * 1e9 <= budget as f64);
         // Without its cache even the smallest sub-models are above a budget that they meet with it.
         let small = Strategy::parse("8x4").unwrap();
         let budget = (gigaflops(&small) * 1e9) as u64 + 1;
         let dear = small.with_cache(CachePolicy::Off);
         assert!(gigaflops(&dear) * 1e9 > budget as f64);
-        assert!(coordinate_search(&config, &dear, budget, 1, &mut |s| value(s)).is_ok());
-        let error = coordinate_search(&config, &start, 1000, 1, &mut |s| value(s)).unwrap_err().to_string();
+        assert!(coordinate_search(&config, &dear, budget, 1, &mut |s| value(s).map(Some)).is_ok());
+        let error =
+            coordinate_search(&config, &start, 1000, 1, &mut |s| value(s).map(Some)).unwrap_err().to_string();
         assert!(error.contains("smallest sub-model"), "{error}");
         // The budget that is named is one.
         for iterations in 1..=12 {
             let start = Strategy::parse(&format!("8x{iterations}")).unwrap();
-            let of = |budget| coordinate_search(&config, &start, budget, 1, &mut |s| value(s));
+            let of = |budget| coordinate_search(&config, &start, budget, 1, &mut |s| value(s).map(Some));
             let error = of(1000).unwrap_err().to_string();
             let named = error.split("at least ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
             let budget = (named.parse::<f64>().unwrap() * 1e9).round() as u64;

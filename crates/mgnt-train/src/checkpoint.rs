@@ -64,6 +64,19 @@ pub fn has_checkpoint(run: &Path) -> Result<bool, Error> {
     Ok(!list(&run.join(FOLDER))?.is_empty())
 }
 
+/// Puts checkpoints of a run's folder back that were about to be replaced as the process was killed.
+pub(crate) fn put_back(run: &Path) -> Result<(), mgnt_weights::Error> {
+    let folder = run.join(FOLDER);
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let place = name.to_str().and_then(atomic::leftover_of).map(|name| folder.join(name));
+        if let Some(place) = place.filter(|place| step_of(place).is_some()) {
+            atomic::put_back(&place)?;
+        }
+    }
+    Ok(())
+}
+
 /// The checkpoints of one run.
 pub(crate) struct Checkpoints {
     folder: PathBuf,
@@ -75,6 +88,11 @@ impl Checkpoints {
     /// Those in a run's folder.
     pub fn new(run: &Path, identity: Identity, optimization: &Optimization) -> Self {
         Self { folder: run.join(FOLDER), identity, keep: optimization.keep }
+    }
+
+    /// The folder that they lie in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Writes a checkpoint of the three records that were handed over. Where it fails, those before stay.

@@ -85,10 +85,7 @@ pub fn run<T: Task>(
     }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
-    // First of all: of a folder that was being replaced as the process was killed only this may be left.
-    atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
-    atomic::remove_leftovers(&out.join(checkpoint::FOLDER))?;
-    atomic::remove_leftovers(&out.join("samples"))?;
+    put_back(out)?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
     let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
@@ -111,6 +108,9 @@ pub fn run<T: Task>(
         }
         begin_anew(out, &described(&description, recipe)?)?;
     }
+    atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
+    atomic::remove_leftovers(checkpoints.folder())?;
+    atomic::remove_leftovers(&out.join("samples"))?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {
         step: start.progress.step,
@@ -249,6 +249,14 @@ fn begin_anew(out: &Path, description: &str) -> Result<(), Error> {
         fs::remove_dir_all(&folder).map_err(mgnt_weights::Error::io(&folder))?;
     }
     Ok(atomic::write_bytes(&path, description.as_bytes())?)
+}
+
+/// Puts folders back that were about to be replaced as the process was killed, before anything is looked for.
+fn put_back(out: &Path) -> Result<(), Error> {
+    for folder in ["best", "model"] {
+        atomic::put_back(&out.join(folder))?;
+    }
+    Ok(checkpoint::put_back(out)?)
 }
 
 /// What `run.json` says.

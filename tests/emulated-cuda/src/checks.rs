@@ -18,8 +18,26 @@ pub enum Access {
     Read,
     /// It is written.
     Write,
-    /// It is read or written in one piece with others.
-    Atomic,
+    /// It is read in one piece with others.
+    OrderedRead,
+    /// It is written so.
+    OrderedWrite,
+    /// Both.
+    Update,
+}
+
+impl Access {
+    fn reads(self) -> bool {
+        !matches!(self, Self::Write | Self::OrderedWrite)
+    }
+
+    fn writes(self) -> bool {
+        !matches!(self, Self::Read | Self::OrderedRead)
+    }
+
+    fn is_ordered(self) -> bool {
+        !matches!(self, Self::Read | Self::Write)
+    }
 }
 
 /// Who touched memory, when.
@@ -67,8 +85,10 @@ impl Touch {
 struct Cell {
     writer: Touch,
     readers: Farthest,
-    /// Of atomic operations, which race with all but themselves, since the last that was none.
+    /// Of atomic operations that write, which race with all but themselves, since the last write that was none.
     atomics: Farthest,
+    /// Of those that read, which race with writes that are none.
+    ordered_readers: Farthest,
 }
 
 /// Two touches that are as far from each other as any: whoever races with one of all races with one of these.
@@ -90,7 +110,8 @@ impl Cell {
     fn add(&mut self, now: Touch, access: Access) {
         match access {
             Access::Read => self.readers.add(now),
-            Access::Atomic => self.atomics.add(now),
+            Access::OrderedRead => self.ordered_readers.add(now),
+            Access::OrderedWrite | Access::Update => self.atomics.add(now),
             Access::Write => *self = Self { writer: now, ..Self::default() },
         }
     }
@@ -102,10 +123,12 @@ impl Cell {
     /// Whom the access races with, and how far that is.
     fn race(&self, now: Touch, access: Access) -> Option<(Touch, Between, &'static str)> {
         let readers = self.readers.0.map(|reader| (reader, "read")).into_iter();
+        let ordered_readers = self.ordered_readers.0.map(|reader| (reader, "read")).into_iter();
         let atomics = self.atomics.0.map(|atomic| (atomic, "wrote")).into_iter();
         std::iter::once((self.writer, "wrote"))
-            .chain(readers.filter(|_| access != Access::Read))
-            .chain(atomics.filter(|_| access != Access::Atomic))
+            .chain(readers.filter(|_| access.writes()))
+            .chain(ordered_readers.filter(|_| access == Access::Write))
+            .chain(atomics.filter(|_| !access.is_ordered()))
             .map(|(other, did)| (other, other.against(&now), did))
             .filter(|(_, between, _)| *between != Between::Order)
             .max_by_key(|(_, between, _)| *between)
@@ -163,6 +186,10 @@ impl Checks {
             lane: lane as u8,
             pc: pc as u32,
         };
+        // Single bytes race with none here, but they are written.
+        if shared && bytes < GRAIN && access.writes() && !self.shared[at / GRAIN].is_written() {
+            self.shared[at / GRAIN].writer = now;
+        }
         for at in (at..at + bytes - bytes % GRAIN).step_by(GRAIN) {
             let cell = if shared {
                 &mut self.shared[at / GRAIN]
@@ -179,7 +206,7 @@ impl Checks {
                     Between::Warps => "another warp",
                     _ => "another lane of the warp",
                 };
-                let does = if access == Access::Read { "reads" } else { "writes" };
+                let does = if access.writes() { "writes" } else { "reads" };
                 let space = if shared { "shared" } else { "global" };
                 self.found.insert(Finding {
                     what: format!("{does} {space} memory that {who} {did}, with nothing between"),
@@ -187,7 +214,7 @@ impl Checks {
                 });
             }
             // A maximum, for one, passes over what is no number.
-            if shared && access == Access::Read && !cell.is_written() {
+            if shared && access.reads() && !cell.is_written() {
                 let what = "reads shared memory that nobody wrote".into();
                 self.found.insert(Finding { what, at: (pc, None) });
             }
@@ -277,6 +304,8 @@ mod tests {
         // One lane makes it zero, and adds as all do: what the others add before is lost.
         let zero = "setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [0], 0;";
         let add = "red.shared.add.u32 [0], %r1;";
+        tells(1, add, "reads shared memory that nobody wrote");
+        tells(1, "ld.volatile.shared.u32 %r6, [%r3]; bar.sync 0; ld.shared.u32 %r7, [%r3];", "nobody wrote");
         tells(1, &format!("{zero} {add}"), "writes shared memory that another warp wrote");
         assert!(
             found(1, &format!("{zero} bar.sync 0; {add} bar.sync 0; ld.shared.u32 %r6, [0];")).is_empty()

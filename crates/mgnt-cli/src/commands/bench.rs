@@ -123,10 +123,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let matrix_peak_gflops = product.peak(&compute, &device);
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for &batch in &arguments.batch {
-        // What is kept for the sizes of another batch is found by no tensor of this one.
-        device.memory_cleanup();
         // A device that fails panics, and the rows of other batches are no worse for it.
-        let measured = catch_unwind(AssertUnwindSafe(|| measured(&arguments, batch, &device)));
+        let measured = catch_unwind(AssertUnwindSafe(|| {
+            // What is kept for the sizes of another batch is found by no tensor of this one.
+            device.memory_cleanup();
+            measured(&arguments, batch, &device)
+        }));
         match measured.unwrap_or_else(|panic| Err(anyhow!("{}", one_line(text_of(&*panic))))) {
             Ok(of_batch) => {
                 let device_bytes = compute.device.held();
@@ -140,10 +142,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         true => print_json(&report)?,
         false => print(&report, &product),
     }
-    match report.failed.first() {
-        Some(Failed { batch, reason }) => Err(anyhow!("batch {batch}: {reason}")),
-        None => Ok(()),
-    }
+    let failed: Vec<String> =
+        report.failed.iter().map(|Failed { batch, reason }| format!("batch {batch}: {reason}")).collect();
+    if failed.is_empty() { Ok(()) } else { Err(anyhow!("{}", failed.join("; "))) }
 }
 
 /// Fails where the device has not the memory for a batch.

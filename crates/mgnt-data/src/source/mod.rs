@@ -292,7 +292,7 @@ impl Source {
             }
             let path = &self.containers[container];
             if state(path).ok() != self.listed[container] {
-                let reason = "has changed since it was listed; the same command lists it anew".into();
+                let reason = "has changed since it was listed; start again (anew, without what is unfinished, if its files are others)".into();
                 return Err(Error::Layout { path: path.clone(), reason });
             }
         }

@@ -82,14 +82,14 @@ pub const SHARED_BY_DEFAULT: usize = 48 << 10;
 
 /// Cards of desks and the like, with less of everything ("CUDA C++ Programming Guide", technical specifications).
 fn is_small() -> bool {
-    matches!(capability(), 86..90)
+    matches!(capability(), 86 | 89 | 120..)
 }
 
 /// Shared memory that a block may be allowed.
 pub fn most_shared() -> usize {
     match capability() {
-        90.. => 227 << 10,
         _ if is_small() => 99 << 10,
+        90.. => 227 << 10,
         _ => 163 << 10,
     }
 }

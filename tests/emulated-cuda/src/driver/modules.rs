@@ -89,9 +89,9 @@ unsafe extern "C" fn cuLaunchKernel(
 ) -> Status {
     let kernel = unsafe { &*(function as *const Arc<Kernel>) }.clone();
     let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-    let opted_in = *OPTED_IN.lock().unwrap_or_else(PoisonError::into_inner).get(&function).unwrap_or(&0);
-    let most = if opted_in == 0 { device::SHARED_BY_DEFAULT } else { opted_in };
-    if !device::takes(grid, block) || kernel.shared_bytes + shared as usize > most {
+    let opted_in = OPTED_IN.lock().unwrap_or_else(PoisonError::into_inner).get(&function).copied();
+    let most = opted_in.unwrap_or_else(|| device::SHARED_BY_DEFAULT.saturating_sub(kernel.shared_bytes));
+    if !device::takes(grid, block) || shared as usize > most {
         return INVALID_VALUE;
     }
     let mut bytes = vec![0u8; kernel.param_bytes];
@@ -105,14 +105,16 @@ unsafe extern "C" fn cuLaunchKernel(
     state.submit(stream, Work::Launch(launch))
 }
 
-/// Bytes of shared memory that a function was allowed beyond what each may take.
+/// Bytes of shared memory that launches of a function may ask for, beside its own, where that was said.
 static OPTED_IN: LazyLock<Mutex<HashMap<usize, usize>>> = LazyLock::new(Mutex::default);
 
 #[unsafe(no_mangle)]
-extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> Status {
+unsafe extern "C" fn cuFuncSetAttribute(function: usize, attribute: c_int, value: c_int) -> Status {
     const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
     if attribute == MAX_DYNAMIC_SHARED_SIZE_BYTES {
-        let Some(bytes) = usize::try_from(value).ok().filter(|&bytes| bytes <= device::most_shared()) else {
+        let own = unsafe { &*(function as *const Arc<Kernel>) }.shared_bytes;
+        let Some(bytes) = usize::try_from(value).ok().filter(|&bytes| bytes + own <= device::most_shared())
+        else {
             return INVALID_VALUE;
         };
         OPTED_IN.lock().unwrap_or_else(PoisonError::into_inner).insert(function, bytes);

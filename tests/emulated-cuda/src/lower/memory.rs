@@ -127,7 +127,7 @@ impl Lowering<'_> {
                 else {
                     return;
                 };
-                warp.touch(lane, at, width, Access::Atomic);
+                warp.touch(lane, at, width, Access::Update);
                 // SAFETY: checked above.
                 let old = unsafe { raw(at, width, false) };
                 let new = f(old, read(warp, a, lane), b.map_or(0, |b| read(warp, b, lane)));
@@ -182,7 +182,11 @@ impl Lowering<'_> {
 /// The access, or an atomic one where the instruction asks for an order of its own.
 fn ordered(parts: &[&str], access: Access) -> Access {
     let own = ["volatile", "relaxed", "acquire", "release"].iter().any(|word| parts.contains(word));
-    if own { Access::Atomic } else { access }
+    match access {
+        Access::Read if own => Access::OrderedRead,
+        Access::Write if own => Access::OrderedWrite,
+        access => access,
+    }
 }
 
 /// Bits at an address, widened with zeros or signs.

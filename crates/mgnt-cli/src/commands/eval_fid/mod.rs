@@ -382,15 +382,17 @@ fn show(arguments: &Arguments, report: &Report, out: Option<&Path>) -> anyhow::R
         true => print_json(report),
         false => write!(std::io::stdout(), "{report}").context("standard output"),
     };
-    if let Some(out) = out {
-        atomic::write_bytes(&out.join("report.json"), &json(report)?)?;
-        atomic::write_bytes(&out.join("report.md"), markdown(report).as_bytes())?;
-    }
-    if let Some(path) = &arguments.report {
-        match path.extension().is_some_and(|ending| ending == "md") {
-            true => atomic::write_bytes(path, markdown(report).as_bytes())?,
-            false => atomic::write_bytes(path, &json(report)?)?,
-        }
-    }
-    printed
+    let (json, markdown) = (json(report)?, markdown(report));
+    let own = |out: &Path| {
+        atomic::write_bytes(&out.join("report.json"), &json)?;
+        atomic::write_bytes(&out.join("report.md"), markdown.as_bytes())
+    };
+    let own = out.map_or(Ok(()), own);
+    let asked_for = arguments.report.as_ref().map_or(Ok(()), |path| {
+        let is_markdown = path.extension().is_some_and(|ending| ending == "md");
+        atomic::write_bytes(path, if is_markdown { markdown.as_bytes() } else { &json })
+    });
+    printed?;
+    own?;
+    Ok(asked_for?)
 }

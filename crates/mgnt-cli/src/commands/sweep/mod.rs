@@ -121,17 +121,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let named = named(&arguments, model.config())?;
     let search = arguments.search.map(|gigaflops| Search::new(&arguments, gigaflops, model.config()));
     let search = search.transpose()?;
-    // Those of which a batch has no room would only be found out when their turn comes.
-    let fits = |strategy: &Strategy| {
-        let plan = strategy.plan(model.config())?;
-        arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())
-    };
-    for (name, strategy) in &named {
-        fits(strategy).with_context(|| format!("strategy {name}"))?;
-    }
-    if let Some(Search { start, .. }) = &search {
-        fits(start).context("the start of --search")?;
-    }
     let real = real_source(&arguments.real, arguments.real_samples)?;
     if let Source::Pictures(pictures) = &real {
         warn_of_passed_over(pictures);
@@ -157,18 +146,25 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         given: Vec::new(),
     };
 
+    // Those of which a batch has no room would only be found out when their turn comes.
+    for (name, strategy) in &named {
+        sweep.check_memory(strategy).with_context(|| format!("strategy {name}"))?;
+    }
+    if let Some(Search { start, .. }) = &search {
+        sweep.check_memory(start).context("the start of --search")?;
+    }
     for (name, strategy) in &named {
         sweep.measure(name, true, strategy)?;
     }
     if let Some(Search { gigaflops, budget, start }) = search {
         let mut number = 0;
         let mut measure = |strategy: &Strategy| {
-            if let Err(error) = fits(strategy) {
+            if let Err(error) = sweep.check_memory(strategy) {
                 tell!("{}: passed over: {error:#}", strategy.models);
-                return Ok(f64::INFINITY);
+                return Ok(None);
             }
             number += 1;
-            sweep.measure(&format!("search {number}"), false, strategy)
+            sweep.measure(&format!("search {number}"), false, strategy).map(Some)
         };
         let most = arguments.most.into();
         let found =
@@ -245,7 +241,7 @@ impl Search {
     fn new(arguments: &Arguments, gigaflops: f64, config: &ModelConfig) -> anyhow::Result<Self> {
         let (start, budget) = (arguments.strategy.strategy(config)?, (gigaflops * 1e9).round() as u64);
         // A search of its start alone, which measures nothing.
-        let mut unmeasured = |_: &Strategy| Ok::<_, mgnt_decode::Error>(0.0);
+        let mut unmeasured = |_: &Strategy| Ok::<_, mgnt_decode::Error>(Some(0.0));
         let found = search::coordinate_search(config, &start, budget, 1, &mut unmeasured)
             .map_err(|error| bad_use(format!("--search {gigaflops}: {error}")))?;
         Ok(Self { gigaflops, budget, start: found.strategy })
@@ -286,6 +282,18 @@ impl Sweep<'_> {
     fn plan_of(&self, row: &Row) -> String {
         let plan = ron::from_str(&row.strategy).ok().and_then(|strategy| self.plan(&strategy).ok());
         plan.unwrap_or_else(|| row.strategy.clone())
+    }
+
+    /// Fails where a batch has no room, of a strategy that is to be measured.
+    fn check_memory(&self, strategy: &Strategy) -> anyhow::Result<()> {
+        let plan = self.plan(strategy)?;
+        let known: BTreeSet<u64> =
+            self.rows().filter(|row| self.plan_of(row) == plan).map(|row| row.seed).collect();
+        if self.seeds.is_subset(&known) {
+            return Ok(());
+        }
+        let Arguments { compute, batch, .. } = self.arguments;
+        compute.check_memory(&strategy.plan(self.model.config())?, "--batch", (*batch).into())
     }
 
     /// Mean FID over the seeds, from the log where it is known. One that was `named` has rows of its own.
