@@ -80,7 +80,7 @@ fn imported_transformers_say_what_the_published_code_says() {
     safetensors::write(&path.join("large.safetensors"), &large).unwrap();
     let line = "import maskgit-flax --transformer large.safetensors --classes 10 -o large";
     let said = String::from_utf8(output(line, path).stderr).unwrap();
-    assert!(said.contains("8 heads; 32 codes, 10 classes, no null class"), "{said}");
+    assert!(said.contains("8 heads; 64 tokens of 32 codes, 10 classes, no null class"), "{said}");
     succeed("export large --dtype bf16 -o large-bf16.safetensors", path);
     fail(
         "export large --dtype f16 -o x",

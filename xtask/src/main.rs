@@ -59,7 +59,10 @@ fn test(arguments: &[String]) -> Result<u8, String> {
         run(Command::new(cargo()).current_dir(root()).args(words).arg("--workspace").args(arguments))
     };
     if !nextest {
-        return run(&["test", "--no-fail-fast"]);
+        // One after the other: Burn's processor has one generator for all threads of a process, which some tests seed.
+        let mut command = Command::new(cargo());
+        command.current_dir(root()).args(["test", "--no-fail-fast", "--workspace"]).args(arguments);
+        return crate::run(command.env("RUST_TEST_THREADS", "1"));
     }
     let code = run(&["nextest", "run", "--no-fail-fast"])?;
     // nextest leaves out the examples of the documentation; where some tests alone are asked for, they are not meant.

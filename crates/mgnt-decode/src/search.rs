@@ -164,11 +164,15 @@ mod tests {
         assert!(!cut.settled && cut.measured == 4);
         assert_eq!((run(1).1.len(), run(0).1.len()), (1, 1), "the start, in any case");
         // What is passed over counts for none.
-        let mut none = |s: &Strategy| Ok::<_, Error>((*s.models.factors() == [8, 8, 1, 1]).then_some(0.0));
-        let alone = coordinate_search(&config, &start, u64::MAX, 4, &mut none).unwrap();
-        assert!(alone.settled && alone.measured == 1);
-        let other = Strategy::parse("8x4").unwrap();
-        assert!(coordinate_search(&config, &other, u64::MAX, 4, &mut none).is_err());
+        let mut asked = 0;
+        let mut start_alone = |_: &Strategy| {
+            asked += 1;
+            Ok::<_, Error>((asked == 1).then_some(0.0))
+        };
+        let alone = coordinate_search(&config, &start, u64::MAX, 4, &mut start_alone).unwrap();
+        assert!(alone.settled && alone.measured == 1 && asked > 5, "{asked}");
+        let nothing = &mut |_: &Strategy| Ok::<_, Error>(None);
+        assert!(coordinate_search(&config, &start, u64::MAX, 4, nothing).is_err());
         let (whole, all) = run(1000);
         assert_eq!(all[..4], first);
         assert_eq!(whole.strategy.models.to_string(), "1x4");

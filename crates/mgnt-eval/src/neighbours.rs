@@ -153,6 +153,18 @@ mod tests {
                     "{name}: {got:?} {expected:?}"
                 );
             }
+            // As they are published: precision and recall of three neighbours, density and coverage of five.
+            let of = |k: usize| {
+                let name = format!("prdc/{case}/k{k}/precision_recall_density_coverage");
+                map.get(&name).unwrap().to_f64()
+            };
+            let got = neighbours(&features("real"), &features("fake")).unwrap();
+            let got = [got.precision, got.recall, got.density, got.coverage];
+            let expected = [of(3)[0], of(3)[1], of(5)[2], of(5)[3]];
+            assert!(
+                got.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12),
+                "{case}: {got:?} {expected:?}"
+            );
         }
     }
 

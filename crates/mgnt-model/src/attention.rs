@@ -185,7 +185,9 @@ impl Attention {
             precision::cast(t, compute).reshape([batch, rows / batch, outputs / width, width])
         };
         let place = config.sub_models.iter().position(|&p| p == sub_model.p());
-        let [query, keys, values] = match place.and_then(|place| self.joined.get(place)) {
+        // On a tape gradients are to reach the weights, which their copies would take.
+        let joined = place.and_then(|place| self.joined.get(place)).filter(|_| !x.device().is_autodiff());
+        let [query, keys, values] = match joined {
             Some(joined) => {
                 let all = by_head(joined.forward(x, 3 * heads * width));
                 [0, 1, 2].map(|i| all.clone().slice(s![.., .., i * heads..(i + 1) * heads, ..]))

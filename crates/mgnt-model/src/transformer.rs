@@ -1,4 +1,6 @@
 mod computed_by;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +67,6 @@ pub struct NestedTransformer {
     #[module(skip)]
     kernels: Option<Arc<dyn Kernels>>,
     /// For kernels, where queries, keys and values are joined: one for each block.
-    #[module(skip)]
     biases: Vec<Biases>,
     /// For kernels, during a step of training.
     #[module(skip)]
@@ -141,6 +142,7 @@ impl NestedTransformer {
         for block in &mut model.blocks {
             block.attention.joined.clear();
         }
+        model.biases.clear();
         let weights = module::to_map(&model)?;
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
     }
@@ -218,7 +220,7 @@ impl NestedTransformer {
     /// which their weights are copied for each sub-model, and attention takes the shapes and types that fused kernels
     /// are made for. On a processor it is right as well.
     ///
-    /// The copies do not follow later changes of the weights. [`save`](Self::save) writes the model without them, as it was;
+    /// The copies do not follow later changes of the weights, and on a tape the weights themselves are taken. [`save`](Self::save) writes the model without them, as it was;
     /// Burn's own records hold them too, and fit a model of this form alone.
     ///
     /// # Panics

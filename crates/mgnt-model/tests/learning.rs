@@ -137,3 +137,36 @@ fn some_is_dropped_on_the_tape_alone() {
         || -> Vec<f32> { valid.forward(tokens.clone(), config.full()).into_data().try_into_vec().unwrap() };
     assert_eq!(forward(), forward());
 }
+
+/// Copies of a form for accelerators take no gradients that the weights, which are saved, should have.
+#[test]
+fn a_model_for_accelerators_learns_by_its_weights() {
+    let device = Device::flex();
+    let model = NestedTransformer::init(&config(), 5, &device).unwrap().on_accelerator().train();
+    let tokens =
+        Tensor::<2, Int>::from_data([[12, 1, 2, 16, 4, 16, 6, 7, 8, 16]], &device.clone().autodiff());
+    let logits = model.forward(tokens, config().full());
+    let grads = GradientsParams::from_grads(logits.square().mean().backward(), &model);
+    struct Named<'a> {
+        grads: &'a GradientsParams,
+        path: Vec<String>,
+        learns: Vec<String>,
+    }
+    impl ModuleVisitor for Named<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.grads.get::<D>(param.id).is_some() {
+                self.learns.push(self.path.join("."));
+            }
+        }
+    }
+    let mut named = Named { grads: &grads, path: Vec::new(), learns: Vec::new() };
+    model.visit(&mut named);
+    let has = |part: &str| named.learns.iter().any(|name| name.contains(part));
+    assert!(["query", "key", "value"].into_iter().all(has) && !has("joined"), "{:?}", named.learns);
+}

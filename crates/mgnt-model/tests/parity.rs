@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use mgnt_model::compute::whole_rows;
 use mgnt_model::kernels::Operations;
@@ -110,6 +111,30 @@ fn by_kernels(model: &NestedTransformer) -> NestedTransformer {
     model.clone().with_kernels(Arc::new(Operations))
 }
 
+/// Whatever form a model has, Burn's records of that form are all of it.
+#[test]
+fn a_record_of_a_form_is_the_whole_model() {
+    let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
+    let (config, base) = model(biased(&weights_of(&map)));
+    let other = NestedTransformer::init(&config, 9, &Device::flex()).unwrap();
+    let tokens = ints(&map, "input_ids");
+    let logits = |model: &NestedTransformer, p| {
+        let logits = model.forward(tokens.clone(), config.sub_model(p).unwrap());
+        logits.into_data().try_into_vec::<f32>().unwrap()
+    };
+    for ((form, from), (_, into)) in forms(&base).into_iter().zip(forms(&other)) {
+        let loaded = into.load_record(from.clone().into_record());
+        for &p in &config.sub_models {
+            assert!(logits(&loaded, p) == logits(&from, p), "{form} p = {p}");
+        }
+        // What is written is the plain model.
+        let folder = tempfile::tempdir().unwrap();
+        loaded.save(folder.path().join("m")).unwrap();
+        let read = NestedTransformer::load(folder.path().join("m"), &Device::flex()).unwrap();
+        assert!(logits(&read, 1) == logits(&base, 1), "{form}");
+    }
+}
+
 /// A full model whose weights outside of what sub-model p uses are zero computes what p does, in every nesting.
 #[test]
 fn every_nesting_is_the_full_model_with_the_rest_at_zero() {
@@ -150,13 +175,16 @@ fn every_nesting_is_the_full_model_with_the_rest_at_zero() {
     }
 }
 
-/// Weights whose biases are not zero, as those of a new model are.
+/// Weights whose biases are not zero and whose LayerNorms are not alike, as those of a new model are.
 fn biased(weights: &TensorMap) -> TensorMap {
     let mut out = TensorMap::new();
-    for (name, tensor) in weights.iter() {
+    for (place, (name, tensor)) in weights.iter().enumerate() {
         let mut values = tensor.to_f32();
-        if name.ends_with("bias") {
-            values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * (i as f32 * 0.37 + 1.0).sin());
+        let wave = |i: usize| (i as f32 * 0.37 + place as f32).sin();
+        if name.ends_with("bias") || name.ends_with("beta") {
+            values.iter_mut().enumerate().for_each(|(i, v)| *v = 0.1 * wave(i));
+        } else if name.ends_with("gamma") {
+            values.iter_mut().enumerate().for_each(|(i, v)| *v = 1.0 + 0.3 * wave(i));
         }
         out.insert_f32(name, tensor.shape(), &values).unwrap();
     }

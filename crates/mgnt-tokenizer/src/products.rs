@@ -20,7 +20,12 @@ impl Products {
         if self == Self::OfTheDevice {
             return layer.forward(x);
         }
-        let bare = |weight| Conv2d { weight: Param::from_tensor(weight), bias: None, ..layer.clone() };
+        // For inference: on a tape a part of a weight would be a parameter that is none.
+        let bare = |weight: Tensor<4>| Conv2d {
+            weight: Param::from_tensor(weight.detach()),
+            bias: None,
+            ..layer.clone()
+        };
         let y = in_parts(x, layer.weight.val(), |x, weight| bare(weight).forward(x));
         match &layer.bias {
             Some(bias) => y + bias.val().reshape([1, -1, 1, 1]),
@@ -32,7 +37,11 @@ impl Products {
         if self == Self::OfTheDevice {
             return layer.forward(x);
         }
-        let bare = |weight| Conv3d { weight: Param::from_tensor(weight), bias: None, ..layer.clone() };
+        let bare = |weight: Tensor<5>| Conv3d {
+            weight: Param::from_tensor(weight.detach()),
+            bias: None,
+            ..layer.clone()
+        };
         let y = in_parts(x, layer.weight.val(), |x, weight| bare(weight).forward(x));
         match &layer.bias {
             Some(bias) => y + bias.val().reshape([1, -1, 1, 1, 1]),

@@ -224,6 +224,12 @@ mod tests {
         let grads = out.codebook_loss.backward();
         assert!(latents.grad(&grads).is_none_or(|g| g.abs().sum().into_scalar::<f32>() == 0.0));
         assert!(quantizer.codebook.val().grad(&grads).unwrap().abs().sum().into_scalar::<f32>() > 0.0);
+        let grads = out.commitment_loss.backward();
+        // 2 (latent - code) / 4.
+        let moved = latents.grad(&grads).unwrap().into_data().try_into_vec::<f32>().unwrap();
+        assert!(moved.iter().zip([-0.1, 0.0, 0.0, 0.5]).all(|(a, b)| (a - b).abs() < 1e-6), "{moved:?}");
+        let codebook = quantizer.codebook.val().grad(&grads);
+        assert!(codebook.is_none_or(|g| g.abs().sum().into_scalar::<f32>() == 0.0));
         let grads = out.codes.sum().backward();
         let straight = latents.grad(&grads).unwrap().into_data().try_into_vec::<f32>().unwrap();
         assert_eq!(straight, [1.0; 4]);
@@ -237,6 +243,11 @@ mod tests {
         let alike = Tensor::from_floats([[0.0, far], [0.0, far]], &device);
         assert!((one(entropy_loss(spread)) + 2.0f32.ln()).abs() < 1e-3);
         assert!(one(entropy_loss(alike)).abs() < 1e-3);
+        // Two temperatures of 0.01 apart: neither sure nor unsure.
+        let sure = 1.0 / (1.0 + (-2.0f32).exp());
+        let each = -(sure * sure.ln() + (1.0 - sure) * (1.0 - sure).ln());
+        let near = Tensor::from_floats([[0.0, 0.02], [0.02, 0.0]], &device);
+        assert!((one(entropy_loss(near)) - (each - 2.0f32.ln())).abs() < 1e-3);
     }
 
     #[test]

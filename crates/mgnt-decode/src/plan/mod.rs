@@ -307,6 +307,14 @@ mod tests {
     }
 
     #[test]
+    fn a_falling_temperature_is_of_the_share_that_is_done() {
+        let strategy = Strategy { token_temperature: TokenTemperature::elt(), ..Strategy::baseline(4) };
+        let plan = strategy.plan(&ModelConfig::preset(Preset::B)).unwrap();
+        let found = plan.iterations().iter().map(|iteration| iteration.token_temperature);
+        assert!(found.zip([1.1, 0.9, 0.7, 0.5]).all(|(found, expected)| (found - expected).abs() < 1e-12));
+    }
+
+    #[test]
     fn refreshes_of_each_policy() {
         let config = ModelConfig::preset(Preset::B);
         let of = |schedule: &str, cache: CachePolicy| -> Vec<usize> {

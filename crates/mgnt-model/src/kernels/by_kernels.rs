@@ -1,3 +1,4 @@
+use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Device, Int, Tensor, s};
 
@@ -23,19 +24,20 @@ pub(crate) struct ByKernels<'a> {
     pub compute: DType,
 }
 
-/// A block's biases in the type that a device's products take them in.
-#[derive(Debug, Clone)]
+/// A block's biases in the type that a device's products take them in: like the joined weights parameters, so that whatever moves or
+/// loads those does so with these.
+#[derive(Module, Debug)]
 pub(crate) struct Biases {
     /// Of queries, keys and values, for each sub-model.
-    heads: Vec<Tensor<1>>,
-    up: Tensor<1>,
+    heads: Vec<Param<Tensor<1>>>,
+    up: Param<Tensor<1>>,
 }
 
 impl Biases {
     /// Those of a block whose queries, keys and values are joined.
     pub fn new(block: &Block, kernels: &dyn Kernels) -> Self {
         let to = kernels.bias_type(block.mlp.up.weight.val().dtype());
-        let cast = |dense: &Dense| precision::cast(dense.bias.val(), to);
+        let cast = |dense: &Dense| Param::from_tensor(precision::cast(dense.bias.val(), to));
         Self { heads: block.attention.joined.iter().map(cast).collect(), up: cast(&block.mlp.up) }
     }
 }
@@ -145,7 +147,7 @@ impl ByKernels<'_> {
     ) -> (Branch, KeysValues) {
         let [_, features] = input.dims();
         let joined = &block.attention.joined[self.place];
-        let (weight, bias) = (joined.weight.val(), biases.heads[self.place].clone());
+        let (weight, bias) = (joined.weight.val(), biases.heads[self.place].val());
         let Heads { queries, keys, values } =
             self.kernels.heads(input, weight, bias, buffer.keys, buffer.values, room.length);
         let mixed = self.kernels.attend(queries, keys.clone(), values.clone(), room.positions);
@@ -156,7 +158,7 @@ impl ByKernels<'_> {
         let [_, features] = input.dims();
         let Mlp { up, down, .. } = &block.mlp;
         let outputs = self.sub_model.hidden(self.config);
-        let hidden = self.kernels.gelu(input, up.weight.val(), biases.up.clone(), outputs, self.compute);
+        let hidden = self.kernels.gelu(input, up.weight.val(), biases.up.val(), outputs, self.compute);
         self.branch(down, hidden, features)
     }
 

@@ -55,6 +55,12 @@ mod tests {
         );
         let mean = samples.iter().map(|m| m.places.len() as f64).sum::<f64>() / 4000.0;
         assert!((mean - mean_hidden(64)).abs() < 1.0, "{mean}");
+        // The whole distribution, which the mean alone does not tell from others: of the cosine above 63, and above 57, of 64.
+        for (least, share) in [(64, 63.0f64 / 64.0), (58, 57.0 / 64.0), (7, 6.0 / 64.0)] {
+            let expected = std::f64::consts::FRAC_2_PI * share.acos();
+            let found = samples.iter().filter(|m| m.places.len() >= least).count() as f64 / 4000.0;
+            assert!((found - expected).abs() < 0.02, "{least} and more: {found} {expected}");
+        }
         let dropped = samples.iter().filter(|m| m.class_dropped).count();
         assert!((300..500).contains(&dropped), "{dropped}");
     }

@@ -328,3 +328,40 @@ fn a_validation_is_the_same_in_any_batch() {
     let task = TransformerTask::new(&recipe(5), &store, None, &Device::flex()).unwrap();
     assert!(task.validation_figures().is_empty(), "nothing is held out");
 }
+
+/// Codes are 0 to 7, classes 8 and 9, the null class 10, the mask 11.
+#[test]
+fn a_batch_shows_and_hides_what_its_masks_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let recipe = Recipe { class_dropout: 0.5, ..recipe(1) };
+    let device = Device::flex();
+    let task = TransformerTask::new(&recipe, &store, None, &device).unwrap();
+    let ints = |tensor: TensorData| -> Vec<i64> { tensor.iter::<i64>().collect() };
+    let mut dropped = 0;
+    for step in 0..8 {
+        // Not from the first place on.
+        let (places, items) = (1..4, task.items(step));
+        let batch = task.masked(step, places.clone(), &device).unwrap();
+        let (mut tokens, mut rows, mut targets, mut weights) = (vec![], vec![], vec![], vec![]);
+        for (row, place) in places.enumerate() {
+            let masked = mask(recipe.optimization.seed, step, place, 9, 0.5);
+            let mut codes: Vec<i64> = store.tokens(items[place]).iter().map(|&code| code.into()).collect();
+            for &hidden in &masked.places {
+                rows.push((10 * row + 1 + hidden) as i64);
+                targets.push(codes[hidden]);
+                weights.push(1.0 / (4.0 * masked.places.len() as f32));
+                codes[hidden] = 11;
+            }
+            let class = if masked.class_dropped { 10 } else { 8 + store.label(items[place]) as i64 };
+            dropped += usize::from(masked.class_dropped);
+            tokens.push(class);
+            tokens.extend(codes);
+        }
+        assert_eq!(ints(batch.tokens.into_data()), tokens, "{step}");
+        assert_eq!(ints(batch.rows.into_data()), rows, "{step}");
+        assert_eq!(ints(batch.targets.into_data()), targets, "{step}");
+        assert_eq!(batch.weights.into_data().try_into_vec::<f32>().unwrap(), weights, "{step}");
+    }
+    assert!((1..24).contains(&dropped), "{dropped}");
+}

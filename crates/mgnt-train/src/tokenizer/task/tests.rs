@@ -1,5 +1,7 @@
 use std::sync::mpsc;
 
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::train::Interrupter;
 use mgnt_data::{PrepareOptions, prepare, synthetic};
 use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
@@ -285,7 +287,7 @@ fn rebuilt_pictures_are_measured_by_every_network_that_is_given() {
         perceptual: Some(Perceptual::inception(network.clone())),
         rfid: Some(Rfid { network: network.clone(), dims: Dims::D64, pictures: 6 }),
     };
-    let recipe = TokenizerRecipe { perceptual_weight: 2.0, ..recipe(1) };
+    let recipe = TokenizerRecipe { perceptual_weight: 2.0, l2_weight: 0.5, ..recipe(1) };
     let without = TokenizerTask::new(&recipe, &store, None, Networks::default(), &device).unwrap_err();
     assert!(without.to_string().contains("`perceptual_weight`"), "{without}");
     let of_one = Rfid { network: network.clone(), dims: Dims::D64, pictures: 1 };
@@ -303,7 +305,7 @@ fn rebuilt_pictures_are_measured_by_every_network_that_is_given() {
     };
     assert!(figure("perceptual") > 0.0);
     let sum = figure("l1")
-        + figure("l2")
+        + 0.5 * figure("l2")
         + 2.0 * figure("perceptual")
         + 1.25 * figure("codebook")
         + 0.01 * figure("entropy");
@@ -334,4 +336,83 @@ fn stem(path: &Path) {
         }
     }
     mgnt_weights::safetensors::write(path, &map).unwrap();
+}
+
+/// Names of the parameters that a loss moves.
+fn moved(model: &TokenizerAndJudge, loss: Tensor<1>) -> Vec<String> {
+    struct Named {
+        grads: GradientsParams,
+        path: Vec<String>,
+        moved: Vec<String>,
+    }
+    impl ModuleVisitor for Named {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(gradient) = self.grads.get::<D>(param.id) else { return };
+            if gradient.abs().max().into_scalar::<f32>() > 0.0 {
+                self.moved.push(self.path.join("."));
+            }
+        }
+    }
+    let grads = GradientsParams::from_grads(loss.backward(), model);
+    let mut named = Named { grads, path: Vec::new(), moved: Vec::new() };
+    model.visit(&mut named);
+    named.moved
+}
+
+#[test]
+fn each_weight_is_of_its_own_term() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let device = Device::flex();
+    let none = TokenizerRecipe {
+        l1_weight: 0.0,
+        l2_weight: 0.0,
+        codebook_weight: 0.0,
+        commitment_weight: 0.0,
+        entropy_weight: 0.0,
+        ..recipe(1)
+    };
+    for (recipe, [encoder, codebook, decoder]) in [
+        (TokenizerRecipe { l1_weight: 1.0, ..none.clone() }, [true, false, true]),
+        (TokenizerRecipe { l2_weight: 1.0, ..none.clone() }, [true, false, true]),
+        (TokenizerRecipe { codebook_weight: 1.0, ..none.clone() }, [false, true, false]),
+        (TokenizerRecipe { commitment_weight: 1.0, ..none.clone() }, [true, false, false]),
+        (TokenizerRecipe { entropy_weight: 1.0, ..none.clone() }, [true, true, false]),
+    ] {
+        let task = TokenizerTask::new(&recipe, &store, None, Networks::default(), &device).unwrap();
+        let model = task.initial(&device.clone().autodiff()).unwrap();
+        let moved = moved(&model, task.part(&model, 0, 0..4).unwrap().loss);
+        let has = |part: &str| moved.iter().any(|name| name.contains(part));
+        assert_eq!(["encoder", "codebook", "decoder"].map(has), [encoder, codebook, decoder], "{moved:?}");
+    }
+    // Of unequal parts the losses add up to that of the whole.
+    let recipe = TokenizerRecipe { entropy_weight: 0.0, ..recipe(1) };
+    let task = TokenizerTask::new(&recipe, &store, None, Networks::default(), &device).unwrap();
+    let model = task.initial(&device.clone().autodiff()).unwrap();
+    let loss = |places| f64::from(task.part(&model, 0, places).unwrap().loss.into_scalar::<f32>());
+    let (whole, parts) = (loss(0..4), loss(0..1) + loss(1..4));
+    assert!((whole - parts).abs() < 1e-5 * whole, "{whole} {parts}");
+}
+
+#[test]
+fn half_of_the_pictures_are_mirrored() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = drawn_store(folder.path(), 16);
+    let task = TokenizerTask::new(&recipe(1), &store, None, Networks::default(), &Device::flex()).unwrap();
+    let mut turned = 0;
+    for step in 0..16 {
+        let items = task.items(step);
+        for (item, picture) in items.into_iter().zip(task.pictures(step, 0..4)) {
+            let (kept, other) = (store.picture(item), mirrored(store.picture(item), 16));
+            assert!(kept != other && (picture == kept || picture == other));
+            turned += usize::from(picture == other);
+        }
+    }
+    assert!((16..48).contains(&turned), "{turned} of 64");
 }
