@@ -18,7 +18,9 @@ usage: cargo xtask COMMAND [OPTIONS]
   MGNT_FEATURES=cuda-nvrtc,fusion in the environment builds these features instead";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
+    let given: Vec<OsString> = env::args_os().skip(1).collect();
+    // What decides here is text; what is passed on need not be.
+    let arguments: Vec<String> = given.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let Some(command) = arguments.first() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "test" => test(&arguments[1..]),
         "ci" => run(Command::new("bash").arg(root().join(".ci/run"))),
-        _ => build_and_run(&arguments, &features),
+        _ => build_and_run(&given, &arguments, &features),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -70,11 +72,12 @@ fn test(arguments: &[String]) -> Result<u8, String> {
     Ok(if is_all { code.max(run(&["test", "--quiet", "--doc"])?) } else { code })
 }
 
-fn build_and_run(arguments: &[String], features: &[&str]) -> Result<u8, String> {
+fn build_and_run(given: &[OsString], arguments: &[String], features: &[&str]) -> Result<u8, String> {
     let target = root().join(target_folder(features));
     let mut build = Command::new(cargo());
     build.current_dir(root()).args(["build", "--quiet", "--release", "--package", "mgnt-cli"]);
-    build.arg("--target-dir").arg(&target);
+    // Else the binary would lie in a folder of that target's name.
+    build.arg("--target-dir").arg(&target).env_remove("CARGO_BUILD_TARGET");
     if !features.is_empty() {
         build.args(["--features", &features.join(",")]);
     }
@@ -83,7 +86,7 @@ fn build_and_run(arguments: &[String], features: &[&str]) -> Result<u8, String> 
         eprintln!("building mgnt for the first time; this takes some minutes");
     }
     match run(&mut build)? {
-        0 => run(Command::new(binary).args(arguments).args(shipped(arguments))),
+        0 => replaced_by(Command::new(binary).args(given).args(shipped(arguments))),
         code => Ok(code),
     }
 }
@@ -181,11 +184,28 @@ fn target_folder(features: &[&str]) -> PathBuf {
     PathBuf::from(name.join("-"))
 }
 
+/// Runs a command in the place of this one, so that an interrupt, and whatever else is told to this process, is told to that.
+#[cfg(unix)]
+fn replaced_by(command: &mut Command) -> Result<u8, String> {
+    use std::os::unix::process::CommandExt;
+    let program = command.get_program().to_string_lossy().into_owned();
+    Err(format!("{program}: {}", command.exec()))
+}
+
+/// Runs a command where none can take this one's place.
+#[cfg(not(unix))]
+fn replaced_by(command: &mut Command) -> Result<u8, String> {
+    run(command)
+}
+
 fn run(command: &mut Command) -> Result<u8, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().map_err(|error| format!("{program}: {error}"))?;
-    // A child that a signal ended has no code.
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    match status.code() {
+        Some(code) => Ok(u8::try_from(code).unwrap_or(1)),
+        // By a signal, of which nobody else tells.
+        None => Err(format!("{program}: {status}")),
+    }
 }
 
 fn cargo() -> String {

@@ -272,7 +272,13 @@ fn shrunk(mask: &Picture, size: usize) -> anyhow::Result<Picture> {
         return Err(bad_use(if light(&square).any(|light| light == open) {
             format!("mask: what is to be {done} is less than half a pixel in an edit of {size}x{size} pixels")
         } else {
-            format!("mask: expected some pixels to {to_do} in the centre square of the photo, got none")
+            let (width, height) = (mask.width(), mask.height());
+            let side = width.min(height);
+            let (x, y) = ((width - side) / 2, (height - side) / 2);
+            format!(
+                "mask: expected some pixels to {to_do} in the centre square of the photo, {x},{y},{side},{side} of \
+                 {width}x{height}, got none"
+            )
         }));
     }
     Ok(shrunk)

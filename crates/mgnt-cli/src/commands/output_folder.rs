@@ -1,5 +1,6 @@
 //! Folders that a command fills, and may fill again.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf, absolute};
@@ -79,12 +80,20 @@ pub fn check_again(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a file is one that file managers leave in every folder that they show.
+pub fn is_of_a_file_manager(name: &OsStr) -> bool {
+    [".DS_Store", "Thumbs.db", "desktop.ini"].iter().any(|of| name == *of)
+}
+
 /// Names in a folder, behind `prefix`, and whether each is a file, and no link to one.
 fn entries(folder: &Path, prefix: &str) -> anyhow::Result<Vec<(String, bool)>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let entry = entry.map_err(Error::io(folder))?;
         let is_file = entry.file_type().map_err(Error::io(folder))?.is_file();
+        if is_file && is_of_a_file_manager(&entry.file_name()) {
+            continue;
+        }
         names.push((format!("{prefix}{}", entry.file_name().to_string_lossy()), is_file));
     }
     Ok(names)
@@ -235,6 +244,8 @@ mod tests {
             assert!(check().unwrap_err().to_string().contains("something else"), "{name}");
             fs::remove_dir(out.join(name)).unwrap();
         }
+        // Whoever looked at the pictures may have left that.
+        fs::write(out.join("grid/.DS_Store"), "").unwrap();
         check().unwrap();
         fs::remove_dir_all(out.join("grid")).unwrap();
         fs::write(out.join("grid"), "").unwrap();

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use mgnt_train::Interrupter;
 
+use crate::output::dashboard::say_above;
+
 /// Counts what is done: in a bar, or where standard error is no terminal in a line now and then.
 pub struct Progress {
     bar: ProgressBar,
@@ -88,7 +90,7 @@ pub fn stop_on_interrupt() -> anyhow::Result<Interrupter> {
             std::process::exit(130);
         }
         seen.stop(None);
-        tell!("stopping after this step; again to stop at once");
+        say_above("stopping after this step; again to stop at once");
     })?;
     Ok(stop)
 }

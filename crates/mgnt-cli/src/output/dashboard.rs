@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -20,6 +21,18 @@ struct Board {
     screen: MultiProgress,
     bar: ProgressBar,
     rows: Vec<ProgressBar>,
+}
+
+/// The board that is on the screen, for who has a line to say and no dashboard.
+static SHOWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// A line that stays, above a board if there is one, which would else write over it.
+pub fn say_above(line: &str) {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match shown {
+        Some(screen) => screen.suspend(|| tell!("{line}")),
+        None => tell!("{line}"),
+    }
 }
 
 /// The newest of everything.
@@ -95,6 +108,7 @@ impl Drop for Dashboard {
         if let Some(board) = &self.board {
             board.bar.abandon();
             board.rows.iter().for_each(ProgressBar::abandon);
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }
@@ -102,6 +116,7 @@ impl Drop for Dashboard {
 impl Board {
     fn new() -> Self {
         let screen = MultiProgress::new();
+        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(screen.clone());
         let styled = |template: &str| {
             let bar = screen.add(ProgressBar::no_length());
             if let Ok(style) = ProgressStyle::with_template(template) {

@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 use self::compared::{Comparison, Figures};
 use self::shipped::Shipped;
+use super::output_folder::is_of_a_file_manager;
 use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
@@ -227,7 +228,11 @@ fn check_folder(out: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(anyhow::Error::new(error).context(format!("--out {}", out.display()))),
     };
     for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+        let name = entry?.file_name();
+        if is_of_a_file_manager(&name) {
+            continue;
+        }
+        let name = name.to_string_lossy().into_owned();
         let of = atomic::leftover_of(&name).unwrap_or(&name);
         if !(WORK.contains(&of) || is_known && PAGES.contains(&of)) {
             let out = out.display();
