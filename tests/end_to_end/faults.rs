@@ -216,3 +216,16 @@ fn a_run_is_resumed_as_it_began_or_not_at_all() {
     fs::write(&manifest, text.replacen("\"source\": \"", "\"source\": \"other ", 1)).unwrap();
     fail(&format!("{train} --data other-tokens --resume"), world, 1, &["`data.train` was "]);
 }
+
+/// As `mgnt flops | head -1`.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_hears_no_complaint() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/model-L.ron");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut flops = mgnt(&format!("flops --config {config}"), folder.path());
+    let told = flops.env_remove("RUST_BACKTRACE").stdout(writer).output().unwrap();
+    assert_eq!((told.status.code(), String::from_utf8_lossy(&told.stderr).as_ref()), (Some(1), ""));
+}

@@ -31,6 +31,11 @@ pub fn text_of(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
 }
 
+/// Whether a panic is that of `println!` where nobody reads any more.
+pub fn is_of_a_reader_that_left(panic: &str) -> bool {
+    panic.starts_with("failed printing to stdout") && panic.contains("Broken pipe")
+}
+
 /// A panic's text in one line.
 ///
 /// Burn panics where a device fails (a kernel that its driver refuses, memory that ran out), and says why in a tree of

@@ -96,6 +96,10 @@ fn main() -> ExitCode {
         }
         let place = panic.location().map_or_else(String::new, |place| format!(" ({place})"));
         let why = failure::one_line(failure::text_of(panic.payload()));
+        // Whoever left, as `head` does, had enough.
+        if failure::is_of_a_reader_that_left(&why) {
+            return;
+        }
         tell!("error: {why}{place}; RUST_BACKTRACE=1 tells more");
     }));
     let arguments = Arguments::parse();
