@@ -116,7 +116,7 @@ pub fn prepare(
     let limits = options.limits;
     let plan = Plan {
         made_by: MADE_BY,
-        place: format!("{}", place.display()),
+        place: place.display().to_string(),
         source: name.clone(),
         listing: source.fingerprint(),
         size: options.size,

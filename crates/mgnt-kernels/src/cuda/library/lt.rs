@@ -315,8 +315,9 @@ impl Drop for Preference {
     }
 }
 
-/// Whether this is what the library says of a product for which it has no kernel.
-fn has_no_kernel(error: CublasError) -> bool {
+/// Whether this is what the library says of a product for which it has no kernel, or of a description that it does not take:
+/// asked again, it says so again.
+pub fn has_no_kernel(error: CublasError) -> bool {
     use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
     matches!(error.0, CUBLAS_STATUS_NOT_SUPPORTED | CUBLAS_STATUS_INVALID_VALUE)
 }

@@ -147,24 +147,27 @@ fn chosen(device: DeviceId, product: Product) -> Option<usize> {
     let stream = StreamId::current();
     let asked = DeviceHandle::<Cuda>::new(device).submit_blocking(move |server| {
         // For the context, which it makes the thread's.
-        server.flush(stream).map_err(|error| error.to_string())?;
+        server.flush(stream).map_err(|error| (false, error.to_string()))?;
         LIBRARY.with_borrow_mut(|library| match library.choose(&product) {
             Ok((_, chosen)) => Ok(chosen.map(Chosen::workspace)),
             Err(error) => {
                 if lt::does_not_work(error) {
                     DOES_NOT_WORK.store(true, Ordering::Relaxed);
                 }
-                Err(error.to_string())
+                Err((lt::has_no_kernel(error), error.to_string()))
             }
         })
     });
-    let workspace = match asked.unwrap_or_else(|error| Err(format!("{error:?}"))) {
+    let workspace = match asked.unwrap_or_else(|error| Err((false, format!("{error:?}")))) {
         Ok(workspace) => workspace,
-        Err(error) => {
-            // What may pass is asked again by the next product; once is enough to say so.
+        Err((stays, error)) => {
+            // Once is enough to say so; what may pass is asked again by the next product.
             static SAID: Once = Once::new();
             SAID.call_once(|| tracing::warn!("cuBLASLt: {error}; Burn computes {}", name(&product)));
-            return None;
+            if !stays {
+                return None;
+            }
+            None
         }
     };
     let mut chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
