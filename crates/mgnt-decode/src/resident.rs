@@ -66,7 +66,7 @@ impl<'a> Inputs<'a> {
         };
         let draws = draws(plan, start);
         let noise = |of: fn(&Draws) -> f32| {
-            let values: Vec<f32> = draws.iter().map(of).collect();
+            let values: Vec<f32> = draws.par_iter().map(of).collect();
             Tensor::from_data(TensorData::new(values, [plan.iterations().len(), batch, length - 1]), &device)
         };
         let ranks = match rule {

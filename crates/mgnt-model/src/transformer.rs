@@ -340,7 +340,7 @@ impl NestedTransformer {
             return embedded;
         }
         let x = embedded.reshape([1, batch * length, width]);
-        self.through_blocks(x, batch, None, false, sub_model).0.reshape([batch, length, width])
+        self.through_blocks(x, batch, None, 0, sub_model).0.reshape([batch, length, width])
     }
 
     /// The residual stream `[B, A, D]` of the active `tokens` at their `positions` (both `[B, A]`), which attend
@@ -361,32 +361,31 @@ impl NestedTransformer {
     ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
-        let keep = length > 0;
         let (x, blocks) = match self.by_kernels(&self.device(), batch, sub_model) {
             Some(by_kernels) => {
                 let first = by_kernels.embedded(&self.embedding, &self.blocks, [tokens, positions]);
-                by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep)
+                by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, length)
             }
-            None => self.through_blocks(self.embed(tokens, positions), batch, cache, keep, sub_model),
+            None => self.through_blocks(self.embed(tokens, positions), batch, cache, length, sub_model),
         };
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
 
-    /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the whole
-    /// context where they are to be kept.
+    /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the first `keep` positions
+    /// of the context, where there are any.
     fn through_blocks(
         &self,
         mut x: Tensor<3>,
         batch: usize,
         cache: Option<KvCache>,
-        keep: bool,
+        keep: usize,
         sub_model: SubModel,
     ) -> (Tensor<3>, Vec<KeysValues>) {
         if let Some(by_kernels) = self.by_kernels(&x.device(), batch, sub_model) {
             let first = by_kernels.first(&self.blocks, x.flatten(0, 1));
             return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep);
         }
-        if let Some(kernels) = self.learned_by().filter(|_| cache.is_none() && !keep) {
+        if let Some(kernels) = self.learned_by().filter(|_| cache.is_none() && keep == 0) {
             let (config, compute) = (&self.config, self.compute_type());
             let on_tape = OnTape { kernels, config, sub_model, samples: batch, seed: self.dropout_seed };
             let x = match &self.learned {
@@ -420,7 +419,7 @@ impl NestedTransformer {
             let context = Context { batch, cached, beyond: beyond.clone() };
             let (y, all) = block.forward(x, context, &self.config, sub_model);
             x = y;
-            if keep {
+            if keep > 0 {
                 kept.push(all);
             } else if beyond.is_some() && in_buffers {
                 written = Some(Cached { buffer: all, length: 0 });

@@ -219,10 +219,11 @@ pub(crate) fn compute<T: Task>(
         let there = other.map_or(model, |other| copies[other].get_or_init(copy));
         let fork = there.clone().map(&mut OwnLeaves);
         let PartOutput { loss, figures, extra } = task.part(&fork, step, ranges[index].clone())?;
+        let mut gradients = GradientsParams::from_grads(loss.backward(), &fork);
+        // Read behind the backward pass: a device has all of it to do while the host waits.
         let figures = figures.into_iter().map(|(name, value)| Ok((name, number(value)?)));
         let figures = figures.collect::<Result<Vec<_>, Error>>()?;
-        let value = number(loss.clone())?;
-        let mut gradients = GradientsParams::from_grads(loss.backward(), &fork);
+        let value = number(loss)?;
         if *device != workers.home {
             gradients = gradients.to_device(&workers.home, &fork);
         }

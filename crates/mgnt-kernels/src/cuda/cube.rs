@@ -4,8 +4,8 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cubecl::cubecl::RuntimeId;
 use mgnt_model::kernels::{
-    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, Normed, Parameter,
-    Samples, Scales, Stream,
+    AdamW, Aim, Attended, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, Normed,
+    Parameter, Samples, Scales, Stream,
 };
 
 use crate::cuda::{between_steps, dense_on_tape, learned, library, passes, shared};
@@ -43,6 +43,19 @@ impl Kernels for Cube {
         from: usize,
     ) -> Heads {
         passes::heads(x, weight, bias, keys, values, from)
+    }
+
+    fn attend_anew(
+        &self,
+        x: Tensor<2>,
+        weight: Tensor<2>,
+        bias: Tensor<1>,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        from: usize,
+        keep: usize,
+    ) -> Attended {
+        passes::attend_anew([x, weight], bias, [keys, values], from, keep)
     }
 
     fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use mgnt_model::kernels::GoesOn;
 
 use crate::cuda::norm::{Scales, centre, leave, next_type};
-use crate::cuda::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{by_row, element, empty, is_in_row, vector};
 
 /// [`Kernels::embed`](mgnt_model::kernels::Kernels::embed): numbers of rows, and the tables that they are of.
 pub fn embed(
@@ -87,7 +87,7 @@ fn embed_of_rows<I: Int, T: Float, L: Float, E: Float, N: Size>(
     for i in 0..each {
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
-        if at < vectors {
+        if is_in_row(at, vectors, plane) {
             vector = Vector::cast_from(of_token[token + at]);
             vector += Vector::cast_from(of_position[position + at]);
             if comptime!(written == Some(GoesOn::Past)) {

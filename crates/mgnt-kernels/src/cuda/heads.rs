@@ -6,6 +6,8 @@ use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
+use crate::cuda::attend::attend;
+use crate::cuda::flash;
 use crate::cuda::library::Then;
 use crate::cuda::product::{by_library, product, view, view_from};
 use crate::cuda::rows::{by_piece, element, empty, own, vector};
@@ -32,6 +34,31 @@ pub fn heads(
     };
     let queries = write(sums, biases, &keys, &values, from, span);
     (queries, keys, values)
+}
+
+/// [`Kernels::attend_anew`](mgnt_model::kernels::Kernels::attend_anew): where the library adds biases to sums of halves, attention
+/// takes those as they are, and nothing is written but what is kept.
+pub fn attend_anew(
+    x: CubeTensor,
+    weight: CubeTensor,
+    bias: CubeTensor,
+    keys: CubeTensor,
+    values: CubeTensor,
+    from: usize,
+    keep: usize,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let (shape, rows) = (keys.meta.shape(), x.meta.shape()[0]);
+    let (active, outputs) = (rows / shape[0], 3 * shape[1] * shape[3]);
+    if flash::takes(&keys)
+        && let Some(sums) = by_library(&x, &weight, outputs, keys.dtype, Then::Bias(bias.clone()))
+    {
+        // What is only read may be somebody else's, too.
+        let [keys, values] = [keys, values].map(if keep > from { own } else { into_contiguous });
+        let mixed = flash::attend_to_sums(sums, &keys, &values, from, keep);
+        return (mixed, keys, values);
+    }
+    let (queries, keys, values) = heads(x, weight, bias, keys, values, from);
+    (attend(queries, keys.clone(), values.clone(), from + active), keys, values)
 }
 
 /// The same into new buffers of `room`, of which what nothing is written to is zero, in the type of the sums, of the first of each of

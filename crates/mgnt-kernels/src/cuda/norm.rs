@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use mgnt_model::kernels::GoesOn;
 
-use crate::cuda::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{by_row, element, empty, is_in_row, vector};
 
 /// The residual stream: in `f32`, or in halves.
 pub struct Stream {
@@ -125,7 +125,7 @@ fn add_norm_of_rows<S: Float, P: Float, L: Float, E: Float, N: Size>(
     for i in 0..each {
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
-        if at < vectors {
+        if is_in_row(at, vectors, plane) {
             vector = Vector::cast_from(stream[first + at]);
             if comptime!(is_in_halves) {
                 vector += Vector::cast_from(rest[first + at]);
@@ -166,7 +166,7 @@ pub fn leave<L: Float, E: Float, N: Size>(
     #[unroll]
     for i in 0..comptime!(vectors.div_ceil(plane)) {
         let at = unit + i * plane;
-        if at < vectors {
+        if is_in_row(at, vectors, plane) {
             let normed = held[i] * Vector::new(scale) * gamma[at] + beta[at];
             let rounded = Vector::<E, N>::cast_from(normed);
             if comptime!(written == Some(GoesOn::Through)) {
@@ -196,7 +196,7 @@ pub fn centre<N: Size>(
     #[unroll]
     for i in 0..comptime!(vectors.div_ceil(plane)) {
         // What is beyond the row stays nothing.
-        if unit + i * plane < vectors {
+        if is_in_row(unit + i * plane, vectors, plane) {
             let centred = held[i] - Vector::new(mean);
             squares += (centred * centred).vector_sum();
             held[i] = centred;

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::cuda::dropped::{Dropout, draws, factors};
 use crate::cuda::norm::centre;
-use crate::cuda::rows::{by_row, element, empty, vector};
+use crate::cuda::rows::{by_row, element, empty, is_in_row, vector};
 
 /// The residual stream before a LayerNorm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,7 +121,7 @@ fn norm_of_rows<S: Float, E: Float, N: Size>(
     for i in 0..each {
         let at = unit + i * plane;
         let mut vector = Vector::<f32, N>::new(0.0);
-        if at < vectors {
+        if is_in_row(at, vectors, plane) {
             vector = Vector::cast_from(sums[first + at]) + parameters[at];
             if comptime!(drops) {
                 vector *= factors::<N>(&draws, row as u32, (at * size) as u32, size);
@@ -143,7 +143,7 @@ fn norm_of_rows<S: Float, E: Float, N: Size>(
     #[unroll]
     for i in 0..each {
         let at = unit + i * plane;
-        if at < vectors {
+        if is_in_row(at, vectors, plane) {
             let vector = held[i] * Vector::new(scale);
             normal[first + at] = vector;
             let normed = vector * parameters[vectors + at] + parameters[2 * vectors + at];

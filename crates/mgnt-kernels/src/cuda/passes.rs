@@ -5,7 +5,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Branch, Embedded, GoesOn, Heads, Normed, Scales, Stream};
+use mgnt_model::kernels::{Attended, Branch, Embedded, GoesOn, Heads, Normed, Scales, Stream};
 
 use crate::cuda::{attend, decide, draw, embed, gelu, heads, norm, product};
 
@@ -28,6 +28,18 @@ pub(crate) trait Passes: Backend {
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
         from: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
+    #[fusion(meta = shapes::attend_anew)]
+    fn attend_anew(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        from: usize,
+        keep: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     #[fusion(dtype = queries, shape = shapes::attend(queries))]
@@ -113,6 +125,18 @@ impl Passes for CubeBackend {
         from: usize,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         heads::heads(x, weight, bias, keys, values, from)
+    }
+
+    fn attend_anew(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        from: usize,
+        keep: usize,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        heads::attend_anew(x, weight, bias, keys, values, from, keep)
     }
 
     fn attend(
@@ -211,6 +235,26 @@ pub(crate) fn heads(
     );
     let [queries, keys, values] = [queries, keys, values].map(Tensor::from_dispatch);
     Heads { queries, keys, values }
+}
+
+pub(crate) fn attend_anew(
+    [x, weight]: [Tensor<2>; 2],
+    bias: Tensor<1>,
+    [keys, values]: [Tensor<4>; 2],
+    from: usize,
+    keep: usize,
+) -> Attended {
+    let (mixed, keys, values) = Dispatch::attend_anew(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        from,
+        keep,
+    );
+    let [keys, values] = [keys, values].map(Tensor::from_dispatch);
+    Attended { mixed: Tensor::from_dispatch(mixed), keys, values }
 }
 
 pub(crate) fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
@@ -320,6 +364,19 @@ mod shapes {
         let (batch, heads, width) = (keys.shape[0], keys.shape[1], keys.shape[3]);
         let queries = TensorSpec::new([batch, heads, x.shape[0] / batch, width].into(), keys.dtype);
         (queries, keys.clone(), values.clone())
+    }
+
+    pub fn attend_anew(
+        x: &TensorSpec,
+        _weight: &TensorSpec,
+        _bias: &TensorSpec,
+        keys: &TensorSpec,
+        values: &TensorSpec,
+        _from: &usize,
+        _keep: &usize,
+    ) -> (TensorSpec, TensorSpec, TensorSpec) {
+        let mixed = TensorSpec::new([x.shape[0], keys.shape[1] * keys.shape[3]].into(), keys.dtype);
+        (mixed, keys.clone(), values.clone())
     }
 
     pub fn attend(queries: &Shape) -> Shape {

@@ -49,6 +49,12 @@ pub fn by_row(client: &Client, count: usize) -> (CubeCount, CubeDim, usize) {
     (calculate_cube_count_elemwise(client, count * plane as usize, dim), dim, plane as usize)
 }
 
+/// Whether a row has such a vector: where a plane's units have equally many, nothing is asked, and no reading waits for another.
+#[cube]
+pub fn is_in_row(at: usize, #[comptime] vectors: usize, #[comptime] plane: usize) -> bool {
+    comptime!(vectors.is_multiple_of(plane)) || at < vectors
+}
+
 /// The largest of what the units of a plane have.
 #[cube]
 pub fn largest_of_plane<N: Size>(largest: Vector<f32, N>, #[comptime] size: usize) -> f32 {

@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Device, Int, Tensor, s};
 
-use super::{Branch, GoesOn, Heads, Kernels, Normed, Stream};
+use super::{Attended, Branch, GoesOn, Kernels, Normed, Stream};
 use crate::attention::Dense;
 use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues, KvCache};
@@ -78,20 +78,20 @@ impl ByKernels<'_> {
         }
     }
 
-    /// What stands before the first block to the stream `[1, B * A, D]` after the last, and the blocks' keys and values of the whole
-    /// context where they are to be kept.
+    /// What stands before the first block to the stream `[1, B * A, D]` after the last, and the blocks' keys and values of the first
+    /// `keep` positions of the context, where there are any.
     pub fn through_blocks(
         &self,
         blocks: &[Block],
         last_norm: Option<&LayerNorm>,
         first: Normed,
         cache: Option<KvCache>,
-        keep: bool,
+        keep: usize,
     ) -> (Tensor<3>, Vec<KeysValues>) {
         let Normed { mut stream, mut input } = first;
         let [rows, width] = input.dims();
         let length = cache.as_ref().map_or(0, KvCache::len);
-        let room = Room { device: input.device(), length, positions: length + rows / self.batch };
+        let room = Room { device: input.device(), length, positions: length + rows / self.batch, keep };
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
         let (mut kept, mut written) = (Vec::new(), None);
         let on = self.goes_on();
@@ -101,7 +101,7 @@ impl ByKernels<'_> {
             let buffer = self.buffer(cached.next().or_else(|| written.take()), &room);
             let (branch, all) = self.attention(block, biases, input, buffer, &room);
             let normed = self.kernels.add_norm(stream, Some(branch), middle.into(), on, self.compute);
-            if keep {
+            if keep > 0 {
                 kept.push(all);
             } else {
                 written = Some(Cached { buffer: all, length: 0 });
@@ -148,9 +148,9 @@ impl ByKernels<'_> {
         let [_, features] = input.dims();
         let joined = &block.attention.joined[self.place];
         let (weight, bias) = (joined.weight.val(), biases.heads[self.place].val());
-        let Heads { queries, keys, values } =
-            self.kernels.heads(input, weight, bias, buffer.keys, buffer.values, room.length);
-        let mixed = self.kernels.attend(queries, keys.clone(), values.clone(), room.positions);
+        let KeysValues { keys, values } = buffer;
+        let Attended { mixed, keys, values } =
+            self.kernels.attend_anew(input, weight, bias, keys, values, room.length, room.keep);
         (self.branch(&block.attention.output, mixed, features), KeysValues { keys, values })
     }
 
@@ -184,6 +184,8 @@ struct Room {
     length: usize,
     /// All positions.
     positions: usize,
+    /// Those that are to be cached.
+    keep: usize,
 }
 
 /// The LayerNorms that stand behind the two branches of each block: its own, or those before the next branch.

@@ -56,6 +56,27 @@ pub trait Kernels: Debug + Send + Sync {
     /// divided by the root of the head width, the softmax in `f32`: `[R, heads * head width]` in the type of the operands.
     fn attend(&self, queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2>;
 
+    /// [`heads`](Self::heads) behind the first `from` positions of the buffers, and [`attend`](Self::attend) of the queries to all of
+    /// the context: `[R, heads * head width]`, and the buffers, of which the first `keep` positions are the context's. Those
+    /// behind are anything.
+    #[allow(clippy::too_many_arguments, reason = "its tensors, one by one")]
+    fn attend_anew(
+        &self,
+        x: Tensor<2>,
+        weight: Tensor<2>,
+        bias: Tensor<1>,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        from: usize,
+        // Here all that is fresh goes into the buffers.
+        _keep: usize,
+    ) -> Attended {
+        let ([batch, ..], [rows, _]) = (keys.dims(), x.dims());
+        let Heads { queries, keys, values } = self.heads(x, weight, bias, keys, values, from);
+        let mixed = self.attend(queries, keys.clone(), values.clone(), from + rows / batch);
+        Attended { mixed, keys, values }
+    }
+
     /// Tanh gelu of the product of `x [R, n]` with the first n rows and `outputs` columns of `weight`, and as many of `bias`
     /// added: `[R, outputs]` in type `to`. A bias may be rounded to that type.
     fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2>;
@@ -235,6 +256,17 @@ pub struct Samples {
 pub struct Heads {
     /// `[B, heads, A, head width]`.
     pub queries: Tensor<4>,
+    /// `[B, heads, room, head width]`.
+    pub keys: Tensor<4>,
+    /// `[B, heads, room, head width]`.
+    pub values: Tensor<4>,
+}
+
+/// What [`Kernels::attend_anew`] returns.
+#[derive(Debug)]
+pub struct Attended {
+    /// `[R, heads * head width]`.
+    pub mixed: Tensor<2>,
     /// `[B, heads, room, head width]`.
     pub keys: Tensor<4>,
     /// `[B, heads, room, head width]`.

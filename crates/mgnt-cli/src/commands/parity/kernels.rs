@@ -82,6 +82,25 @@ pub fn answers(
         let mixed = kernels.attend(queries, keys, values.abs(), positions);
         insert(&mut attention, &format!("mixed of {width}"), mixed)?;
     }
+    for (heads, from, active, keep, width) in
+        [(2, 90, 70, 130, 32), (1, 0, 40, 0, 128), (3, 64, 129, 193, 16), (2, 70, 5, 70, 64)]
+    {
+        let outputs = 3 * heads * width;
+        let x = numbers.halves([BATCH * active, WIDTH], 56) * (0.5 / (WIDTH as f64).sqrt());
+        let weight = numbers.halves([300, outputs], 57);
+        let room = (from + active).next_multiple_of(16);
+        let [keys, values] = [58, 59].map(|seed| numbers.halves([BATCH, heads, room, width], seed).abs());
+        let held = keys.clone();
+        let bias = numbers.full([outputs], 60).abs() * 2.0;
+        let all = kernels.attend_anew(x, weight, bias, keys, values, from, keep);
+        insert(&mut attention, &format!("anew of {width}"), all.mixed)?;
+        insert(&mut attention, &format!("held of {width}"), held)?;
+        for (name, buffer) in [("keys", all.keys), ("values", all.values)] {
+            if keep > 0 {
+                insert(&mut attention, &format!("{name} of {width}"), buffer.narrow(2, 0, keep))?;
+            }
+        }
+    }
     told("attention", attention);
 
     let mut gelu = TensorMap::new();
