@@ -83,7 +83,8 @@ fn launch(
     let mixed = empty([batch * active, heads * width], keys.dtype, &fresh);
     let client = fresh.client.clone();
     let count = CubeCount::Static(active.div_ceil(TILE) as u32, (batch * heads) as u32, 1);
-    // SAFETY: what is beyond queries and keys is neither read nor written, and tensors have no gaps.
+    // SAFETY: what is beyond queries and keys is neither read nor written, tensors have no gaps, and of buffers that are read and
+    // written no number is both.
     unsafe {
         attend_in_tiles::launch_unchecked(
             &client,
@@ -92,6 +93,8 @@ fn launch(
             PIECE,
             2,
             fresh.into_tensor_arg(),
+            keys.clone().into_tensor_arg(),
+            values.clone().into_tensor_arg(),
             keys.clone().into_tensor_arg(),
             values.clone().into_tensor_arg(),
             mixed.clone().into_tensor_arg(),
@@ -131,8 +134,10 @@ pub fn takes(tensor: &CubeTensor) -> bool {
 #[cube(launch_unchecked)]
 fn attend_in_tiles<E: Float, N: Size, P: Size>(
     fresh: &Tensor<Vector<E, N>>,
-    keys: &mut Tensor<Vector<E, N>>,
-    values: &mut Tensor<Vector<E, N>>,
+    keys: &Tensor<Vector<E, N>>,
+    values: &Tensor<Vector<E, N>>,
+    kept_keys: &mut Tensor<Vector<E, N>>,
+    kept_values: &mut Tensor<Vector<E, N>>,
     mixed: &mut Tensor<Vector<E, P>>,
     active: u32,
     room: u32,
@@ -173,7 +178,9 @@ fn attend_in_tiles<E: Float, N: Size, P: Size>(
     let writes = CUBE_POS_X == 0;
 
     // The cube's queries go to registers through what keys are in afterwards.
-    let of_queries = rows_of::<E, N>(fresh, row, apart, first, active, pieces);
+    let each = comptime!(TILE * pieces / UNITS);
+    let mut of_queries = Array::<Vector<E, N>>::new(each);
+    rows_of::<E, N>(fresh, &mut of_queries, row, apart, first, active, pieces);
     stage::<E, N>(&of_queries, &mut of_keys, pieces, line);
     sync_cube();
     let mut of_warp = Sequence::<Array<Vector<E, P>>>::new();
@@ -206,18 +213,48 @@ fn attend_in_tiles<E: Float, N: Size, P: Size>(
     let whole = positions / TILE;
     for tile in 0..positions.div_ceil(TILE) {
         let from = tile * TILE;
-        let at = row + heads;
-        let new_keys =
-            context::<E, N>(keys, fresh, in_buffers, at, apart, from, length, positions, joined, pieces);
-        let at = row + 2 * heads;
-        let new_values =
-            context::<E, N>(values, fresh, in_buffers, at, apart, from, length, positions, joined, pieces);
+        let mut of_tile = Array::<Vector<E, N>>::new(each);
+        let mut other_of_tile = Array::<Vector<E, N>>::new(each);
+        let (at, at_values) = (row + heads, row + 2 * heads);
+        if comptime!(!joined) || from + TILE <= length {
+            rows_of::<E, N>(keys, &mut of_tile, in_buffers, 1usize, from, positions, pieces);
+            rows_of::<E, N>(values, &mut other_of_tile, in_buffers, 1usize, from, positions, pieces);
+        } else if from >= length {
+            let from = from - length;
+            rows_of::<E, N>(fresh, &mut of_tile, at, apart, from, active, pieces);
+            rows_of::<E, N>(fresh, &mut other_of_tile, at_values, apart, from, active, pieces);
+        } else {
+            context::<E, N>(
+                keys,
+                fresh,
+                &mut of_tile,
+                in_buffers,
+                at,
+                apart,
+                from,
+                length,
+                positions,
+                pieces,
+            );
+            context::<E, N>(
+                values,
+                fresh,
+                &mut other_of_tile,
+                in_buffers,
+                at_values,
+                apart,
+                from,
+                length,
+                positions,
+                pieces,
+            );
+        }
         sync_cube();
-        stage::<E, N>(&new_keys, &mut of_keys, pieces, line);
-        stage::<E, N>(&new_values, &mut of_values, pieces, line);
+        stage::<E, N>(&of_tile, &mut of_keys, pieces, line);
+        stage::<E, N>(&other_of_tile, &mut of_values, pieces, line);
         if comptime!(joined) && writes && from + TILE > length && from < keep {
-            leave::<E, N>(&new_keys, keys, in_buffers, from, length, keep, pieces);
-            leave::<E, N>(&new_values, values, in_buffers, from, length, keep, pieces);
+            leave::<E, N>(&of_tile, kept_keys, in_buffers, from, length, keep, pieces);
+            leave::<E, N>(&other_of_tile, kept_values, in_buffers, from, length, keep, pieces);
         }
         sync_cube();
         if has_queries {
@@ -414,49 +451,46 @@ fn power_of_two(power: f32) -> f32 {
 #[cube]
 fn rows_of<E: Float, N: Size>(
     tensor: &Tensor<Vector<E, N>>,
+    held: &mut Array<Vector<E, N>>,
     before: usize,
     apart: usize,
     first: usize,
     rows: usize,
     #[comptime] pieces: usize,
-) -> Array<Vector<E, N>> {
-    let mut held = Array::<Vector<E, N>>::new(comptime!(TILE * pieces / UNITS));
+) {
     #[unroll]
     for i in 0..comptime!(TILE * pieces / UNITS) {
         let index = UNIT_POS as usize + i * UNITS;
         let (row, piece) = (min(first + index / pieces, rows - 1), index % pieces);
         held[i] = tensor[(before + row * apart) * pieces + piece];
     }
-    held
 }
 
-/// The same of a context: rows of a buffer, and where they are `joined`, from `length` on those that are fresh.
+/// The same of a context: `length` rows of a buffer, and then those that are fresh.
 #[cube]
 #[allow(clippy::too_many_arguments, reason = "places in two tensors")]
 fn context<E: Float, N: Size>(
-    buffer: &mut Tensor<Vector<E, N>>,
+    buffer: &Tensor<Vector<E, N>>,
     fresh: &Tensor<Vector<E, N>>,
+    held: &mut Array<Vector<E, N>>,
     in_buffer: usize,
     in_fresh: usize,
     apart: usize,
     first: usize,
     length: usize,
     rows: usize,
-    #[comptime] joined: bool,
     #[comptime] pieces: usize,
-) -> Array<Vector<E, N>> {
-    let mut held = Array::<Vector<E, N>>::new(comptime!(TILE * pieces / UNITS));
+) {
     #[unroll]
     for i in 0..comptime!(TILE * pieces / UNITS) {
         let index = UNIT_POS as usize + i * UNITS;
         let (row, piece) = (min(first + index / pieces, rows - 1), index % pieces);
-        if comptime!(!joined) || row < length {
+        if row < length {
             held[i] = buffer[(in_buffer + row) * pieces + piece];
         } else {
             held[i] = fresh[(in_fresh + (row - length) * apart) * pieces + piece];
         }
     }
-    held
 }
 
 /// Into shared memory.
