@@ -125,6 +125,16 @@ impl Workers {
         if threads == 1 {
             return (0..parts).map(work).fold(start, add);
         }
+        // A device has a queue for each thread that asks it, and none knows of what another wrote in place.
+        let is_waited_for = matches!(self.threads, Threads::OfDevices(_));
+        let add = |sum: S, term: R| {
+            let sum = add(sum, term);
+            if is_waited_for {
+                // What failed fails again where the sum is read.
+                let _ = self.home.sync();
+            }
+            sum
+        };
         let turns = Turns::new(start);
         let (turns_of, work, add) = (&turns, &work, &add);
         let of = move |first: usize| {
