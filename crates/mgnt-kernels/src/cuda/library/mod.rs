@@ -1,4 +1,4 @@
-//! Products by NVIDIA's cuBLASLt, where a machine has it: its kernels use what CubeCL cannot ask for yet (`wgmma`, Hopper's
+//! Products by NVIDIA's cuBLASLt, where a machine has it: its kernels use what CubeCL has no operations for yet (`wgmma`, Hopper's
 //! products of four warps), and add a bias and take a gelu before they write.
 //!
 //! The library is loaded at run time, and asked on CubeCL's own stream, in its order and within its graphs. Where it is not
