@@ -19,13 +19,13 @@ use mgnt_train::{
     Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
     has_checkpoint, run as train,
 };
-use mgnt_weights::{atomic, directory};
+use mgnt_weights::atomic;
+use mgnt_weights::directory::{self, is_of_a_file_manager};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::compared::{Comparison, Figures};
 use self::shipped::Shipped;
-use super::output_folder::is_of_a_file_manager;
 use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
