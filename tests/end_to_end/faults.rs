@@ -166,7 +166,7 @@ fn a_full_disk_costs_checkpoints_and_not_the_training() {
     let output = full.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     let newest = before.last().unwrap().trim_start_matches("step-").trim_start_matches('0');
-    for part in ["warning: NOT SAVED after 12 steps", "NOT SAVED after 40 steps", "step 40/40"] {
+    for part in ["warning: checkpoint NOT SAVED after 12 steps", "NOT SAVED after 40 steps", "step 40/40"] {
         assert!(told.contains(part), "`{part}` is not in\n{told}");
     }
     assert!(told.contains(&format!("the checkpoint of step {newest} stays")), "{told}");

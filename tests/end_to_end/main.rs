@@ -67,6 +67,10 @@ fn bad_input_is_one_clear_error() {
     assert!(!world.join("x").exists());
     fail("train-imagenet --config transformer.ron --data tokens", world, 2, &["--out"]);
     fail("train-imagenet --config transformer.ron --out x", world, 2, &["--data"]);
+    let on_a_file = "train-imagenet --config transformer.ron --data tokens --out huge.ron";
+    fail(on_a_file, world, 2, &["--out huge.ron: is a file, where a folder is expected"]);
+    let of_one = format!("{train_tokenizer} --inception none --rfid-pictures 1");
+    fail(&of_one, world, 2, &["--rfid-pictures 1: expected 2 at least, or 0"]);
 
     for (share, told) in [("0", "null class is not trained"), ("1", "no class is trained"), ("0.1", "")] {
         let line = format!("train-imagenet --config transformer.ron --dry-run class_dropout={share}");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use mgnt_data::Picture;
 
-use crate::world::{fail, succeed, world};
+use crate::world::{fail, output, succeed, world};
 
 const SHORT: &str =
     "optimization.steps=6 optimization.log_every=2 optimization.validate_every=3 optimization.draw_every=3";
@@ -56,6 +56,16 @@ fn a_transformers_run_draws_samples_and_becomes_a_page() {
     assert_eq!(html.matches("data:image/png;base64,").count(), 2);
     assert!(!html.contains("Beside other runs"));
     assert!(page("watched --beside run", world).contains("Beside other runs"));
+    fs::create_dir(world.join("bare")).unwrap();
+    fs::write(world.join("bare/metrics.jsonl"), "{\"step\": 2, \"steps\": 6, \"loss\": 1.0}\n").unwrap();
+    let told = output("report watched --beside bare", world).stderr;
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("--beside bare: has no held-out figure of watched"), "{told}");
+    // Before the first line of its log.
+    fs::copy(run.join("run.json"), world.join("bare/run.json")).unwrap();
+    fs::write(world.join("bare/metrics.jsonl"), "").unwrap();
+    let html = page("bare", world);
+    assert!(html.contains("0 of 6 (0 %)") && html.contains(">0 s<"), "{html}");
     fail("report tokens", world, 1, &["tokens/run.json"]);
     fail("report watched --beside nowhere", world, 1, &["nowhere"]);
     fail("report watched --beside tokens", world, 1, &["tokens"]);

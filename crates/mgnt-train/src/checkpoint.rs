@@ -55,6 +55,8 @@ const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const SCHEDULE: &str = "schedule.bpk";
 const HEADER: &str = "state.ron";
+/// Ending of a checkpoint that was set aside.
+const DAMAGED: &str = "damaged";
 const FILES: [&str; 4] = [MODEL, OPTIMIZER, SCHEDULE, HEADER];
 /// Checksums of the files, as `sha256sum` writes and checks them.
 const SUMS: &str = "SHA256SUMS";
@@ -62,6 +64,20 @@ const SUMS: &str = "SHA256SUMS";
 /// Whether a run's folder has a checkpoint, whole or damaged.
 pub fn has_checkpoint(run: &Path) -> Result<bool, Error> {
     Ok(!list(&run.join(FOLDER))?.is_empty())
+}
+
+/// Whether a run's folder has a damaged checkpoint that was set aside.
+pub(crate) fn has_damaged(run: &Path) -> bool {
+    let entries = fs::read_dir(run.join(FOLDER)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        path.extension().is_some_and(|ending| ending == DAMAGED)
+            && step_of(&path.with_extension("")).is_some()
+    })
+}
+
+/// Removes what a process that was killed left of checkpoints that it wrote.
+pub(crate) fn remove_leftovers(run: &Path) -> Result<(), mgnt_weights::Error> {
+    atomic::remove_leftovers_of(&run.join(FOLDER), |name| step_of(Path::new(name)).is_some())
 }
 
 /// Puts checkpoints of a run's folder back that were about to be replaced as the process was killed.
@@ -88,11 +104,6 @@ impl Checkpoints {
     /// Those in a run's folder.
     pub fn new(run: &Path, identity: Identity, optimization: &Optimization) -> Self {
         Self { folder: run.join(FOLDER), identity, keep: optimization.keep }
-    }
-
-    /// The folder that they lie in.
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Writes a checkpoint of the three records that were handed over. Where it fails, those before stay.
@@ -147,7 +158,7 @@ impl Checkpoints {
                 return self.load(folder, start.clone()).map(Some);
             };
             // Out of the way of the count of kept ones, but there for who wants to look.
-            let aside = folder.with_extension("damaged");
+            let aside = folder.with_extension(DAMAGED);
             if aside.exists() {
                 fs::remove_dir_all(&aside).map_err(mgnt_weights::Error::io(&aside))?;
             }

@@ -83,8 +83,12 @@ pub enum Warning {
     },
     /// A checkpoint or the best model could not be written.
     NotSaved {
+        /// Which of them.
+        what: &'static str,
         /// Steps done.
         step: usize,
+        /// Steps in all.
+        steps: usize,
         /// Why.
         reason: String,
         /// Step of the newest checkpoint on disk.
@@ -124,11 +128,12 @@ impl fmt::Display for Warning {
                 "step {step} is skipped: loss {loss}, gradient norm {gradient_norm} ({in_a_row} in a row, {limit} end \
                  the run)"
             ),
-            Self::NotSaved { step, reason, newest } => {
-                write!(f, "NOT SAVED after {step} steps: {reason}; training goes on, ")?;
+            Self::NotSaved { what, step, steps, reason, newest } => {
+                let goes_on = if step < steps { "training goes on, " } else { "" };
+                write!(f, "{what} NOT SAVED after {step} steps: {reason}; {goes_on}")?;
                 match newest {
                     Some(newest) => write!(f, "the checkpoint of step {newest} stays"),
-                    None => write!(f, "and there is no checkpoint yet"),
+                    None => write!(f, "there is no checkpoint yet"),
                 }
             }
             Self::Damaged { path, reason } => {

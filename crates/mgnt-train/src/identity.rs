@@ -8,12 +8,13 @@ use serde_json::Value;
 use crate::Error;
 
 /// Fields that change no weight, so that a resumed run may have others.
-const FREE: [&str; 5] = [
+const FREE: [&str; 6] = [
     "recipe.optimization.log_every",
     "recipe.optimization.checkpoint_every",
     "recipe.optimization.keep",
     "recipe.optimization.draw_every",
     "recipe.optimization.not_finite_limit",
+    "recipe.optimization.gradient_checkpointing",
 ];
 
 /// Fields that older versions did not have, with what a run without them did.
@@ -39,6 +40,14 @@ impl Identity {
         flatten("recipe", value(serde_json::to_value(recipe))?, &mut fields);
         flatten("data", value(serde_json::to_value(data))?, &mut fields);
         Ok(Self(fields))
+    }
+
+    /// Of the text of a `run.json`; `None` where it is none. Says the same of runs only as one that was read from text, too.
+    pub fn of_run(text: &str) -> Option<Self> {
+        let fields = serde_json::from_str::<serde_json::Map<String, Value>>(text).ok()?;
+        let mut flat = BTreeMap::new();
+        fields.into_iter().for_each(|(name, value)| flatten(&name, value, &mut flat));
+        Some(Self(flat))
     }
 
     /// As it is kept in checkpoints.
@@ -117,6 +126,9 @@ mod tests {
             let difference = identity(now, "a").difference(&before).unwrap();
             assert_eq!((difference.field.as_str(), (&*difference.before, &*difference.now)), (field, shown));
         }
+        let less_memory =
+            json!({"optimization": {"seed": 1, "keep": 2, "gradient_checkpointing": true}, "width": 8});
+        assert_eq!(identity(less_memory, "a").difference(&before), None);
         // Of a version that trained nothing but whole tokenizers.
         let older = identity(json!({"width": 8}), "a");
         assert_eq!(identity(json!({"width": 8, "trained": "whole"}), "a").difference(&older), None);

@@ -79,15 +79,19 @@ pub fn run<T: Task>(
     if resume && !out.join(checkpoint::FOLDER).is_dir() {
         return Err(Error::run(out, "there is no checkpoint to resume"));
     }
+    let description = task.describe()?;
+    let text = described(&description, recipe)?;
     if !resume {
         // Before the lock, which would stay beside what is refused.
         refuse_others(out)?;
+        if !checkpoint::has_checkpoint(out)? {
+            refuse_models(out, &text)?;
+        }
     }
     fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
     let _lock = lock(out)?;
     put_back(out)?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
-    let description = task.describe()?;
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
     let model = task.initial(&part::taped(device, optimization))?;
     let updates = task.kernels().map(Updates::new);
@@ -100,17 +104,23 @@ pub fn run<T: Task>(
     if resume {
         let warn = &mut |warning| watcher.event(&Event::Warning(warning));
         let found = checkpoints.load_newest(&start, warn)?;
-        start = found.ok_or_else(|| Error::run(out, "there is no checkpoint to resume"))?;
+        start = found.ok_or_else(|| match checkpoint::has_damaged(out) {
+            true => Error::run(out, format!("there is no checkpoint to resume: {ALL_DAMAGED}")),
+            false => Error::run(out, "there is no checkpoint to resume"),
+        })?;
         task.recall(&start.progress.memory);
+        remove_lost_samples(out, start.progress.step)?;
+        // It may go on with other values of fields that change no weight.
+        atomic::write_bytes(&out.join(DESCRIPTION), text.as_bytes())?;
     } else {
         if checkpoints.newest()?.is_some() {
             return Err(Error::run(out, "holds a run already; --resume continues it"));
         }
-        begin_anew(out, &described(&description, recipe)?)?;
+        begin_anew(out, &text)?;
     }
     atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
-    atomic::remove_leftovers(checkpoints.folder())?;
-    atomic::remove_leftovers(&out.join("samples"))?;
+    checkpoint::remove_leftovers(out)?;
+    atomic::remove_leftovers_of(&out.join(SAMPLES), |name| step_of_sample(name).is_some())?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {
         step: start.progress.step,
@@ -192,7 +202,9 @@ fn learn<T: Task>(
 /// Holds a run's folder for this process, for as long as the file is open.
 fn lock(out: &Path) -> Result<File, Error> {
     let path = out.join("lock");
-    let file = File::create(&path).map_err(mgnt_weights::Error::io(&path))?;
+    // Not emptied, since it may be somebody else's.
+    let file =
+        File::options().create(true).append(true).open(&path).map_err(mgnt_weights::Error::io(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::run(out, "another process trains in this folder")),
@@ -216,7 +228,7 @@ fn refuse_others(out: &Path) -> Result<(), Error> {
         Err(error) => return Err(mgnt_weights::Error::io(&description)(error).into()),
     };
     // The manifest is a store's, which would be none with a run in it.
-    let others = [DESCRIPTION, "metrics.jsonl", "manifest.json"];
+    let others = [DESCRIPTION, "metrics.jsonl", "skipped.jsonl", "manifest.json"];
     match others.iter().find(|name| out.join(name).exists()).filter(|_| !ours) {
         Some(name) => {
             Err(Error::run(out, format!("holds {name}, which is no training's; take another folder")))
@@ -228,27 +240,64 @@ fn refuse_others(out: &Path) -> Result<(), Error> {
 /// What a run is, and what it began with.
 const DESCRIPTION: &str = "run.json";
 
-/// Writes `run.json` where a run without checkpoints may have been. What it left would pass for this one's: of the same run it is
-/// removed, of another it is refused.
-fn begin_anew(out: &Path, description: &str) -> Result<(), Error> {
-    let path = out.join(DESCRIPTION);
-    let is_same = fs::read(&path).is_ok_and(|before| before == description.as_bytes());
+/// Where a watcher leaves samples, as `step-N.png`.
+const SAMPLES: &str = "samples";
+
+const ALL_DAMAGED: &str =
+    "all checkpoints are damaged; best/, where there is one, holds the model of the best validation";
+
+/// Fails where models or samples lie in a folder without whole checkpoints that would pass for this run's, or be lost to it.
+fn refuse_models(out: &Path, description: &str) -> Result<(), Error> {
+    if checkpoint::has_damaged(out) {
+        return Err(Error::run(
+            out,
+            format!("{ALL_DAMAGED}; take another folder, or move best/ and remove checkpoints/"),
+        ));
+    }
+    let before = fs::read_to_string(out.join(DESCRIPTION)).ok().and_then(|text| Identity::of_run(&text));
+    let now = Identity::of_run(description);
+    let is_same = before.zip(now).is_some_and(|(before, now)| now.difference(&before).is_none());
     let left = |name: &&&str| out.join(name).exists();
     if is_same && out.join("model").exists() {
         let reason = "holds model/ of this run, which is finished; take another folder, or remove it";
         return Err(Error::run(out, reason));
     }
-    match ["model", "best", "samples"].iter().find(left) {
+    match ["model", "best", SAMPLES].iter().find(left) {
         Some(other) if !is_same => {
             let reason = format!("holds {other}/ of another run; take another folder, or remove it");
-            return Err(Error::run(out, reason));
+            Err(Error::run(out, reason))
         }
-        _ => {}
+        _ => Ok(()),
     }
-    for folder in ["best", "samples"].iter().filter(left).map(|name| out.join(name)) {
-        fs::remove_dir_all(&folder).map_err(mgnt_weights::Error::io(&folder))?;
+}
+
+/// Writes `run.json` where a run without checkpoints may have been. What it left would pass for this one's: of the same run it is
+/// removed, of another it is refused.
+fn begin_anew(out: &Path, description: &str) -> Result<(), Error> {
+    // Once more, now that no other process writes here.
+    refuse_models(out, description)?;
+    for folder in ["best", SAMPLES].map(|name| out.join(name)).iter().filter(|folder| folder.exists()) {
+        fs::remove_dir_all(folder).map_err(mgnt_weights::Error::io(folder))?;
     }
-    Ok(atomic::write_bytes(&path, description.as_bytes())?)
+    Ok(atomic::write_bytes(&out.join(DESCRIPTION), description.as_bytes())?)
+}
+
+/// Removes samples of steps after `step`, whose work was lost.
+fn remove_lost_samples(out: &Path, step: usize) -> Result<(), Error> {
+    for entry in fs::read_dir(out.join(SAMPLES)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let drawn = entry.file_name().to_str().and_then(step_of_sample);
+        if drawn.is_some_and(|drawn| drawn > step) {
+            fs::remove_file(&path).map_err(mgnt_weights::Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The step after which samples of this name were drawn.
+fn step_of_sample(name: &str) -> Option<usize> {
+    let digits = name.strip_prefix("step-")?.strip_suffix(".png")?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// Puts folders back that were about to be replaced as the process was killed, before anything is looked for.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -118,16 +118,29 @@ impl<M> Teller<M> {
         self.warn(Warning::Skipped { step, loss, gradient_norm, in_a_row, limit });
     }
 
-    pub fn not_saved(&mut self, step: usize, error: Error, checkpoints: &Checkpoints) -> Result<(), Error> {
-        let newest = checkpoints.newest()?;
-        self.warn(Warning::NotSaved { step, reason: error.to_string(), newest });
+    pub fn not_saved(
+        &mut self,
+        what: &'static str,
+        step: usize,
+        error: Error,
+        checkpoints: &Checkpoints,
+    ) -> Result<(), Error> {
+        let (steps, newest) = (self.steps, checkpoints.newest()?);
+        self.warn(Warning::NotSaved { what, step, steps, reason: error.to_string(), newest });
         Ok(())
     }
 
     pub fn draw(&mut self, step: usize, average: &M) {
+        let begins = Instant::now();
         if let Err(error) = self.watcher.draw(step, average) {
             self.warn(Warning::NotDrawn { step, reason: error.to_string() });
         }
+        self.leave_out(begins.elapsed());
+    }
+
+    /// Time that just went by is none of the steps'.
+    pub fn leave_out(&mut self, time: Duration) {
+        self.clock += time;
     }
 
     fn warn(&mut self, warning: Warning) {
@@ -154,7 +167,37 @@ fn held(status: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
+    use crate::optimizer::tests::optimization;
+
+    /// Takes long to draw.
+    struct Painter(mpsc::Sender<Event>);
+
+    impl Watcher<()> for Painter {
+        fn event(&mut self, event: &Event) {
+            self.0.send(event.clone()).unwrap();
+        }
+
+        fn draw(&mut self, _: usize, (): &()) -> Result<(), Error> {
+            thread::sleep(Duration::from_secs(1));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn drawing_is_no_time_of_steps() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tell, told) = mpsc::channel();
+        let optimization = Optimization { log_every: 1, ..optimization() };
+        let mut teller = Teller::new(folder.path(), 0, &optimization, 1, Box::new(Painter(tell))).unwrap();
+        teller.draw(0, &());
+        teller.trained(0.1, vec![]);
+        let Event::Trained(line) = told.recv().unwrap() else { panic!("no step is told") };
+        assert!(line.seconds_a_step.unwrap() < 0.5, "{line:?}");
+    }
 
     #[test]
     fn mapped_files_are_not_held() {

@@ -51,13 +51,17 @@ impl TransformerTask {
         if store.is_empty() {
             return Err(Error::run("token store", "holds no picture"));
         }
-        if let Some(other) = held_out
-            && (!other.info().has_tokens_of(store.info()) || other.info().classes != store.info().classes)
-        {
-            return Err(Error::run(
-                "token store",
-                "the validation tokens are of another tokenizer or other classes",
-            ));
+        if let Some(other) = held_out {
+            let refuse = |reason| Err(Error::run("validation tokens", reason));
+            if other.is_empty() {
+                return refuse("hold no picture");
+            }
+            if !other.info().has_tokens_of(store.info()) {
+                return refuse("are of another tokenizer than those to train on");
+            }
+            if other.info().classes != store.info().classes {
+                return refuse("are of other classes than those to train on");
+            }
         }
         let config = recipe.model(store.info());
         config.validate()?;

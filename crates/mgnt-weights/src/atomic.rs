@@ -138,7 +138,7 @@ fn place(path: &Path, expected: &'static str, got: &str) -> Error {
 }
 
 /// Puts the folder `new` in the place of the one at `path`, or where that leads if it is a link; there may be none. On the
-/// way the older one may be called `old`.
+/// way the older one may be called `old`. An older one that cannot be removed stays, as `new` or `old`.
 pub fn replace_folder(new: &Path, path: &Path, old: &Path) -> Result<(), Error> {
     let path = &named_folder(path)?;
     if !path.exists() {
@@ -149,7 +149,8 @@ pub fn replace_folder(new: &Path, path: &Path, old: &Path) -> Result<(), Error> 
         }
     }
     if exchange(new, path) {
-        return fs::remove_dir_all(new).map_err(Error::io(new));
+        remove_replaced(new);
+        return Ok(());
     }
     replace_by_renames(new, path, old)
 }
@@ -164,7 +165,13 @@ fn replace_by_renames(new: &Path, path: &Path, old: &Path) -> Result<(), Error> 
         let _ = fs::rename(old, path);
         return Err(Error::io(path)(error));
     }
-    fs::remove_dir_all(old).map_err(Error::io(old))
+    remove_replaced(old);
+    Ok(())
+}
+
+/// The new folder is in its place, whether the older one can be removed or not: what stays is a leftover.
+fn remove_replaced(older: &Path) {
+    let _ = fs::remove_dir_all(older);
 }
 
 /// Whether two folders changed places, which they do in one step or not at all.

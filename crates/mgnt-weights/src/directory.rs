@@ -1,5 +1,6 @@
 //! A model on disk: a folder with `config.ron` and `model.safetensors`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -65,7 +66,7 @@ impl ModelDirectory {
 
     /// Writes both files; the folder appears whole, or an older model stays ([`atomic::write_folder`]).
     ///
-    /// Fails where the folder holds any other file or folder.
+    /// Fails where the folder holds any other file or folder, but for a [file manager's](is_of_a_file_manager).
     pub fn save<C: Serialize>(&self, config: &C, weights: &TensorMap) -> Result<(), Error> {
         self.write(|folder| {
             write_ron(&folder.join(CONFIG), config)?;
@@ -87,13 +88,19 @@ impl ModelDirectory {
     /// Refuses a folder that holds anything but a model.
     fn check_others(&self) -> Result<(), Error> {
         let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        if let Some(other) = names.into_iter().find(|name| name != CONFIG && name != WEIGHTS) {
+        let is_ours = |name: &OsStr| name == CONFIG || name == WEIGHTS || is_of_a_file_manager(name);
+        if let Some(other) = names.into_iter().find(|name| !is_ours(name)) {
             let expected = "an empty folder, or a model directory to replace";
             let got = format!("`{}`", shown(&other.to_string_lossy()));
             return Err(Error::Place { path: self.path.clone(), expected, got });
         }
         Ok(())
     }
+}
+
+/// Whether a name is that of a file which file managers leave in every folder that they show.
+pub fn is_of_a_file_manager(name: &OsStr) -> bool {
+    [".DS_Store", "Thumbs.db", "desktop.ini"].iter().any(|of| name == *of)
 }
 
 /// Reads a RON file; an error names the file, the line and the field.
@@ -146,6 +153,9 @@ mod tests {
         assert_eq!(directory.weights().unwrap(), weights);
         directory.save(&Config { width: 4, note: None }, &weights).unwrap();
         assert_eq!(directory.config::<Config>().unwrap().width, 4);
+        // Whoever looked at the folder may have left that.
+        fs::write(directory.path().join(".DS_Store"), "").unwrap();
+        directory.save(&config, &weights).unwrap();
 
         let of_run = ModelDirectory::new(folder.path().join("run"));
         let best = of_run.path().join("best");

@@ -1,10 +1,10 @@
 //! Folders that a command fills, and may fill again.
 
-use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf, absolute};
 
+use mgnt_weights::directory::is_of_a_file_manager;
 use mgnt_weights::{Error, atomic};
 
 use crate::failure::bad_use;
@@ -78,11 +78,6 @@ pub fn check_again(out: &Path, contents: &Contents) -> anyhow::Result<()> {
         Err(error) => return Err(Error::io(out)(error).into()),
     }
     Ok(())
-}
-
-/// Whether a file is one that file managers leave in every folder that they show.
-pub fn is_of_a_file_manager(name: &OsStr) -> bool {
-    [".DS_Store", "Thumbs.db", "desktop.ini"].iter().any(|of| name == *of)
 }
 
 /// Names in a folder, behind `prefix`, and whether each is a file, and no link to one.

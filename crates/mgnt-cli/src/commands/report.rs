@@ -75,7 +75,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let name = names.next().unwrap_or_default();
     let mut others = Vec::new();
     for (other, name) in arguments.beside.iter().zip(names) {
-        others.push((name, History::read(other)?));
+        let read = History::read(other)?;
+        if !charts::held_out(&history).any(|figure| read.last(figure).is_some()) {
+            tell!("--beside {}: has no held-out figure of {}", other.display(), run.display());
+        }
+        others.push((name, read));
     }
 
     let mut page = Page::new(&format!("{name}: {} training", description.task));
@@ -126,9 +130,10 @@ fn pretty(value: &Value) -> anyhow::Result<String> {
 }
 
 fn summary(page: &mut Page, description: &Description, history: &History) {
-    let share = 100.0 * history.done() as f64 / history.steps().max(1) as f64;
-    let mut rows =
-        vec![("steps".to_owned(), format!("{} of {} ({share:.0} %)", history.done(), history.steps()))];
+    // The log knows it from its first line on only.
+    let steps = description.recipe["optimization"]["steps"].as_u64().unwrap_or(history.steps() as u64);
+    let share = 100.0 * history.done() as f64 / steps.max(1) as f64;
+    let mut rows = vec![("steps".to_owned(), format!("{} of {steps} ({share:.0} %)", history.done()))];
     if let Some(batch) = description.recipe["optimization"]["batch"].as_u64() {
         let tokens = batch * description.tokens_a_sample as u64;
         rows.push(("a step".to_owned(), format!("{batch} pictures, {} tokens", short(tokens as f64))));
@@ -142,9 +147,11 @@ fn summary(page: &mut Page, description: &Description, history: &History) {
     if memory > 0.0 {
         rows.push(("most memory seen".to_owned(), format!("{:.2} GiB", memory / f64::from(1 << 30))));
     }
-    for name in history.names().filter(|name| name.starts_with("validation_")) {
+    for name in charts::held_out(history) {
         if let Some(value) = history.last(name) {
-            rows.push((format!("{}, last", charts::label(name)), short(value)));
+            // As the terminal has it.
+            let text = if name.contains("loss_p") { format!("{value:.3}") } else { short(value) };
+            rows.push((format!("{}, last", charts::label(name)), text));
         }
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name, value]).collect();
@@ -154,7 +161,9 @@ fn summary(page: &mut Page, description: &Description, history: &History) {
 /// Seconds of all steps, from those of a step at each line of the log.
 fn time_of_steps(pace: &[(usize, f64)]) -> f64 {
     let before = std::iter::once(0).chain(pace.iter().map(|point| point.0));
-    pace.iter().zip(before).map(|((step, seconds), before)| (step - before) as f64 * seconds).sum()
+    let times = pace.iter().zip(before).map(|((step, s), before)| step.saturating_sub(before) as f64 * s);
+    // A sum of nothing is -0.
+    times.fold(0.0, |sum, seconds| sum + seconds)
 }
 
 fn ledger(page: &mut Page, ledger: &Ledger) {
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn the_time_of_all_steps() {
         assert_eq!(time_of_steps(&[(10, 2.0), (30, 1.0)]), 40.0);
-        assert_eq!(time_of_steps(&[]), 0.0);
+        assert_eq!(spoken(time_of_steps(&[])), "0 s");
     }
 
     #[test]

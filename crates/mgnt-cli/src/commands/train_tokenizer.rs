@@ -91,6 +91,9 @@ impl NetworkArguments {
         word: DeviceWord,
         device: &Device,
     ) -> anyhow::Result<Networks> {
+        if self.rfid_pictures == 1 {
+            return Err(bad_use("--rfid-pictures 1: expected 2 at least, or 0"));
+        }
         let inception =
             self.inception.as_ref().map(|path| network(path, Resize::default(), word, device)).transpose()?;
         let takes_rfid = validates && self.rfid_pictures > 0;

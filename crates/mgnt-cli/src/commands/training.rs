@@ -1,5 +1,6 @@
 //! The options and the run that both trainings share.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -66,6 +67,17 @@ impl TrainingArguments {
     /// The store to train on, which all but a forecast needs.
     pub fn data(&self) -> anyhow::Result<&Path> {
         self.data.as_deref().ok_or_else(|| bad_use("--data DIR: the store to train on is missing"))
+    }
+
+    /// The run's folder. Refuses what is there and is none.
+    fn out(&self) -> anyhow::Result<&Path> {
+        let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
+        let got = match fs::metadata(out) {
+            Ok(there) if !there.is_dir() => "a file",
+            Err(_) if out.is_symlink() => "a link to nothing",
+            _ => return Ok(out),
+        };
+        Err(bad_use(format!("--out {}: is {got}, where a folder is expected", out.display())))
     }
 
     /// The device of the model.
@@ -135,7 +147,7 @@ impl TrainingArguments {
         device: &Device,
         draw: Option<Draw<T::Model>>,
     ) -> anyhow::Result<()> {
-        let out = self.out.as_deref().ok_or_else(|| bad_use("--out DIR: the run's folder is missing"))?;
+        let out = self.out()?;
         let Optimization { steps, warm_up_steps, .. } = *optimization;
         if warm_up_steps >= steps {
             tell!(

@@ -1,6 +1,7 @@
 //! Curves over the steps of a run, as SVG.
 
 use anyhow::Result;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::plot::drawn;
@@ -39,6 +40,8 @@ const COLOURS: [RGBColor; 7] = [
 const GREY: RGBColor = RGBColor(190, 190, 190);
 /// Points of a line, at most: more are finer than the plot's pixels.
 const POINTS: usize = 360;
+/// Labels of an axis, at most.
+const LABELS: usize = 7;
 /// Lines of fewer points have each of them marked.
 const MARKED: usize = 40;
 
@@ -57,6 +60,7 @@ pub fn curves(axes: &Axes, curves: &[Curve]) -> Result<String> {
     (low, high) = (if axes.from_zero { 0.0 } else { low - room }, high + room);
     let falls =
         curves.iter().any(|c| matches!((c.points.first(), c.points.last()), (Some(a), Some(b)) if a.1 > b.1));
+    let ticks = Ticks::new(low, high);
     drawn((640, 380), |area| {
         let mut chart = ChartBuilder::on(&area)
             .caption(axes.title, ("sans-serif", 20))
@@ -69,14 +73,14 @@ pub fn curves(axes: &Axes, curves: &[Curve]) -> Result<String> {
             .configure_mesh()
             .light_line_style(WHITE)
             .bold_line_style(GREY.mix(0.4))
-            .x_labels(7)
-            .y_labels(7)
+            .x_labels(LABELS)
+            .y_labels(LABELS)
             .x_desc("step")
             .y_desc(axes.value)
             .label_style(("sans-serif", 16))
             .axis_desc_style(("sans-serif", 16))
             .x_label_formatter(&|x| short(*x))
-            .y_label_formatter(&|y| short(*y))
+            .y_label_formatter(&|y| ticks.label(*y))
             .draw()?;
         for curve in curves {
             let points = thinned(&curve.points);
@@ -90,7 +94,11 @@ pub fn curves(axes: &Axes, curves: &[Curve]) -> Result<String> {
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(3)));
         }
         if curves.len() > 1 {
-            let place = if falls { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerRight };
+            // Below a curve whose axis begins at zero there is room.
+            let place = match falls && !axes.from_zero {
+                true => SeriesLabelPosition::UpperRight,
+                false => SeriesLabelPosition::LowerRight,
+            };
             chart
                 .configure_series_labels()
                 .position(place)
@@ -101,6 +109,32 @@ pub fn curves(axes: &Axes, curves: &[Curve]) -> Result<String> {
         }
         Ok(())
     })
+}
+
+/// Labels of an axis.
+struct Ticks {
+    /// Decimals that tell them apart, where short numbers do not.
+    decimals: Option<usize>,
+}
+
+impl Ticks {
+    /// Of an axis from `low` to `high`.
+    fn new(low: f64, high: f64) -> Self {
+        let places = RangedCoordf64::from(low..high).key_points(LABELS);
+        let alike = places.windows(2).any(|pair| short(pair[0]) == short(pair[1]));
+        let decimals = places.windows(2).next().filter(|_| alike).map(|pair: &[f64]| {
+            // A step is 1, 2 or 5 times a power of ten, but for its rounding.
+            (-(1.000_001 * (pair[1] - pair[0])).log10().floor()).max(0.0) as usize
+        });
+        Self { decimals }
+    }
+
+    fn label(&self, value: f64) -> String {
+        match self.decimals {
+            Some(decimals) => format!("{value:.decimals$}"),
+            None => short(value),
+        }
+    }
 }
 
 /// At most [`POINTS`] points, each the mean of neighbours.
@@ -124,6 +158,15 @@ mod tests {
         assert_eq!(thin.len(), 334);
         assert_eq!(thin[0], (1.0, 2.0));
         assert_eq!(thinned(&points[..3]), points[..3]);
+    }
+
+    #[test]
+    fn labels_of_a_narrow_axis_are_told_apart() {
+        let label = |low, high, value| Ticks::new(low, high).label(value);
+        assert_eq!(label(4.42, 4.44, 4.43), "4.430");
+        assert_eq!(label(4.42, 4.44, 4.435), "4.435");
+        assert_eq!(label(0.0, 6.0, 4.0), "4");
+        assert_eq!(label(12_345.0, 12_346.0, 12_345.5), "12345.5");
     }
 
     #[test]

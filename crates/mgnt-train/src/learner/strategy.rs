@@ -245,7 +245,7 @@ impl<T: Task> StepCounted<T> {
                 teller.event(&Event::Best { step: progress.step, score });
                 Ok(())
             }
-            Err(error) => teller.not_saved(progress.step, error, checkpoints),
+            Err(error) => teller.not_saved("best/", progress.step, error, checkpoints),
         }
     }
 
@@ -265,8 +265,10 @@ impl<T: Task> StepCounted<T> {
         }
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let saved = checkpoints.save(&records, progress);
-        let seconds = clock.elapsed().as_secs_f64();
+        let took = clock.elapsed();
+        let seconds = took.as_secs_f64();
         let mut teller = self.teller(components);
+        teller.leave_out(took);
         match saved {
             Ok(()) => {
                 teller.event(&Event::Saved { step, seconds });
@@ -276,7 +278,7 @@ impl<T: Task> StepCounted<T> {
                 }
             }
             Err(error) if stops => return Err(error),
-            Err(error) => teller.not_saved(step, error, checkpoints)?,
+            Err(error) => teller.not_saved("checkpoint", step, error, checkpoints)?,
         }
         Ok(())
     }

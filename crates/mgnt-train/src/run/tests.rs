@@ -93,6 +93,11 @@ fn recipe() -> Optimization {
     }
 }
 
+/// What a recipe's file says.
+fn whole(optimization: &Optimization) -> serde_json::Value {
+    serde_json::json!({ "optimization": optimization })
+}
+
 fn slope(broken: &[usize]) -> Slope {
     Slope { broken: broken.to_vec(), data: "data", tells: NAMED, measures: true }
 }
@@ -126,7 +131,7 @@ fn train(
         }
         tell.send(event.clone()).unwrap();
     };
-    let outcome = run(task, recipe, recipe, options, watch);
+    let outcome = run(task, recipe, &whole(recipe), options, watch);
     (outcome, told.iter().collect())
 }
 
@@ -254,7 +259,16 @@ fn a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken() {
         fs::remove_file(out.join("checkpoints").join(step).join("model.bpk")).unwrap();
     }
     let error = train(slope(&[]), &recipe(), &out, true, None).0.unwrap_err().to_string();
-    assert!(error.contains("no checkpoint"), "{error}");
+    assert!(error.contains("no checkpoint to resume: all checkpoints are damaged; best/"), "{error}");
+    // What is left of that run is not made anew over.
+    let log = fs::read(out.join("metrics.jsonl")).unwrap();
+    let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
+    assert!(
+        error.contains("all checkpoints are damaged") && error.contains("take another folder"),
+        "{error}"
+    );
+    assert!(out.join("best/weight").exists());
+    assert_eq!(fs::read(out.join("metrics.jsonl")).unwrap(), log);
 }
 
 #[test]
@@ -268,6 +282,7 @@ fn models_of_a_run_without_checkpoints_are_not_taken_for_this_ones() {
     let error = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
     assert!(error.contains("model/ of this run, which is finished"), "{error}");
     assert!(out.join("best/weight").exists());
+    fs::remove_file(out.join("lock")).unwrap();
     let other = Optimization { seed: 99, ..recipe() };
     for name in ["model", "best"] {
         let error = train(slope(&[]), &other, &out, false, None).0.unwrap_err().to_string();
@@ -276,18 +291,23 @@ fn models_of_a_run_without_checkpoints_are_not_taken_for_this_ones() {
             fs::remove_dir_all(out.join(name)).unwrap();
         }
     }
-    // What the same run left that was killed before its first checkpoint is made again.
+    assert!(!out.join("lock").exists(), "no lock is left beside what is refused");
+    // What the same run left that was killed before its first checkpoint is made again, saved as often as may be.
     fs::write(out.join("best/old"), "").unwrap();
-    train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
+    let oftener = Optimization { checkpoint_every: 2, ..recipe() };
+    train(slope(&[]), &oftener, &out, false, None).0.unwrap();
     assert!(out.join("best/weight").exists() && !out.join("best/old").exists());
 }
 
 #[test]
 fn a_folder_of_something_else_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, text) in
-        [("run.json", "{\"version\": 1}"), ("metrics.jsonl", "{\"task\": 1}"), ("manifest.json", "{}")]
-    {
+    for (name, text) in [
+        ("run.json", "{\"version\": 1}"),
+        ("metrics.jsonl", "{\"task\": 1}"),
+        ("skipped.jsonl", "{\"step\": 1}"),
+        ("manifest.json", "{}"),
+    ] {
         let out = folder.path().join(name.replace('.', "-"));
         fs::create_dir(&out).unwrap();
         fs::write(out.join(name), text).unwrap();
@@ -296,6 +316,14 @@ fn a_folder_of_something_else_is_left_alone() {
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), text);
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "no lock is left beside it");
     }
+    // A lock that is somebody else's, and what is named like an unfinished file.
+    let out = folder.path().join("beside");
+    let notes = ["lock", "checkpoints/notes.7.tmp", "samples/notes.7.tmp"].map(|name| out.join(name));
+    train(slope(&[]), &recipe(), &out, false, Some(4)).0.unwrap();
+    fs::create_dir(out.join("samples")).unwrap();
+    notes.iter().for_each(|path| fs::write(path, "notes").unwrap());
+    train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
+    notes.iter().for_each(|path| assert_eq!(fs::read_to_string(path).unwrap(), "notes"));
     // Of a run that ended before its first checkpoint.
     let out = folder.path().join("again");
     train(slope(&[]), &recipe(), &out, false, Some(1)).0.unwrap();
@@ -335,8 +363,14 @@ fn a_checkpoint_that_cannot_be_written_does_not_end_the_run() {
     train(slope(&[]), &recipe(), &out, false, Some(4)).0.unwrap();
     let (outcome, events) = train_blocking(&out);
     assert_eq!(outcome.unwrap(), Outcome::Finished);
-    let [Warning::NotSaved { step: 6, newest, .. }] = warnings(&events)[..] else { panic!("{events:?}") };
-    assert_eq!(*newest, Some(4));
+    let [warning @ Warning::NotSaved { step: 6, newest: Some(4), .. }] = warnings(&events)[..] else {
+        panic!("{events:?}")
+    };
+    let said = warning.to_string();
+    assert!(
+        said.starts_with("checkpoint NOT SAVED after 6 steps: ") && said.contains("; training goes on"),
+        "{said}"
+    );
     assert_eq!(weight(&out), weight(&whole));
 }
 
@@ -396,7 +430,7 @@ fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
         }
         tell.send(event.clone()).unwrap();
     };
-    let outcome = run(slope(&[]), &recipe, &recipe, options, watch);
+    let outcome = run(slope(&[]), &recipe, &whole(&recipe), options, watch);
     (outcome, told.iter().collect())
 }
 
@@ -411,11 +445,19 @@ fn a_run_goes_on_with_its_own_recipe_and_data_only() {
     assert!(again.contains("--resume"), "{again}");
     let other = Optimization { peak_learning_rate: 0.02, ..recipe() };
     let error = train(slope(&[]), &other, &out, true, None).0.unwrap_err().to_string();
-    assert!(error.contains("`recipe.peak_learning_rate` was 0.01, and is 0.02 now"), "{error}");
+    assert!(error.contains("`recipe.optimization.peak_learning_rate` was 0.01, and is 0.02 now"), "{error}");
     let other = Slope { data: "other", ..slope(&[]) };
     let error = train(other, &recipe(), &out, true, None).0.unwrap_err().to_string();
     assert!(error.contains("`data.train`"), "{error}");
-    assert_eq!(train(slope(&[]), &recipe(), &out, true, None).0.unwrap(), Outcome::Finished);
+    // Samples of steps that are lost are not taken for the newest.
+    let samples = ["step-00000004.png", "step-00000008.png"].map(|name| out.join("samples").join(name));
+    fs::create_dir(out.join("samples")).unwrap();
+    samples.iter().for_each(|path| fs::write(path, "").unwrap());
+    let oftener = Optimization { log_every: 3, ..recipe() };
+    assert_eq!(train(slope(&[]), &oftener, &out, true, None).0.unwrap(), Outcome::Finished);
+    assert_eq!(samples.map(|path| path.exists()), [true, false]);
+    let described = fs::read_to_string(out.join("run.json")).unwrap();
+    assert!(described.contains("\"log_every\": 3"), "{described}");
 }
 
 #[test]

@@ -12,16 +12,19 @@ use crate::objective::Students;
 use crate::optimizer::tests::optimization;
 use crate::{Event, Optimization, Outcome, RunOptions, part, run};
 
-fn store(folder: &Path) -> Arc<TokenStore> {
-    let info = TokenStoreInfo {
+fn info() -> TokenStoreInfo {
+    TokenStoreInfo {
         grid: [3, 3],
         codes: 8,
         classes: vec!["a".into(), "b".into()],
         tokenizer: "none".into(),
         codes_sha256: None,
         source: "test".into(),
-    };
-    let mut writer = TokenWriter::new(folder, info);
+    }
+}
+
+fn store(folder: &Path) -> Arc<TokenStore> {
+    let mut writer = TokenWriter::new(folder, info());
     for i in 0..24u16 {
         let tokens: Vec<u16> =
             (0..9).map(|place| if i % 2 == 0 { place % 4 } else { 7 - place % 4 }).collect();
@@ -327,6 +330,25 @@ fn a_validation_is_the_same_in_any_batch() {
     }
     let task = TransformerTask::new(&recipe(5), &store, None, &Device::flex()).unwrap();
     assert!(task.validation_figures().is_empty(), "nothing is held out");
+}
+
+#[test]
+fn held_out_tokens_that_say_nothing_of_the_model_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = store(&folder.path().join("tokens"));
+    for (said, info, count) in [
+        ("another tokenizer", TokenStoreInfo { tokenizer: "other".into(), ..info() }, 1),
+        ("other classes", TokenStoreInfo { classes: vec!["a".into(), "c".into()], ..info() }, 1),
+        ("no picture", info(), 0),
+    ] {
+        let held_out = folder.path().join(said);
+        let mut writer = TokenWriter::new(&held_out, info);
+        (0..count).for_each(|_| writer.push(&[0; 9], 0).unwrap());
+        writer.finish().unwrap();
+        let held_out = Arc::new(TokenStore::open(&held_out).unwrap());
+        let error = TransformerTask::new(&recipe(1), &ours, Some(&held_out), &Device::flex()).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 /// Codes are 0 to 7, classes 8 and 9, the null class 10, the mask 11.

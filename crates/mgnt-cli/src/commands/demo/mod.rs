@@ -19,13 +19,13 @@ use mgnt_train::{
     Optimization, Outcome, Recipe, RunOptions, Task, TokenizerRecipe, TokenizerTask, TransformerTask,
     has_checkpoint, run as train,
 };
-use mgnt_weights::{atomic, directory};
+use mgnt_weights::atomic;
+use mgnt_weights::directory::{self, is_of_a_file_manager};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::compared::{Comparison, Figures};
 use self::shipped::Shipped;
-use super::output_folder::is_of_a_file_manager;
 use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
@@ -43,7 +43,7 @@ pub struct Arguments {
     /// Drawn pictures of each class to train on
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(4..))]
     pictures: u16,
-    /// Divide the steps of both trainings and the pictures by this, for an impression in less time
+    /// Divide the steps of both trainings by this, and generate fewer pictures, for an impression in less time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     hurry: u16,
     /// Weights of photos to show beside: a folder with `transformer`, `tokenizer` and `classes.txt` (`cargo xtask demo`
@@ -92,6 +92,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let stop = stop_on_interrupt()?;
     let out = &arguments.out;
     check_folder(out)?;
+    let is_continued = out.join("data").exists();
 
     let mut tokenizer_recipe: TokenizerRecipe = embedded(TOKENIZER)?;
     let mut recipe: Recipe = embedded(TRANSFORMER)?;
@@ -184,7 +185,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         shipped: shipped.as_ref().map(Shipped::config).zip(photos.as_ref()),
         rebuilt: &rebuilt,
         reconstruction_psnr: psnr,
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: (!is_continued).then(|| start.elapsed().as_secs_f64()),
     };
     let page = out.join("index.html");
     atomic::write_bytes(&page, parts.page().as_bytes())?;

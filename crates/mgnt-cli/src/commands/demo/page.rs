@@ -14,8 +14,8 @@ pub struct Parts<'a> {
     /// Held-out pictures above what the tokenizer makes of them, as PNG.
     pub rebuilt: &'a [u8],
     pub reconstruction_psnr: f64,
-    /// Time of the whole demonstration.
-    pub seconds: f64,
+    /// Time of the whole demonstration, where it was made in one go.
+    pub seconds: Option<f64>,
 }
 
 impl Parts<'_> {
@@ -40,12 +40,12 @@ impl Parts<'_> {
             decodes(&mut page, compared);
         }
         page.heading("Drawn shapes");
+        let took = self.seconds.map(|seconds| format!("; the whole demonstration took {seconds:.0} s"));
         page.paragraph(&format!(
-            "A tokenizer and a transformer of {:.2} M parameters, trained here on {} classes of drawn shapes; the whole \
-             demonstration took {:.0} s.",
+            "A tokenizer and a transformer of {:.2} M parameters, trained here on {} classes of drawn shapes{}.",
             config.parameters() as f64 / 1e6,
             config.classes,
-            self.seconds,
+            took.unwrap_or_default(),
         ));
         decodes(&mut page, compared);
         page.figure(

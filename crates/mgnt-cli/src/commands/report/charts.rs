@@ -94,6 +94,11 @@ pub fn add(page: &mut Page, history: &History) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Names of a run's held-out figures.
+pub fn held_out(history: &History) -> impl Iterator<Item = &str> {
+    history.names().filter(|name| name.starts_with("validation_"))
+}
+
 /// Adds a plot of every held-out figure that another run has, too, with a curve for each run.
 pub fn beside(
     page: &mut Page,
@@ -102,7 +107,7 @@ pub fn beside(
     others: &[(String, History)],
 ) -> anyhow::Result<()> {
     let mut drawings = Vec::new();
-    for figure in history.names().filter(|figure| figure.starts_with("validation_")) {
+    for figure in held_out(history) {
         let runs =
             std::iter::once((name, history)).chain(others.iter().map(|(name, run)| (name.as_str(), run)));
         let curve = |(index, (name, run)): (usize, (&str, &History))| {
