@@ -79,7 +79,8 @@ pub struct NestedTransformer {
 impl NestedTransformer {
     /// A model with random weights, the same for the same seed on every device.
     ///
-    /// Fails where [`ModelConfig::validate`] does.
+    /// Fails where [`ModelConfig::validate`] does, and, as every way to a model does, on a device whose floats are not
+    /// `f32` unless a type is named ([`check_float_type`](module::check_float_type)).
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         Self::built(config, Initial::drawn(seed, device))
     }
@@ -87,6 +88,7 @@ impl NestedTransformer {
     fn built(config: &ModelConfig, mut initial: Initial) -> Result<Self, Error> {
         config.validate()?;
         let device = initial.device();
+        module::check_float_type(device)?;
         let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
         let norm = || LayerNormConfig::new(d).with_epsilon(NORM_EPSILON).init(device);
         let dropout = || DropoutConfig::new(config.dropout).init();

@@ -7,7 +7,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use mgnt_data::Picture;
 use mgnt_data::manifest::sha256_of_file;
-use mgnt_weights::{TensorMap, in_parts};
+use mgnt_weights::{TensorMap, in_parts, module};
 use rayon::prelude::*;
 
 use super::convolution::{Kernel, Size, Walk};
@@ -107,6 +107,9 @@ struct Folded {
 impl Inception {
     /// Reads weights with the names of the PyTorch port, as a PyTorch checkpoint (of either format) or safetensors;
     /// they may end at any layer. Asking for features that lie behind that is an error then.
+    ///
+    /// Fails on a device whose floats are not `f32` unless a type is named
+    /// ([`check_float_type`](module::check_float_type)): distances would be those of halves.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
         let sha256 = sha256_of_file(path)?;
         Self::from_tensors(mgnt_weights::read(path)?, path, sha256, device)
@@ -141,6 +144,7 @@ impl Inception {
     }
 
     fn from_tensors(tensors: TensorMap, path: &Path, sha256: String, device: &Device) -> Result<Self, Error> {
+        module::check_float_type(device)?;
         let names: Vec<String> = tensors
             .iter()
             .filter_map(|(name, _)| Some(name.strip_suffix(".conv.weight")?.to_owned()))
@@ -510,7 +514,9 @@ fn mean(x: Tensor<4>) -> Tensor<2> {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Error> {
-    tensor.into_data().convert::<f32>().try_into_vec::<f32>().map_err(|e| Error::Device(format!("{e:?}")))
+    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
+    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
+    data.convert::<f32>().try_into_vec::<f32>().map_err(|error| failed(&error))
 }
 
 #[cfg(test)]
