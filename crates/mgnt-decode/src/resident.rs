@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData, s};
+use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, IntDType, Tensor, TensorData, s};
 use mgnt_model::NestedTransformer;
 use mgnt_model::kernels::Kernels;
 use rayon::prelude::*;
@@ -151,7 +151,8 @@ impl<'a> Resident<'a> {
         };
         let log_probabilities = drawn.log_probabilities.reshape([batch, masked]);
         self.sureness = self.sureness.clone() + log_probabilities.clone().sum_dim(1);
-        let codes = drawn.codes.reshape([batch, masked]);
+        // Kernels draw codes of their own type, and decide what is of one type.
+        let codes = drawn.codes.cast(IntDType::from(positions.dtype())).reshape([batch, masked]);
 
         // Newly decided places come first, in the order of their decision, then the rest as it stood; where all are decided, there
         // is nothing to choose.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 
@@ -316,7 +316,18 @@ impl NestedTransformer {
         if batch * length == 0 {
             return nothing(shape, &self.device());
         }
-        self.embed(tokens.clone(), places(&tokens)).reshape(shape)
+        let (tokens, places) = self.taken(tokens.clone(), places(&tokens));
+        self.embed(tokens, places).reshape(shape)
+    }
+
+    /// Tokens and positions as the model takes them: of one type, which a kernel reads both in, and on no tape where the
+    /// model is on none, since dropout drops wherever its input is on one.
+    fn taken(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> (Tensor<2, Int>, Tensor<2, Int>) {
+        let positions = positions.cast(IntDType::from(tokens.dtype()));
+        match self.device().is_autodiff() {
+            true => (tokens, positions),
+            false => (tokens.inner(), positions.inner()),
+        }
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
@@ -364,6 +375,7 @@ impl NestedTransformer {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
         let keep = length > 0;
+        let (tokens, positions) = self.taken(tokens, positions);
         let (x, blocks) = match self.by_kernels(&self.device(), batch, sub_model) {
             Some(by_kernels) => {
                 let first = by_kernels.embedded(&self.embedding, &self.blocks, [tokens, positions]);
