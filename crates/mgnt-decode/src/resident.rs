@@ -44,10 +44,12 @@ pub(crate) struct Inputs<'a> {
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 
 impl<'a> Inputs<'a> {
-    /// `None` where the plan's order or its top-p cut is known on the host only.
+    /// `None` where the plan's order, for some place at least, or its top-p cut is known on the host only.
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan, start: &Start) -> Option<Self> {
         let rule = plan.order().rule()?;
-        if plan.strategy().top_p.is_some() {
+        // A device would read the rank of a place that has none from beyond the last.
+        let is_short = matches!(rule, Rule::Places(ranks) if ranks.len() < start.known.len());
+        if is_short || plan.strategy().top_p.is_some() {
             return None;
         }
         let device = model.device();
