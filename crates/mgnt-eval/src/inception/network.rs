@@ -65,11 +65,18 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Adds what it says of further pictures.
+    /// Adds what it says of further pictures; what it does not say of all of them is left out.
     pub fn extend(&mut self, more: Self) {
+        if more.features.is_empty() {
+            return;
+        }
+        if self.features.is_empty() {
+            *self = more;
+            return;
+        }
         let join = |a: &mut Option<Vec<f32>>, b: Option<Vec<f32>>| match (a, b) {
             (Some(a), Some(b)) => a.extend(b),
-            (a, b) => *a = b,
+            (a, _) => *a = None,
         };
         self.features.extend(more.features);
         join(&mut self.spatial, more.spatial);

@@ -80,6 +80,24 @@ fn formula_network_against_the_published_one() {
 }
 
 #[test]
+fn what_is_said_of_some_pictures_alone_is_said_of_none() {
+    let said = |first: f32, spatial: Option<Vec<f32>>| Activations {
+        features: vec![first],
+        spatial,
+        logits: Some(vec![first]),
+    };
+    let mut all = Activations::default();
+    all.extend(said(1.0, Some(vec![7.0])));
+    all.extend(Activations::default());
+    assert_eq!(all, said(1.0, Some(vec![7.0])));
+    all.extend(said(2.0, Some(vec![8.0])));
+    assert_eq!(all.spatial, Some(vec![7.0, 8.0]));
+    all.extend(said(3.0, None));
+    all.extend(said(4.0, Some(vec![9.0])));
+    assert_eq!((all.features.len(), all.spatial, all.logits.map(|all| all.len())), (4, None, Some(4)));
+}
+
+#[test]
 fn spatial_features_have_the_channels_of_a_place_side_by_side() {
     let values: Vec<f32> = (0..2 * 9 * 4).map(|i| i as f32).collect();
     let x = Tensor::<4>::from_data(TensorData::new(values, [2, 9, 2, 2]), &Device::flex());
