@@ -261,15 +261,20 @@ impl Inception {
     }
 
     /// Maps `[n, channels, h, w]` after the layers that features are taken from, in the order of [`Dims`] and as far as
-    /// the weights reach and the input is large enough, of an input `[n, 3, height, width]` in -1 to 1. Gradients pass
-    /// through to the input.
+    /// the weights reach and the input is large enough, of an input `[n, 3, height, width]` in -1 to 1: none below 11
+    /// pixels, all four from 75. Gradients pass through to the input.
     pub fn maps(&self, x: Tensor<4>) -> Result<Vec<Tensor<4>>, Error> {
         let mut maps: Vec<Tensor<4>> = Vec::new();
         for stage in Dims::ALL.into_iter().filter(|&stage| self.reaches(stage)) {
             let input = maps.last().unwrap_or(&x).clone();
             let [_, _, height, width] = input.dims();
-            if stage == Dims::D2048 && height.min(width) < 3 {
-                // The first kernel there has nothing to stand on.
+            // Below that some kernel has nothing to stand on. Stages that begin with a reduction need it alone.
+            let least = match stage {
+                Dims::D64 => 11,
+                Dims::D192 => 5,
+                Dims::D768 | Dims::D2048 => 3,
+            };
+            if height.min(width) < least {
                 break;
             }
             maps.push(self.stage(stage, input, stage, &mut None)?);
