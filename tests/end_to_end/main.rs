@@ -8,6 +8,7 @@ mod decoding;
 mod devices;
 mod evaluation;
 mod faults;
+mod library;
 mod training;
 mod watching;
 mod world;

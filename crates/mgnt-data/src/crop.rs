@@ -100,15 +100,19 @@ impl Window {
 }
 
 impl Picture {
-    /// A square of `size` x `size` pixels.
+    /// A square of `size` x `size` pixels; refuses one of none.
     pub fn cropped(&self, size: usize, crop: Crop) -> Result<Self, Error> {
         let mut rgb = vec![0; size * size * 3];
         self.crop_into(size, crop, &mut rgb)?;
         Self::new(size, size, rgb)
     }
 
-    /// Writes a square of `size` x `size` pixels to `rgb`, `[size, size, 3]`, which must have that length.
+    /// Writes a square of `size` x `size` pixels to `rgb`, `[size, size, 3]`, which must have that length; refuses one of
+    /// none.
     pub fn crop_into(&self, size: usize, crop: Crop, rgb: &mut [u8]) -> Result<(), Error> {
+        if size == 0 {
+            return Err(Error::Field { field: "size", expected: "at least 1".into(), got: "0".into() });
+        }
         if rgb.len() != size * size * 3 {
             return Err(Error::Picture(format!("{size}x{size} pixels do not have {} bytes", rgb.len())));
         }
@@ -240,6 +244,14 @@ mod tests {
     fn pattern(width: usize, height: usize) -> Picture {
         let rgb = (0..width * height * 3).map(|i| (i * 7 + i / (3 * width) * 31 + (i / 50 % 2) * 90) as u8);
         Picture::new(width, height, rgb.collect()).unwrap()
+    }
+
+    #[test]
+    fn a_square_of_no_pixel_is_refused() {
+        for crop in [Crop::Square(Filter::Area), Crop::Square(Filter::Lanczos), Crop::Adm, Crop::default()] {
+            let error = pattern(20, 30).cropped(0, crop).unwrap_err().to_string();
+            assert_eq!(error, "size: expected at least 1, got 0", "{crop:?}");
+        }
     }
 
     #[test]

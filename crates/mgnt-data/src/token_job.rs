@@ -24,10 +24,20 @@ pub struct TokenJob {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenShard {
     number: usize,
+    pictures: Range<usize>,
+    flipped: bool,
+}
+
+impl TokenShard {
     /// The pictures whose tokens it holds.
-    pub pictures: Range<usize>,
+    pub fn pictures(&self) -> Range<usize> {
+        self.pictures.clone()
+    }
+
     /// Whether they are mirrored before they become tokens.
-    pub flipped: bool,
+    pub fn is_flipped(&self) -> bool {
+        self.flipped
+    }
 }
 
 /// What decides the contents of a store, and so which unfinished one may be continued.
@@ -58,6 +68,7 @@ impl TokenJob {
         let copies: &[bool] = if flips { &[false, true] } else { &[false] };
         shard::check_count(store.len(), copies.len(), shard_items)?;
         check_classes(out, &info.classes)?;
+        info.checked_positions(out)?;
         let plan = Plan { made_by: MADE_BY, info: &info, flips, pictures: store.sha256()?, shard_items };
         let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
         let ranges = copies.iter().flat_map(|&flipped| {
@@ -86,9 +97,14 @@ impl TokenJob {
         self.shards.iter().filter(|shard| self.unfinished.record(shard.number).is_none()).cloned().collect()
     }
 
-    /// Writes a shard: the tokens of each of its pictures, and their labels.
+    /// Writes a shard: the tokens of each of its pictures, and their labels. Refuses one of another job's.
     pub fn write(&self, shard: &TokenShard, tokens: &[Vec<u16>], labels: &[u16]) -> Result<(), Error> {
         let folder = self.unfinished.folder();
+        let own = self.shards.get(shard.number);
+        if own != Some(shard) {
+            let expected = own.map_or_else(|| "none".into(), |own| format!("{own:?}"));
+            return Err(Error::store(folder, "shard", expected, format!("{shard:?}")));
+        }
         if tokens.len() != shard.pictures.len() || labels.len() != shard.pictures.len() {
             return Err(Error::store(
                 folder,
@@ -141,11 +157,14 @@ mod tests {
         let too_many = TokenStoreInfo { classes: vec![String::new(); 70_000], ..info.clone() };
         let error = TokenJob::open(&out, &store, too_many, true, None).unwrap_err().to_string();
         assert!(error.ends_with("classes: expected 65536 at most, got 70000"), "{error}");
+        let no_place = TokenStoreInfo { grid: [0, 5], ..info.clone() };
+        let error = TokenJob::open(&out, &store, no_place, true, None).unwrap_err().to_string();
+        assert!(error.ends_with("grid: expected rows and columns, got [0, 5]"), "{error}");
         let job = || TokenJob::open(&out, &store, info.clone(), true, Some(3)).unwrap();
         let write = |job: &TokenJob, shard: &TokenShard| {
-            let code = |picture: usize| picture as u16 + if shard.flipped { 50 } else { 0 };
-            let tokens: Vec<Vec<u16>> = shard.pictures.clone().map(|p| vec![code(p), 99]).collect();
-            let labels: Vec<u16> = shard.pictures.clone().map(|p| store.label(p) as u16).collect();
+            let code = |picture: usize| picture as u16 + if shard.is_flipped() { 50 } else { 0 };
+            let tokens: Vec<Vec<u16>> = shard.pictures().map(|p| vec![code(p), 99]).collect();
+            let labels: Vec<u16> = shard.pictures().map(|p| store.label(p) as u16).collect();
             job.write(shard, &tokens, &labels).unwrap();
         };
         let first = job();
@@ -154,6 +173,11 @@ mod tests {
         write(&first, &first.pending()[0]);
         let short = first.pending().remove(0);
         assert!(first.write(&short, &[vec![1, 2]], &[0]).is_err());
+        // A shard of pairs of the same pictures: the rest would be missing.
+        let elsewhere = folder.path().join("elsewhere");
+        let pairs = TokenJob::open(&elsewhere, &store, info.clone(), true, Some(2)).unwrap().pending();
+        let error = first.write(&pairs[1], &[vec![1, 2], vec![1, 2]], &[0; 2]).unwrap_err().to_string();
+        assert!(error.contains("shard: expected") && error.contains("got TokenShard"), "{error}");
         drop(first);
         // By other weights or options of the encoder the rest would be other tokens.
         let other = TokenStoreInfo { codes_sha256: Some("other".into()), ..info.clone() };

@@ -89,8 +89,9 @@ impl TokenStoreInfo {
     /// Checks one picture's tokens and label; `path` is for the error.
     pub(crate) fn check(&self, path: &Path, tokens: &[u16], label: usize) -> Result<(), Error> {
         manifest::check_classes(path, &self.classes)?;
-        if tokens.len() != self.positions() {
-            return Err(Error::store(path, "tokens", self.positions(), tokens.len()));
+        let positions = self.checked_positions(path)?;
+        if tokens.len() != positions {
+            return Err(Error::store(path, "tokens", positions, tokens.len()));
         }
         if let Some(token) = tokens.iter().find(|&&token| usize::from(token) >= self.codes) {
             return Err(Error::store(path, "token", format!("below {}", self.codes), token));
@@ -137,6 +138,8 @@ impl TokenWriter {
 
     /// Writes what is left, and the manifest.
     pub fn finish(mut self) -> Result<(), Error> {
+        // Else nothing has checked it where there is no picture.
+        self.info.checked_positions(&self.folder)?;
         if !self.labels.is_empty() {
             self.flush()?;
         }
@@ -164,7 +167,7 @@ impl TokenStore {
         let path = path.as_ref();
         let manifest: Manifest = manifest::read(path, manifest::StoreKind::Tokens, VERSION)?;
         let info = &manifest.info;
-        let shape = [info.checked_positions(path)?];
+        let shape = [info.checked_positions(&path.join(manifest::MANIFEST))?];
         let shards = Shards::open(path, &manifest.shards, TOKENS, Dtype::U16, &shape)?;
         for (shard, entry) in shards.iter().zip(&manifest.shards) {
             info.check_ranges(&path.join(&entry.file), shard)?;
@@ -217,22 +220,16 @@ impl TokenStore {
 }
 
 impl TokenStoreInfo {
-    /// Number of tokens of a picture, of a manifest that anyone may have written.
-    pub(crate) fn checked_positions(&self, store: &Path) -> Result<usize, Error> {
+    /// Number of tokens of a picture, of what anyone may have written; `path` is for the error.
+    pub(crate) fn checked_positions(&self, path: &Path) -> Result<usize, Error> {
         let [rows, columns] = self.grid;
-        rows.checked_mul(columns).filter(|&positions| positions > 0).ok_or_else(|| {
-            Error::store(
-                store.join(manifest::MANIFEST),
-                "grid",
-                "rows and columns",
-                format!("{:?}", self.grid),
-            )
-        })
+        let positions = rows.checked_mul(columns).filter(|&positions| positions > 0);
+        positions.ok_or_else(|| Error::store(path, "grid", "rows and columns", format!("{:?}", self.grid)))
     }
 
     /// Opens one shard and checks its ranges.
     pub(crate) fn open_shard(&self, folder: &Path, entry: &ShardEntry) -> Result<Shard, Error> {
-        let shape = [self.checked_positions(folder)?];
+        let shape = [self.checked_positions(&folder.join(manifest::MANIFEST))?];
         let shard = Shard::open(folder, entry, TOKENS, Dtype::U16, &shape)?;
         self.check_ranges(&folder.join(&entry.file), &shard)?;
         Ok(shard)
@@ -318,6 +315,22 @@ mod tests {
         std::fs::write(&path, text.replace("\"codes\": 10", "\"codes\": 9")).unwrap();
         let error = TokenStore::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("token: expected below 9, got 9"), "{error}");
+    }
+
+    /// What is written would not be opened.
+    #[test]
+    fn a_grid_of_no_place_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for grid in [[0, 5], [usize::MAX, 2]] {
+            let writer = || TokenWriter::new(folder.path(), TokenStoreInfo { grid, ..info() });
+            for refused in [writer().push(&[], 0), writer().finish()] {
+                let error = refused.unwrap_err().to_string();
+                assert!(
+                    error.ends_with(&format!("grid: expected rows and columns, got {grid:?}")),
+                    "{error}"
+                );
+            }
+        }
     }
 
     /// Labels are u16: class 65,537 would read back as class 1.

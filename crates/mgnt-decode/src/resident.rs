@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData, s};
+use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, IntDType, Tensor, TensorData, s};
 use mgnt_model::NestedTransformer;
 use mgnt_model::kernels::Kernels;
 use rayon::prelude::*;
@@ -44,10 +44,12 @@ pub(crate) struct Inputs<'a> {
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 
 impl<'a> Inputs<'a> {
-    /// `None` where the plan's order or its top-p cut is known on the host only.
+    /// `None` where the plan's order, for some place at least, or its top-p cut is known on the host only.
     pub fn new(model: &'a NestedTransformer, plan: &'a Plan, start: &Start) -> Option<Self> {
         let rule = plan.order().rule()?;
-        if plan.strategy().top_p.is_some() {
+        // A device would read the rank of a place that has none from beyond the last.
+        let is_short = matches!(rule, Rule::Places(ranks) if ranks.len() < start.known.len());
+        if is_short || plan.strategy().top_p.is_some() {
             return None;
         }
         let device = model.device();
@@ -151,7 +153,8 @@ impl<'a> Resident<'a> {
         };
         let log_probabilities = drawn.log_probabilities.reshape([batch, masked]);
         self.sureness = self.sureness.clone() + log_probabilities.clone().sum_dim(1);
-        let codes = drawn.codes.reshape([batch, masked]);
+        // Kernels draw codes of their own type, and decide what is of one type.
+        let codes = drawn.codes.cast(IntDType::from(positions.dtype())).reshape([batch, masked]);
 
         // Newly decided places come first, in the order of their decision, then the rest as it stood; where all are decided, there
         // is nothing to choose.

@@ -7,8 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mgnt_decode::replay::{Given, replay};
 use mgnt_decode::{
-    CachePolicy, Candidate, Decoder, Error, Guidance, Ledger, Noise, Order, OrderKind, Recorded, Snapshot,
-    Strategy, TokenTemperature, gumbel,
+    CachePolicy, Candidate, Decoder, Error, Guidance, Ledger, Noise, Order, OrderKind, Recorded, Sequenced,
+    Snapshot, Strategy, TokenTemperature, gumbel,
 };
 use mgnt_model::kernels::Operations;
 use mgnt_model::{ModelConfig, NestedTransformer};
@@ -295,6 +295,17 @@ fn an_order_of_ones_own() {
     };
     Decoder::new(&model(), &plan).watch(&mut watch).run().unwrap();
     assert!(!first.is_empty() && first.iter().all(|&column| column >= 4), "{first:?}");
+}
+
+/// Places that it does not rank come last; a device, which knows no such places, is not asked.
+#[test]
+fn an_order_of_fewer_places_stays_on_the_host() {
+    let model = model();
+    let order = Arc::new(Sequenced::new([7, 2], 12));
+    let plan = Strategy::baseline(6).plan(&config()).unwrap().with_order(order);
+    let decoder = || Decoder::new(&model, &plan).unconditional(2).seed(3);
+    assert_eq!(decoder().resident().run().unwrap().tokens, decoder().run().unwrap().tokens);
+    assert!(Recorded::new(&model, &plan, 2).unwrap().is_none());
 }
 
 #[test]

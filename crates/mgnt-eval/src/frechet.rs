@@ -115,7 +115,7 @@ mod tests {
             let mut features = vec![0.0; 10];
             (features[axis], features[5 + axis]) = (-size, size);
             let mut statistics = Statistics::new(5);
-            statistics.add(&features);
+            statistics.add(&features).unwrap();
             statistics.moments()
         };
         let got = frechet_distance(&of(0, 1.0), &of(2, 2.0)).unwrap();
@@ -126,7 +126,7 @@ mod tests {
         let got = frechet_distance(&of(0, 1.0), &of(0, 2.0)).unwrap();
         assert!((got.distance - 2.0).abs() < 1e-12, "{got:?}");
         let mut broken = Statistics::new(5);
-        broken.add(&[f32::NAN; 10]);
+        broken.add(&[f32::NAN; 10]).unwrap();
         assert!(frechet_distance(&of(0, 1.0), &broken.moments()).is_err());
         let none = Moments::new(vec![1.0; 5], &[0.0; 25], None).unwrap();
         assert!((frechet_distance(&none, &of(0, 1.0)).unwrap().distance - 7.0).abs() < 1e-12);
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(error, "Frechet distance: expected a finite number, got inf");
         // Three samples of eight features, rounded to halves.
         let mut statistics = Statistics::new(8);
-        statistics.add(&(0..24).map(|i| (i as f32 * 1.7).sin()).collect::<Vec<_>>());
+        statistics.add(&(0..24).map(|i| (i as f32 * 1.7).sin()).collect::<Vec<_>>()).unwrap();
         let exact = statistics.moments();
         let halves = NamedTensor::new("sigma", DType::F64, vec![8, 8], bytes(&exact)).unwrap();
         let halves = halves.to_float("sigma", DType::F16).unwrap().to_f64();
@@ -169,7 +169,7 @@ mod tests {
         let moments = |part: &str| {
             let (_, tensor) = map.iter().find(|(name, _)| name.contains(part)).unwrap();
             let mut statistics = Statistics::new(768);
-            statistics.add(&tensor.to_f32()[..400 * 768]);
+            statistics.add(&tensor.to_f32()[..400 * 768]).unwrap();
             statistics.moments()
         };
         let got = frechet_distance(&moments("val"), &moments("train")).unwrap();

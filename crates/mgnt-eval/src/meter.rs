@@ -44,16 +44,17 @@ impl Meter {
         }
     }
 
-    /// Adds what the network said of some pictures; refuses features and logits that are not finite.
+    /// Adds what the network said of some pictures; refuses features and logits that are not finite, or that are no whole
+    /// number of pictures.
     pub fn add(&mut self, said: &Activations) -> Result<(), Error> {
         check_finite(&said.features)?;
         check_finite(said.spatial.as_deref().unwrap_or_default())?;
         let new = said.features.len() / self.statistics.dims();
-        self.statistics.add(&said.features);
+        self.statistics.add(&said.features)?;
         self.sample.add(&said.features);
-        if let Some(spatial) = &said.spatial {
+        if let Some(spatial) = said.spatial.as_ref().filter(|spatial| !spatial.is_empty()) {
             let dims = spatial.len() / new.max(1);
-            self.spatial.get_or_insert_with(|| Statistics::new(dims)).add(spatial);
+            self.spatial.get_or_insert_with(|| Statistics::new(dims)).add(spatial)?;
         }
         if let Some(logits) = &said.logits
             && self.pictures >= 2 * SPLITS
@@ -70,10 +71,14 @@ impl Meter {
         Ok(())
     }
 
-    /// What was measured; an error where the pictures are not as many as were announced.
+    /// What was measured; an error where the pictures are not as many as were announced, or not all have the spatial
+    /// features that some have.
     pub fn finish(self) -> Result<Measured, Error> {
         if self.statistics.count() != self.pictures as u64 {
             return Err(Error::input("pictures", self.pictures, self.statistics.count()));
+        }
+        if let Some(spatial) = self.spatial.as_ref().filter(|all| all.count() != self.pictures as u64) {
+            return Err(Error::input("pictures with spatial features", self.pictures, spatial.count()));
         }
         Ok(Measured {
             moments: self.statistics.moments(),
@@ -109,6 +114,15 @@ mod tests {
         let mut short = Meter::new(Dims::D64, 3);
         short.add(&Activations { logits: None, ..said(0, 2) }).unwrap();
         assert!(short.finish().is_err());
+        let mut partly = Meter::new(Dims::D64, 3);
+        partly.add(&Activations { logits: None, ..said(0, 2) }).unwrap();
+        partly.add(&Activations { spatial: None, logits: None, ..said(2, 1) }).unwrap();
+        let error = partly.finish().unwrap_err().to_string();
+        assert_eq!(error, "pictures with spatial features: expected 3, got 2");
+        let mut cut = said(0, 2);
+        cut.features.pop();
+        let error = Meter::new(Dims::D64, 2).add(&cut).unwrap_err().to_string();
+        assert_eq!(error, "features: expected a multiple of 64 values, got 127");
         for part in 0..3 {
             let mut odd = said(0, 20);
             let parts = [Some(&mut odd.features), odd.spatial.as_mut(), odd.logits.as_mut()];

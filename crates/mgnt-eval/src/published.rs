@@ -204,7 +204,7 @@ mod tests {
 
     fn moments(dims: usize) -> Moments {
         let mut statistics = Statistics::new(dims);
-        statistics.add(&(0..dims * 4).map(|i| (i as f32).sin()).collect::<Vec<_>>());
+        statistics.add(&(0..dims * 4).map(|i| (i as f32).sin()).collect::<Vec<_>>()).unwrap();
         statistics.moments()
     }
 

@@ -98,15 +98,18 @@ impl Statistics {
         self.count
     }
 
-    /// Adds samples, `features [n, dims]` row by row.
+    /// Adds samples, `features [n, dims]` row by row; refuses what is no whole number of them.
     ///
     /// Chan's pairwise update: the scatter of the batch about its own mean, plus that of the two means.
-    pub fn add(&mut self, features: &[f32]) {
+    pub fn add(&mut self, features: &[f32]) -> Result<(), Error> {
         let dims = self.dims();
-        let rows = features.len() / dims.max(1);
-        if rows == 0 {
-            return;
+        if !features.len().is_multiple_of(dims) {
+            return Err(Error::input("features", format!("a multiple of {dims} values"), features.len()));
         }
+        if features.is_empty() {
+            return Ok(());
+        }
+        let rows = features.len() / dims;
         let mut batch = Mat::from_fn(rows, dims, |i, j| f64::from(features[i * dims + j]));
         let mean: Vec<f64> = (0..dims).map(|j| batch.col(j).sum() / rows as f64).collect();
         for j in 0..dims {
@@ -133,6 +136,7 @@ impl Statistics {
             *mean += shift * new / (before + new);
         }
         self.count += rows as u64;
+        Ok(())
     }
 
     /// Mean and sample covariance, with n - 1.
@@ -152,11 +156,11 @@ mod tests {
     fn batches_add_up_to_the_whole() {
         let features: Vec<f32> = (0..60).map(|i| ((i * 37 % 23) as f32).sin() + 100.0).collect();
         let mut whole = Statistics::new(3);
-        whole.add(&features);
+        whole.add(&features).unwrap();
         let mut parts = Statistics::new(3);
-        parts.add(&features[..3]);
-        parts.add(&features[3..30]);
-        parts.add(&features[30..]);
+        for part in [&features[..3], &[], &features[3..30], &features[30..]] {
+            parts.add(part).unwrap();
+        }
         assert_eq!((whole.count(), parts.moments().count()), (20, Some(20)));
         let direct = |i: usize, j: usize| -> f64 {
             let column = |c: usize| (0..20).map(move |r| r * 3 + c);
@@ -174,6 +178,15 @@ mod tests {
                 assert!((parts[i * 3 + j] - direct(i, j)).abs() < 1e-12);
             }
         }
+    }
+
+    #[test]
+    fn a_part_of_a_sample_is_refused() {
+        let mut statistics = Statistics::new(3);
+        let error = statistics.add(&[0.0; 7]).unwrap_err().to_string();
+        assert_eq!(error, "features: expected a multiple of 3 values, got 7");
+        assert_eq!(statistics.count(), 0);
+        assert!(Statistics::new(0).add(&[0.0]).is_err());
     }
 
     #[test]

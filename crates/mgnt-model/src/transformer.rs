@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 
@@ -79,7 +79,8 @@ pub struct NestedTransformer {
 impl NestedTransformer {
     /// A model with random weights, the same for the same seed on every device.
     ///
-    /// Fails where [`ModelConfig::validate`] does.
+    /// Fails where [`ModelConfig::validate`] does, and, as every way to a model does, on a device whose floats are not
+    /// `f32` unless a type is named ([`check_float_type`](module::check_float_type)).
     pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         Self::built(config, Initial::drawn(seed, device))
     }
@@ -87,6 +88,7 @@ impl NestedTransformer {
     fn built(config: &ModelConfig, mut initial: Initial) -> Result<Self, Error> {
         config.validate()?;
         let device = initial.device();
+        module::check_float_type(device)?;
         let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
         let norm = || LayerNormConfig::new(d).with_epsilon(NORM_EPSILON).init(device);
         let dropout = || DropoutConfig::new(config.dropout).init();
@@ -314,7 +316,18 @@ impl NestedTransformer {
         if batch * length == 0 {
             return nothing(shape, &self.device());
         }
-        self.embed(tokens.clone(), places(&tokens)).reshape(shape)
+        let (tokens, places) = self.taken(tokens.clone(), places(&tokens));
+        self.embed(tokens, places).reshape(shape)
+    }
+
+    /// Tokens and positions as the model takes them: of one type, which a kernel reads both in, and on no tape where the
+    /// model is on none, since dropout drops wherever its input is on one.
+    fn taken(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> (Tensor<2, Int>, Tensor<2, Int>) {
+        let positions = positions.cast(IntDType::from(tokens.dtype()));
+        match self.device().is_autodiff() {
+            true => (tokens, positions),
+            false => (tokens.inner(), positions.inner()),
+        }
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
@@ -361,6 +374,7 @@ impl NestedTransformer {
     ) -> (Tensor<3>, KvCache) {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
+        let (tokens, positions) = self.taken(tokens, positions);
         let (x, blocks) = match self.by_kernels(&self.device(), batch, sub_model) {
             Some(by_kernels) => {
                 let first = by_kernels.embedded(&self.embedding, &self.blocks, [tokens, positions]);

@@ -1,6 +1,7 @@
 //! Between tensors and the host's bytes and tokens.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Device, Element, Int, Tensor, TensorData};
 
 use crate::Error;
 
@@ -36,8 +37,7 @@ pub(crate) fn to_bytes<const R: usize>(tensor: Tensor<R>) -> Result<Vec<Vec<u8>>
     let dims = tensor.dims();
     let cells = dims[2..].iter().product::<usize>();
     let values = tensor.reshape([dims[0], 3, cells]).swap_dims(1, 2);
-    let values = values.into_data().convert::<f32>().try_into_vec::<f32>();
-    let values = values.map_err(|e| Error::Device(format!("{e:?}")))?;
+    let values: Vec<f32> = read(values)?;
     let mut is_finite = true;
     // Clamped here and not on the device, which may make a number of what is none.
     let mut byte = |&value: &f32| {
@@ -90,7 +90,8 @@ pub(crate) fn check_indices<const G: usize>(indices: &Tensor<G, Int>, codes: usi
     if indices.dims().contains(&0) {
         return Err(input("indices", "at least one", format!("shape {:?}", indices.dims())));
     }
-    let wrong = read(indices.clone())?.into_iter().find(|&index| index < 0 || index >= codes as i64);
+    let wrong =
+        read::<G, Int, i64>(indices.clone())?.into_iter().find(|&index| index < 0 || index >= codes as i64);
     wrong.map_or(Ok(()), |index| Err(input("indices", format!("0 to {}", codes - 1), index)))
 }
 
@@ -103,7 +104,9 @@ pub(crate) fn check_channels<const R: usize>(field: &'static str, dims: [usize; 
     Err(input(field, format!("shape [B, 3, {sides}]"), format!("{dims:?}")))
 }
 
-fn read<const G: usize>(indices: Tensor<G, Int>) -> Result<Vec<i64>, Error> {
-    let indices = indices.into_data().convert::<i64>().try_into_vec::<i64>();
-    indices.map_err(|e| Error::Device(format!("{e:?}")))
+/// A tensor's numbers in order.
+fn read<const R: usize, K: Basic, E: Element>(tensor: Tensor<R, K>) -> Result<Vec<E>, Error> {
+    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
+    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
+    data.convert::<E>().try_into_vec().map_err(|error| failed(&error))
 }

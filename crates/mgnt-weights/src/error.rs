@@ -106,6 +106,23 @@ pub enum Error {
         /// What is wrong with it.
         error: Box<Error>,
     },
+    /// The device failed to give a tensor.
+    #[error("tensor `{name}`: the device failed: {reason}")]
+    Device {
+        /// Its name.
+        name: String,
+        /// The device's reason.
+        reason: String,
+    },
+    /// A device whose floats are of another type than `f32` where none is named.
+    #[error(
+        "the device makes floats of {got} where no type is named, and models need F32: leave `Device::configure` out, \
+         and ask the model itself for halves"
+    )]
+    FloatType {
+        /// The type.
+        got: String,
+    },
     /// The tensors of a file are not those of a module; the first differences are told.
     #[error("the tensors do not fit the model:\n{}", first_of(.0))]
     Mismatch(

@@ -38,7 +38,8 @@ impl Format {
     }
 }
 
-/// Reads all tensors of a file of any format that this crate reads, told by the file's first bytes.
+/// Reads all tensors of a checkpoint, of any [`Format`], told by the file's first bytes. Arrays of NumPy are not one:
+/// [`npz::Archive`](crate::npz::Archive) reads those.
 pub fn read(path: &Path) -> Result<TensorMap, Error> {
     let mut start = Vec::with_capacity(Format::START);
     let file = File::open(path).map_err(Error::io(path))?;
@@ -94,6 +95,12 @@ mod tests {
         std::fs::write(&index, "{\n  \"metadata\": {\"total_size\": 8},\n  \"weight_map\": {}\n}\n").unwrap();
         let error = read(&index).unwrap_err().to_string();
         assert!(error.contains("index.json") && error.contains("several files"), "{error}");
+        let arrays = folder.path().join("statistics.npz");
+        let mut writer = crate::npz::Writer::new(File::create(&arrays).unwrap(), &arrays);
+        writer.values("mu", &[2], &[0.0, 1.0]).unwrap();
+        writer.finish().unwrap();
+        let error = read(&arrays).unwrap_err().to_string();
+        assert!(error.contains("statistics.npz") && error.contains("npz::Archive"), "{error}");
         assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 }

@@ -4,11 +4,13 @@
 //! Shapes and layout are Burn's (a linear layer's weight is `[in, out]`).
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::{Error, TensorMap};
 
 /// Copies every float parameter of a module, as `f32`.
+///
+/// Fails where the device does, with the first parameter that it did not give.
 pub fn to_map<M: Module>(module: &M) -> Result<TensorMap, Error> {
     let mut collector = Collector { path: Vec::new(), map: TensorMap::new(), error: None };
     module.visit(&mut collector);
@@ -30,6 +32,15 @@ pub fn from_map<M: Module>(module: M, map: TensorMap) -> Result<M, Error> {
     if problems.is_empty() { Ok(module) } else { Err(Error::Mismatch(problems)) }
 }
 
+/// Fails where a device was [configured](Device::configure) to make floats of another type than `f32`: parameters would
+/// be of that type, and so would numbers on the way that layers and kernels take for `f32`.
+pub fn check_float_type(device: &Device) -> Result<(), Error> {
+    match device.settings().float_dtype {
+        FloatDType::F32 => Ok(()),
+        other => Err(Error::FloatType { got: format!("{other:?}") }),
+    }
+}
+
 struct Collector {
     path: Vec<String>,
     map: TensorMap,
@@ -47,16 +58,19 @@ impl ModuleVisitor for Collector {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let name = self.path.join(".");
-        let data = param.val().into_data().convert::<f32>();
-        let shape = data.shape().to_vec();
-        let inserted = data
-            .try_into_vec::<f32>()
-            .map_err(|_| Error::Missing { name: name.clone() })
+        let shape = param.val().dims();
+        let inserted = values(param.val())
+            .map_err(|reason| Error::Device { name: name.clone(), reason })
             .and_then(|values| self.map.insert_f32(&name, &shape, &values));
         if let Err(error) = inserted {
             self.error.get_or_insert(error);
         }
     }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, String> {
+    let data = tensor.try_into_data().map_err(|error| format!("{error:?}"))?;
+    data.convert::<f32>().try_into_vec().map_err(|error| format!("{error:?}"))
 }
 
 struct Filler {
@@ -103,7 +117,6 @@ impl ModuleMapper for Filler {
 mod tests {
     use burn::module::Module;
     use burn::nn::{Linear, LinearConfig};
-    use burn::tensor::Device;
 
     use super::*;
 

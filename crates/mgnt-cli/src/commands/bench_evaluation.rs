@@ -100,7 +100,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             })?
         }
         What::Frechet { dims } => {
-            let (a, b) = (moments(usize::from(*dims), 1), moments(usize::from(*dims), 2));
+            let (a, b) = (moments(usize::from(*dims), 1)?, moments(usize::from(*dims), 2)?);
             let folder = tempfile::tempdir().context("a folder for the statistics")?;
             let path = folder.path().join("moments.npz");
             write(&path, &a, &b)?;
@@ -137,7 +137,7 @@ fn picture(number: usize) -> anyhow::Result<Picture> {
 }
 
 /// Statistics of made-up features that decay and are cut at nothing, as a network's are.
-fn moments(dims: usize, seed: u32) -> Moments {
+fn moments(dims: usize, seed: u32) -> Result<Moments, mgnt_eval::Error> {
     let mut statistics = Statistics::new(dims);
     let mut state = seed.wrapping_mul(0x9E37_79B9);
     let mut uniform = || {
@@ -151,9 +151,9 @@ fn moments(dims: usize, seed: u32) -> Moments {
         let features: Vec<f32> = (0..rows * dims)
             .map(|i| (uniform() * (-4.0 * (i % dims) as f32 / dims as f32).exp()).max(0.0))
             .collect();
-        statistics.add(&features);
+        statistics.add(&features)?;
     }
-    statistics.moments()
+    Ok(statistics.moments())
 }
 
 fn write(path: &Path, a: &Moments, b: &Moments) -> anyhow::Result<()> {

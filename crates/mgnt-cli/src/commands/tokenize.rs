@@ -95,18 +95,18 @@ pub fn tokenize(
     };
     let job = TokenJob::open(out, store, info, options.flips, options.shard_items).map_err(of_options)?;
     let pending = job.pending();
-    let left: usize = pending.iter().map(|shard| shard.pictures.len()).sum();
+    let left: usize = pending.iter().map(|shard| shard.pictures().len()).sum();
     let mut progress = Progress::new(job.len(), "tokens of pictures");
     progress.skip(job.len() - left);
     for shard in pending {
-        let mut tokens = Vec::with_capacity(shard.pictures.len());
-        let items: Vec<usize> = shard.pictures.clone().collect();
+        let mut tokens = Vec::with_capacity(shard.pictures().len());
+        let items: Vec<usize> = shard.pictures().collect();
         for chunk in items.chunks(options.batch) {
             let pictures: Vec<Cow<[u8]>> = chunk
                 .iter()
                 .map(|&item| {
                     let picture = store.picture(item);
-                    if shard.flipped { mirrored(picture, store.size()).into() } else { picture.into() }
+                    if shard.is_flipped() { mirrored(picture, store.size()).into() } else { picture.into() }
                 })
                 .collect();
             let pictures: Vec<&[u8]> = pictures.iter().map(|picture| &**picture).collect();

@@ -7,7 +7,7 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use mgnt_data::Picture;
 use mgnt_data::manifest::sha256_of_file;
-use mgnt_weights::{TensorMap, in_parts};
+use mgnt_weights::{TensorMap, in_parts, module};
 use rayon::prelude::*;
 
 use super::convolution::{Kernel, Size, Walk};
@@ -65,11 +65,18 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Adds what it says of further pictures.
+    /// Adds what it says of further pictures; what it does not say of all of them is left out.
     pub fn extend(&mut self, more: Self) {
+        if more.features.is_empty() {
+            return;
+        }
+        if self.features.is_empty() {
+            *self = more;
+            return;
+        }
         let join = |a: &mut Option<Vec<f32>>, b: Option<Vec<f32>>| match (a, b) {
             (Some(a), Some(b)) => a.extend(b),
-            (a, b) => *a = b,
+            (a, _) => *a = None,
         };
         self.features.extend(more.features);
         join(&mut self.spatial, more.spatial);
@@ -107,6 +114,9 @@ struct Folded {
 impl Inception {
     /// Reads weights with the names of the PyTorch port, as a PyTorch checkpoint (of either format) or safetensors;
     /// they may end at any layer. Asking for features that lie behind that is an error then.
+    ///
+    /// Fails on a device whose floats are not `f32` unless a type is named
+    /// ([`check_float_type`](module::check_float_type)): distances would be those of halves.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
         let sha256 = sha256_of_file(path)?;
         Self::from_tensors(mgnt_weights::read(path)?, path, sha256, device)
@@ -141,6 +151,7 @@ impl Inception {
     }
 
     fn from_tensors(tensors: TensorMap, path: &Path, sha256: String, device: &Device) -> Result<Self, Error> {
+        module::check_float_type(device)?;
         let names: Vec<String> = tensors
             .iter()
             .filter_map(|(name, _)| Some(name.strip_suffix(".conv.weight")?.to_owned()))
@@ -250,15 +261,20 @@ impl Inception {
     }
 
     /// Maps `[n, channels, h, w]` after the layers that features are taken from, in the order of [`Dims`] and as far as
-    /// the weights reach and the input is large enough, of an input `[n, 3, height, width]` in -1 to 1. Gradients pass
-    /// through to the input.
+    /// the weights reach and the input is large enough, of an input `[n, 3, height, width]` in -1 to 1: none below 11
+    /// pixels, all four from 75. Gradients pass through to the input.
     pub fn maps(&self, x: Tensor<4>) -> Result<Vec<Tensor<4>>, Error> {
         let mut maps: Vec<Tensor<4>> = Vec::new();
         for stage in Dims::ALL.into_iter().filter(|&stage| self.reaches(stage)) {
             let input = maps.last().unwrap_or(&x).clone();
             let [_, _, height, width] = input.dims();
-            if stage == Dims::D2048 && height.min(width) < 3 {
-                // The first kernel there has nothing to stand on.
+            // Below that some kernel has nothing to stand on. Stages that begin with a reduction need it alone.
+            let least = match stage {
+                Dims::D64 => 11,
+                Dims::D192 => 5,
+                Dims::D768 | Dims::D2048 => 3,
+            };
+            if height.min(width) < least {
                 break;
             }
             maps.push(self.stage(stage, input, stage, &mut None)?);
@@ -510,7 +526,9 @@ fn mean(x: Tensor<4>) -> Tensor<2> {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Error> {
-    tensor.into_data().convert::<f32>().try_into_vec::<f32>().map_err(|e| Error::Device(format!("{e:?}")))
+    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
+    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
+    data.convert::<f32>().try_into_vec::<f32>().map_err(|error| failed(&error))
 }
 
 #[cfg(test)]

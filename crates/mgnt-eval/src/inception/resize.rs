@@ -40,7 +40,7 @@ impl FromStr for Resize {
 
 impl Resize {
     /// A picture `[height, width, 3]` of bytes as the network's input `[3, 299, 299]`.
-    pub fn apply(self, rgb: &[u8], width: usize, height: usize) -> Vec<f32> {
+    pub(super) fn apply(self, rgb: &[u8], width: usize, height: usize) -> Vec<f32> {
         let (columns, rows) = (self.taps(width), self.taps(height));
         let mut out = vec![0.0; 3 * SIDE * SIDE];
         let mut line = vec![0.0; 3 * width];

@@ -56,6 +56,9 @@ pub struct TrainOutput {
 
 impl ImageTokenizer {
     /// A tokenizer with random weights, drawn from the device's generator after seeding it.
+    ///
+    /// Fails where the sizes cannot be, and, as every way to a tokenizer does, on a device whose floats are not `f32`
+    /// unless a type is named ([`check_float_type`](module::check_float_type)).
     pub fn init(config: &ImageTokenizerConfig, seed: u64, device: &Device) -> Result<Self, Error> {
         let tokenizer = Self::undrawn(config, device)?;
         device.seed(seed);
@@ -67,6 +70,7 @@ impl ImageTokenizer {
     /// A tokenizer whose weights take no memory, and no random numbers, until they are asked for or filled.
     fn undrawn(config: &ImageTokenizerConfig, device: &Device) -> Result<Self, Error> {
         config.validate()?;
+        module::check_float_type(device)?;
         Ok(Self {
             encoder: Encoder::new(config, device),
             quantizer: Quantizer::new(config.codes, config.embedding, device),

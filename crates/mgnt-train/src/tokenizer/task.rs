@@ -228,9 +228,9 @@ impl TokenizerTask {
         for chunk in items.chunks(self.recipe.optimization.samples_at_once()) {
             let pictures: Vec<&[u8]> = chunk.iter().map(|&i| store.picture(i)).collect();
             let made = tokenizer.pictures(&tokenizer.tokens(&pictures, &self.device)?, &self.device)?;
-            rebuilt.add(&features(made)?);
+            rebuilt.add(&features(made)?)?;
             if self.reference.get().is_none() {
-                originals.add(&features(pictures.into_iter().map(<[u8]>::to_vec).collect())?);
+                originals.add(&features(pictures.into_iter().map(<[u8]>::to_vec).collect())?)?;
             }
         }
         let reference = self.reference.get_or_init(|| originals.moments());

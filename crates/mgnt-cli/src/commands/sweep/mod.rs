@@ -351,7 +351,7 @@ impl Sweep<'_> {
             let clock = Instant::now();
             let batch = generator.batch(chunk, first)?;
             seconds += clock.elapsed().as_secs_f64();
-            statistics.add(&self.network.activations(&batch.pictures, arguments.dims)?.features);
+            statistics.add(&self.network.activations(&batch.pictures, arguments.dims)?.features)?;
             progress.add(chunk.len());
         }
         progress.finish();

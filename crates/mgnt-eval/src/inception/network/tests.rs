@@ -80,6 +80,24 @@ fn formula_network_against_the_published_one() {
 }
 
 #[test]
+fn what_is_said_of_some_pictures_alone_is_said_of_none() {
+    let said = |first: f32, spatial: Option<Vec<f32>>| Activations {
+        features: vec![first],
+        spatial,
+        logits: Some(vec![first]),
+    };
+    let mut all = Activations::default();
+    all.extend(said(1.0, Some(vec![7.0])));
+    all.extend(Activations::default());
+    assert_eq!(all, said(1.0, Some(vec![7.0])));
+    all.extend(said(2.0, Some(vec![8.0])));
+    assert_eq!(all.spatial, Some(vec![7.0, 8.0]));
+    all.extend(said(3.0, None));
+    all.extend(said(4.0, Some(vec![9.0])));
+    assert_eq!((all.features.len(), all.spatial, all.logits.map(|all| all.len())), (4, None, Some(4)));
+}
+
+#[test]
 fn spatial_features_have_the_channels_of_a_place_side_by_side() {
     let values: Vec<f32> = (0..2 * 9 * 4).map(|i| i as f32).collect();
     let x = Tensor::<4>::from_data(TensorData::new(values, [2, 9, 2, 2]), &Device::flex());
@@ -110,14 +128,15 @@ fn maps_have_the_features_as_their_means() {
     }
 }
 
-/// 64 px do not reach past `Mixed_6e`, whose map is 2 x 2 then.
+/// Each stage with the least side that it takes, and one below. 64 px leave a map of 2 x 2 after `Mixed_6e`.
 #[test]
 fn maps_end_where_the_input_is_too_small() {
     let network =
         Inception::from_tensors(formula_weights(), Path::new("formula"), String::new(), &Device::flex())
             .unwrap();
-    for (side, count) in [(64, 3), (75, 4)] {
-        let input = Tensor::<4>::zeros([1, 3, side, side], &Device::flex());
+    let sides = [(8, 0), (10, 0), (11, 1), (26, 1), (27, 2), (32, 2), (42, 2), (43, 3), (64, 3), (75, 4)];
+    for (side, count) in sides {
+        let input = Tensor::<4>::zeros([1, 3, side, side + 1], &Device::flex());
         assert_eq!(network.maps(input).unwrap().len(), count, "{side} px");
     }
 }
