@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -192,7 +192,7 @@ fn the_first_interrupt_finishes_the_step_and_saves() {
         assert!(child.try_wait().unwrap().is_none());
         sleep(Duration::from_millis(20));
     }
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!checkpoints(world, "stopped").is_empty());
     assert!(!world.join("stopped/model").exists());

@@ -109,14 +109,10 @@ fn bad_input_is_one_clear_error() {
     succeed(&format!("{edit} --input pictures/disc/0000.png"), world);
     let again = ["--input edits/edit-000.png", "outside of --out edits"];
     fail(&format!("{edit} --input edits/edit-000.png"), world, 2, &again);
-    let mut own =
-        vec!["run/model/config.ron", "run/model/model.safetensors", "run/model --directory --dtype bf16"];
     #[cfg(unix)]
-    {
-        std::os::unix::fs::symlink("run/model/model.safetensors", world.join("latest")).unwrap();
-        own.push("latest");
-    }
-    for out in own {
+    std::os::unix::fs::symlink("run/model/model.safetensors", world.join("latest")).unwrap();
+    let own = ["run/model/config.ron", "run/model/model.safetensors", "run/model --directory --dtype bf16"];
+    for out in own.into_iter().chain(cfg!(unix).then_some("latest")) {
         fail(&format!("export run/model --out {out}"), world, 2, &["--out", "the model", "is the same"]);
     }
     succeed("export run/model --dtype bf16 --out run/halves/model.safetensors", world);

@@ -103,7 +103,9 @@ fn main() -> ExitCode {
         tell!("error: {why}{place}; RUST_BACKTRACE=1 tells more");
     }));
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,mgnt=info"));
+    // What RUST_LOG asks for comes besides: a shell that has it for another program would keep our warnings from people.
+    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+    let filter = EnvFilter::builder().parse_lossy(format!("warn,mgnt=info,{asked}"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

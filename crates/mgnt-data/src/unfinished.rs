@@ -76,12 +76,12 @@ impl Unfinished {
     fn agree(&self, plan: &impl Serialize) -> Result<(), Error> {
         let path = self.part.join(PLAN);
         let text = serde_json::to_string_pretty(plan).map_err(|e| Error::store(&path, "plan", "JSON", e))?;
+        // Of one who was killed over the plan, or as the store took its place.
+        atomic::remove_leftovers_of(&self.part, |name| [PLAN, MANIFEST].contains(&name))?;
         match fs::read_to_string(&path) {
             Ok(old) if old == text => {}
             Ok(_) => return Err(Error::OtherPlan { path: self.part.clone() }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Of one who was killed over the plan.
-                atomic::remove_leftovers(&self.part)?;
                 atomic::write_bytes(&path, text.as_bytes())?;
             }
             Err(error) => return Err(Error::io(&path)(error)),
@@ -216,8 +216,10 @@ fn check_part(part: &Path) -> Result<(), Error> {
     if part.join(PLAN).exists() {
         return Ok(());
     }
-    // Whoever was killed before the plan was there left these at most.
-    let is_ours = |name: &str| name == LOCK || atomic::leftover_of(name) == Some(PLAN);
+    // Whoever was killed before the plan was there, or when it was gone, left these at most.
+    let is_ours = |name: &str| {
+        name == LOCK || atomic::leftover_of(name).is_some_and(|of| [PLAN, MANIFEST].contains(&of))
+    };
     match names(part)?.iter().find(|name| !is_ours(name)) {
         Some(other) => {
             let got = format!("`{other}` and no {PLAN}; move it away, or write to another place");

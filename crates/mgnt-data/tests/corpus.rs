@@ -142,7 +142,8 @@ fn endings_of_names_mean_nothing() {
         cases.push((format!("{name}-without"), bytes.clone(), Packed));
         cases.push((format!("{name}.txt"), bytes, Packed));
     }
-    pictures(cases, 35);
+    cases.push((".hidden.png".into(), encoded(photo(24, 20), ImageFormat::Png), PassedOver));
+    pictures(cases, 36);
 }
 
 #[test]

@@ -197,6 +197,13 @@ fn shards_and_class_tars_may_be_links() {
     symlink(blob("3f7a"), link("train-0.parquet")).unwrap();
     let source = open_any(folder.path());
     assert_eq!((source.format(), source.len()), (Format::Parquet, 2));
+    // Not both at once.
+    symlink(blob("3f7a"), link("validation-0.parquet")).unwrap();
+    let error = refusal(folder.path(), &SourceOptions::default());
+    assert!(error.contains("shards of `train` and of `validation`"), "{error}");
+    let options = SourceOptions { split: Some("validation".into()), ..SourceOptions::default() };
+    assert_eq!(open(folder.path(), &options).len(), 2);
+    fs::remove_file(link("validation-0.parquet")).unwrap();
     fs::remove_file(link("train-0.parquet")).unwrap();
 
     for class in ["n01", "n02"] {
@@ -221,6 +228,12 @@ fn folders_and_tars_side_by_side_are_not_guessed_at() {
     for (format, classes) in [(Format::Classes, &["n01", "n02"][..]), (Format::Ilsvrc, &["n03"])] {
         let options = SourceOptions { format: Some(format), ..SourceOptions::default() };
         assert_eq!(open(folder.path(), &options).classes(), classes);
+    }
+    for other in ["n01", "n02", "n03.tar"] {
+        fs::write(folder.path().join("0.parquet"), b"PAR1").unwrap();
+        let error = refusal(folder.path(), &SourceOptions::default());
+        assert!(error.contains(&format!("`{other}` and the archive `0.parquet`")), "{error}");
+        let _ = fs::remove_dir_all(folder.path().join(other));
     }
 }
 
@@ -247,6 +260,14 @@ fn nested_tars_and_a_folder_of_tars_are_a_folder_per_class() {
         assert_eq!(source.format(), Format::Ilsvrc);
         assert_eq!(items(&source), items(&plain));
         assert_eq!(source.classes(), plain.classes());
+    }
+
+    // A class that would be left out without a word, and the numbers of those behind it with it.
+    for other in ["n015.tar.gz", "n015.TAR", "n015.tgz"] {
+        fs::write(tars.path().join(other), b"").unwrap();
+        let error = refusal(tars.path(), &SourceOptions::default());
+        assert!(error.contains(&format!("`{other}` is not a tar of a class")), "{error}");
+        fs::remove_file(tars.path().join(other)).unwrap();
     }
 
     // The folder that it was downloaded to, beside another.
@@ -290,6 +311,14 @@ fn flat_pictures_have_their_classes_from_a_file() {
     let source = open(archive.path(), &numbered);
     expect(&source, &expected);
     assert_eq!(source.classes(), ["n01", "n02"]);
+
+    // A number that is also the name of another class may be either.
+    let mut either = labels("2\n1\n2\n");
+    either.names = Some(file_of(b"1\n10\n2\n").into_temp_path().keep().unwrap());
+    let error = refusal(archive.path(), &either);
+    assert!(error.contains("the number of `10`") && error.contains("the name of number 3"), "{error}");
+    either.names = Some(file_of(b"1\n2\n10\n").into_temp_path().keep().unwrap());
+    assert_eq!(open(archive.path(), &either).classes(), ["1", "2", "10"]);
 
     let refuse = |text: &str| refusal(archive.path(), &labels(text));
     assert!(refuse("n01\nn02\n").contains("2 labels for 3 pictures"));

@@ -4,6 +4,9 @@
 //! With the feature `cuda`, `on(&device)` gives a CUDA device's; [`NestedTransformer::with_kernels`] takes them for decoding,
 //! [`NestedTransformer::learning_with`] for training.
 //!
+//! Where anything in a build turns on Burn's `fusion`, as `burn` does with its default features, this crate needs its feature
+//! `fusion` as well: CUDA is another backend then, and without it the compiler tells of traits that are not there.
+//!
 //! ```ignore
 //! let model = NestedTransformer::load("runs/imagenette-64/model", &device)?;
 //! let model = match mgnt_kernels::on(&device) {

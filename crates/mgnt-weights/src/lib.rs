@@ -5,7 +5,7 @@
 //! trained model is, and [`atomic`] makes sure that nothing is ever left half-written.
 //! [`flax`], [`torch`] and [`npz`] read files that others published, without trusting them; [`read`] tells which
 //! checkpoint is which.
-//! With the feature `module`, [`module`] moves tensors between a map and a Burn module, and [`in_parts`] takes products
+//! With the feature `module`, `module` moves tensors between a map and a Burn module, and `in_parts` takes products
 //! with weights as exact as the weights are.
 //! Nothing here knows the name of any model.
 //!

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use mgnt_model::ModelConfig;
 use mgnt_tokenizer::{ImageTokenizerConfig, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
 use super::output_folder::check_not_read;
+use crate::device::other_kind;
 
 /// Arguments of `mgnt export`.
 #[derive(Args)]
@@ -52,7 +54,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;
     if arguments.names == Names::Port {
-        weights = published::image_to_port(&directory.config::<ImageTokenizerConfig>()?, weights)?;
+        let config = directory.config::<ImageTokenizerConfig>().map_err(|error| {
+            other_kind::<ModelConfig>(model, "an image tokenizer", "a transformer", error.into())
+        })?;
+        weights = published::image_to_port(&config, weights)?;
     }
     let dtype = match arguments.dtype {
         Precision::F32 => DType::F32,

@@ -290,7 +290,7 @@ fn enough(place: &str, has: u64, memory: DecodeMemory, option: &str, batch: usiz
 }
 
 /// The error of a model directory, or that it is of the other kind, which is easily given in this one's place.
-fn other_kind<Other: DeserializeOwned>(
+pub fn other_kind<Other: DeserializeOwned>(
     directory: &Path,
     expected: &str,
     got: &str,

@@ -154,7 +154,15 @@ fn label(class: &str, names: Option<&Names>, found: &mut Found) -> Result<u32, S
         Some(Names { names, .. }) if is_number => {
             let place = class.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
             let label = place.and_then(|place| found.known(names.get(place)?));
-            label.ok_or_else(|| format!("class {class}; the names are of classes 1 to {}", names.len()))
+            match (label, found.known(class)) {
+                (Some(label), Some(named)) if named != label => Err(format!(
+                    "class {class}: it may be the number of `{}`, numbers counting from 1, or the name of number {}",
+                    names[label as usize],
+                    named + 1,
+                )),
+                (label, _) => label
+                    .ok_or_else(|| format!("class {class}; the names are of classes 1 to {}", names.len())),
+            }
         }
         Some(Names { path, .. }) => {
             found.known(class).ok_or_else(|| format!("class `{class}` is not in {}", path.display()))

@@ -55,16 +55,18 @@ impl Format {
         names.retain(|name| !is_hidden(name));
         // Links are followed here: the shards of the Hub's cache are links.
         let file = |ending| names.iter().find(|name| name.ends_with(ending) && path.join(name).is_file());
-        if file(".parquet").is_some() {
-            return Ok(Self::Parquet);
-        }
-        let Some(tar) = file(".tar") else { return Ok(Self::Classes) };
-        if let Some(class) = names.iter().find(|name| path.join(name).is_dir()) {
+        let (parquet, tar) = (file(".parquet"), file(".tar"));
+        let Some(shard) = parquet.or(tar) else { return Ok(Self::Classes) };
+        let class =
+            names.iter().find(|name| path.join(name).is_dir()).map(|name| format!("the folder `{name}`"));
+        let besides = class.or(tar.filter(|tar| *tar != shard).map(|tar| format!("`{tar}`")));
+        if let Some(other) = besides {
             let reason = format!(
-                "has the folder `{class}` and the archive `{tar}`: a format must be named that says which are meant"
+                "has {other} and the archive `{shard}`: a format must be named that says which are meant"
             );
             return Err(Error::Layout { path: path.into(), reason });
         }
+        let Some(tar) = tar else { return Ok(Self::Parquet) };
         Ok(match Self::of_tar(&path.join(tar)) {
             Self::WebDataset => Self::WebDataset,
             _ => Self::Ilsvrc,

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::archive::{self, Kind, Member};
-use super::{Found, Place, is_hidden, shards};
+use super::{Found, Place, folder, is_hidden, shards};
 use crate::Error;
 
 const ENDING: &str = ".tar";
@@ -13,6 +13,11 @@ const ENDING: &str = ".tar";
 pub(super) fn list(path: &Path) -> Result<Found, Error> {
     let mut found = Found::named();
     if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+        // Without its class the numbers of those behind it would change.
+        if let Some((other, _)) = folder(path)?.into_iter().find(|(name, _)| is_other_archive(name)) {
+            let reason = format!("`{other}` is not a tar of a class: unpack it to one that ends in {ENDING}");
+            return Err(Error::Layout { path: path.into(), reason });
+        }
         for tar in shards(path, ENDING, None)? {
             let name = tar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             class_tar(&tar, &name, None, &mut found)?;
@@ -38,6 +43,13 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
         class_tar(path, &class, Some((offset, length)), &mut found)?;
     }
     Ok(found)
+}
+
+/// Whether a name is that of a compressed tar, or of one with another ending.
+fn is_other_archive(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let is_archive = lower.ends_with(ENDING) || lower.ends_with(".tgz") || lower.contains(".tar.");
+    is_archive && !name.ends_with(ENDING) && !is_hidden(name)
 }
 
 fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut Found) -> Result<(), Error> {

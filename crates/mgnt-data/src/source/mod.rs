@@ -512,3 +512,26 @@ fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>
     }
     Ok(files)
 }
+
+/// Words for what is held out, or not, in the names of shards.
+const SPLITS: [&str; 5] = ["train", "test", "val", "valid", "validation"];
+
+/// Refuses shards of several splits: who trains on all of them has nothing left to measure with.
+fn check_one_split(path: &Path, shards: &[PathBuf]) -> Result<(), Error> {
+    let mut found: Vec<&str> = Vec::new();
+    for name in shards.iter().filter_map(|shard| shard.file_name()?.to_str()) {
+        let split = name
+            .split(|c: char| !c.is_alphanumeric())
+            .find_map(|word| SPLITS.into_iter().find(|s| *s == word));
+        found.extend(split.filter(|split| !found.contains(split)));
+    }
+    match found[..] {
+        [first, second, ..] => {
+            let reason = format!(
+                "shards of `{first}` and of `{second}`: a split must be named that says which are meant"
+            );
+            Err(Error::Layout { path: path.into(), reason })
+        }
+        _ => Ok(()),
+    }
+}

@@ -25,10 +25,12 @@ fn finished_shards_are_found_again_by_the_same_plan_only() {
     assert!(matches!(open(&out, &"plan"), Err(Error::Busy { .. })));
     drop(unfinished);
     assert!(matches!(open(&out, &"other"), Err(Error::OtherPlan { .. })));
+    fs::write(folder.path().join("store.part/manifest.json.78.tmp"), "half").unwrap();
 
     let again = open(&out, &"plan").unwrap();
     assert_eq!(again.record(0), Some(record));
     assert_eq!(again.record(1), None);
+    assert!(!folder.path().join("store.part/manifest.json.78.tmp").exists());
     assert!(!again.folder().join("pictures-00002.safetensors.77.tmp").exists());
     // A shard that lost bytes is made anew.
     fs::write(again.folder().join("pictures-00000.safetensors"), "").unwrap();
@@ -120,9 +122,9 @@ fn a_folder_of_others_beside_the_store_is_left_alone() {
     let refused = open(&out, &"plan").unwrap_err().to_string();
     assert!(refused.contains("store.part: folder: expected an unfinished store"), "{refused}");
     assert_eq!(contents(folder.path()), before);
-    // What one leaves who is killed before the plan is there.
+    // What one leaves who is killed before the plan is there, or as the store took its place.
     fs::remove_dir_all(&part).unwrap();
-    for name in ["lock", "plan.json.77.tmp"] {
+    for name in ["lock", "plan.json.77.tmp", "manifest.json.78.tmp"] {
         atomic::write_bytes(&part.join(name), b"").unwrap();
     }
     let unfinished = open(&out, &"plan").unwrap();

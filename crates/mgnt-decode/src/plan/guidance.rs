@@ -7,7 +7,7 @@ use crate::Error;
 
 /// Scale w of classifier-free guidance, `l = (1 + w) l_cond - w l_uncond`, over the iterations.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Guidance {
     /// None: one copy of the batch only.
     #[default]

@@ -7,7 +7,7 @@ use crate::Error;
 
 /// Temperature at which tokens are drawn, over the iterations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenTemperature {
     /// The same in every iteration.
     Constant(f64),
