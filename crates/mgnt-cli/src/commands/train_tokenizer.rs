@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
 use mgnt_eval::{Dims, Resize};
+use mgnt_train::Optimization;
 use mgnt_train::tokenizer::{
     Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask, Trained,
 };
@@ -67,6 +68,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if networks.perceptual.is_some() && training.devices.len() > 1 {
         return Err(bad_use("--devices: a perceptual loss is computed on one device only"));
     }
+    // What does not fit together is told before what does not fit into memory: nothing is drawn yet.
+    let task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device);
+    let mut task = training.checked(task)?;
     let at_once = training.at_once()?;
     let besides = "; the entropy term is then that of smaller parts (docs/tokenizer.md)";
     training.check_memory(&recipe.optimization, besides, &|parts| {
@@ -74,13 +78,26 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         recipe.optimization.parts = parts;
         Ok(recipe.step_bytes(at_once))
     })?;
-    let mut task = TokenizerTask::new(&recipe, &store, held_out.as_ref(), networks, &device)?;
+    tell_of_what_is_missing(&recipe, held_out.is_some());
     if let Some(folder) = &arguments.from {
         task = task.starting_from(folder)?;
     }
     let (shown, place) = (held_out.unwrap_or(store), device.clone());
     let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);
     training.run(task, &recipe.optimization, &recipe, &device, Some(Box::new(draw)))
+}
+
+/// What a recipe asks for and will not have.
+fn tell_of_what_is_missing(recipe: &TokenizerRecipe, validates: bool) {
+    let Optimization { draw_every, steps, .. } = recipe.optimization;
+    if draw_every > 0 && !validates {
+        tell!("grids show pictures of the training store: --validation is not given");
+    }
+    if let Some(adversary) = &recipe.adversary
+        && adversary.from_step >= steps
+    {
+        tell!("the discriminator never plays: adversary.from_step={} of {steps} steps", adversary.from_step);
+    }
 }
 
 impl NetworkArguments {

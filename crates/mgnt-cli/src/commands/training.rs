@@ -54,10 +54,10 @@ impl TrainingArguments {
     }
 
     /// What a check of the recipe says: with single values set, the command line is at fault.
-    pub fn checked<E: std::error::Error + Send + Sync + 'static>(
+    pub fn checked<T, E: std::error::Error + Send + Sync + 'static>(
         &self,
-        check: Result<(), E>,
-    ) -> anyhow::Result<()> {
+        check: Result<T, E>,
+    ) -> anyhow::Result<T> {
         check.map_err(|error| match self.overrides.is_empty() {
             true => error.into(),
             false => bad_use(error.to_string()),
