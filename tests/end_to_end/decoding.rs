@@ -9,7 +9,7 @@ use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{Filter, Picture};
 use mgnt_weights::safetensors;
 
-use crate::world::{fail, model, output, succeed, world};
+use crate::world::{fail, mgnt, model, output, succeed, world};
 
 #[test]
 fn flops_prints_the_table_of_scale_l() {
@@ -61,7 +61,8 @@ fn generate_leaves_pictures_a_grid_and_the_iterations() {
         assert!(fs::metadata(world.join("g").join(file)).unwrap().len() > 100, "{file}");
     }
     // Again with fewer: nothing of the first run stays.
-    succeed(&format!("generate {} --class 2 --count 1 --out g", model()), world);
+    // Memory is asked for those that there are.
+    succeed(&format!("generate {} --class 2 --count 1 --batch 65535 --guidance 1 --out g", model()), world);
     assert!(!world.join("g/0002-00002.png").exists() && world.join("g/0002-00000.png").exists());
     let record: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(world.join("g/generated.json")).unwrap()).unwrap();
@@ -79,6 +80,15 @@ fn generate_leaves_pictures_a_grid_and_the_iterations() {
         std::os::unix::fs::symlink("empty", world.join("link")).unwrap();
         let line = format!("generate {} --count 1 --out link --save-tokens empty/t.safetensors", model());
         fail(&line, world, 2, &["--save-tokens", "outside of --out link"]);
+    }
+    // Nor is what is read written over, by whatever name.
+    fs::write(world.join("s.ron"), "(models: \"1x4\")").unwrap();
+    let read = ["run/model/../model/config.ron", "run/model/model.safetensors", "tokenizer/model/config.ron"];
+    for file in read.into_iter().chain(["tokenizer/model/model.safetensors", "./s.ron"]) {
+        let before = fs::read(world.join(file)).unwrap();
+        let line = format!("generate {} --strategy s.ron --count 1 --out g --save-tokens {file}", model());
+        fail(&line, world, 2, &["--save-tokens", "is the same file"]);
+        assert_eq!(fs::read(world.join(file)).unwrap(), before, "{file}");
     }
     // What cannot be written in the end is refused at the beginning.
     fail(
@@ -170,6 +180,39 @@ fn edit_keeps_what_the_mask_keeps() {
     fail(&edit("--box 12,0,12,24 --class 8 --out x"), world, 2, &["--class 8"]);
     fail(&edit("--out x"), world, 2, &["--box"]);
     assert!(!world.join("x").exists());
+}
+
+/// Names of files are bytes, of which records and reports have what is text.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_that_are_no_text_are_taken() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let own = world();
+    let world = own.path();
+    let [out, model, photo, mask] =
+        [b"out-\xff", b"mod-\xff", b"pho-\xff", b"mas-\xff"].map(|bytes| OsStr::from_bytes(bytes));
+    std::os::unix::fs::symlink("run/model", world.join(model)).unwrap();
+    fs::copy(world.join("pictures/disc/0000.png"), world.join(photo)).unwrap();
+    let half = (0..24 * 24).flat_map(|i| [if i % 24 < 12 { 255 } else { 0 }; 3]).collect();
+    fs::write(world.join(mask), Picture::new(24, 24, half).unwrap().to_png().unwrap()).unwrap();
+    let made = |line: &str, paths: &[(&str, &OsStr)]| {
+        let mut command = mgnt(line, world);
+        command.args(paths.iter().flat_map(|(option, path)| [OsStr::new(option), path]));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let rest = "--tokenizer tokenizer/model --count 1 --json";
+    let json = made(&format!("generate {rest}"), &[("--model", model), ("--out", out)]);
+    assert_eq!((&json["out"], &json["model"]["path"]), (&"out-\u{fffd}".into(), &"mod-\u{fffd}".into()));
+    assert!(world.join(out).join("generated.json").exists());
+    fs::remove_dir_all(world.join(out)).unwrap();
+    let paths = [("--model", model), ("--input", photo), ("--mask", mask), ("--out", out)];
+    let json = made(&format!("edit {rest}"), &paths);
+    assert_eq!((&json["input"], &json["region"]["mask"]), (&"pho-\u{fffd}".into(), &"mas-\u{fffd}".into()));
+    assert!(world.join(out).join("edited.json").exists());
 }
 
 #[test]

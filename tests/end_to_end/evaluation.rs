@@ -36,11 +36,11 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
 
     let run = format!("--real store {} --samples 7 --shard 3 --batch 2 --out made", model());
     // The report's own folder is no reason to refuse the run's.
-    let of_model = report(&format!("{run} --keep png --report made/reports/r.md"), world);
+    let of_model = report(&format!("{run} --keep png --report made/reports/r.MD"), world);
     assert_eq!(of_model["protocol"]["fake"]["pictures"], 7);
     assert_eq!(of_model["protocol"]["generation"]["dtype"], "f32");
     assert!(of_model["warnings"][0].as_str().unwrap().contains("ONLY 7"));
-    let line = fs::read_to_string(world.join("made/reports/r.md")).unwrap();
+    let line = fs::read_to_string(world.join("made/reports/r.MD")).unwrap();
     assert!(line.contains("FID-64 **") && line.contains("classes balanced of 8, seed 0"), "{line}");
     assert_eq!(line.lines().count(), 1);
     let written: Value = serde_json::from_slice(&fs::read(world.join("made/report.json")).unwrap()).unwrap();
@@ -74,6 +74,12 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
         assert!(a > 1e-3 && (a - b).abs() < 1e-6 * a, "{fake}: {a} {b}");
         assert!((number(&of_model, "density") - number(&given, "density")).abs() < 1e-9);
     }
+    // Whoever moved pictures to elsewhere has them again, and nothing else.
+    let picture = world.join("made/png/00002/0006-000006.png");
+    fs::rename(&picture, world.join("moved.png")).unwrap();
+    assert_eq!(report(&format!("{run} --keep png"), world), of_model);
+    assert_eq!(fs::read(&picture).unwrap(), fs::read(world.join("moved.png")).unwrap());
+    assert_eq!(features(world), before);
     // Another type or number is another run.
     let refused = |options: &str, part: &str| {
         let line = format!("eval-fid --real store {} {options} --batch 2 --out made {COMMON}", model());

@@ -115,6 +115,13 @@ fn bad_input_is_one_clear_error() {
     for out in own.into_iter().chain(cfg!(unix).then_some("latest")) {
         fail(&format!("export run/model --out {out}"), world, 2, &["--out", "the model", "is the same"]);
     }
+    fail("export run/model -o pictures", world, 2, &["--out pictures", "got a folder"]);
+    fail(
+        "export run/model --directory -o transformer.ron",
+        world,
+        2,
+        &["--out transformer.ron", "got a file"],
+    );
     succeed("export run/model --dtype bf16 --out run/halves/model.safetensors", world);
     fail("report run --output run/metrics.jsonl", world, 2, &["--output run/metrics.jsonl", ".html"]);
     succeed("report run --output run/page.html", world);
@@ -141,6 +148,7 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{measured} --fake store --seed 4"), world, 2, &["--seed", "--fake"]);
     let beside_torch = "bench-against-torch --config run/model/config.ron --guidance linear:1";
     fail(beside_torch, world, 2, &["--guidance: the PyTorch side"]);
+    fail("parity --golden pictures", world, 2, &["--golden pictures", "golden cases"]);
     fail("no-such-command", world, 2, &["no-such-command"]);
     assert!(!world.join("x").exists(), "nothing is left half-written");
 }

@@ -179,15 +179,16 @@ fn measured(arguments: &Arguments, batch: u16, device: &Device) -> anyhow::Resul
 
 fn print(report: &Report, product: &LargeProduct) {
     let Report { dtype, matrix_peak_gflops, .. } = report;
+    let width = report.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     println!(
-        "{:<24} {:>5} {:>11} {:>11} {:>8} {:>9} {:>8} {:>9}",
+        "{:<width$} {:>5} {:>11} {:>11} {:>8} {:>9} {:>8} {:>9}",
         "", "batch", "ms", "samples/s", "faster", "GFLOP/s", "of peak", "sampling"
     );
     for row in &report.rows {
         let percent =
             |share: Option<f64>| share.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
         println!(
-            "{:<24} {:>5} {:>11.1} {:>11.3} {:>7.2}x {:>9} {:>8} {:>9}",
+            "{:<width$} {:>5} {:>11.1} {:>11.3} {:>7.2}x {:>9} {:>8} {:>9}",
             row.name,
             row.batch,
             row.milliseconds,

@@ -15,8 +15,8 @@ use super::generation::{
 };
 use super::output_folder::{self, Contents, is_number};
 use super::photo::open_upright;
-use super::print_json;
 use super::strategy::StrategyArguments;
+use super::{in_words, print_json};
 use crate::device::{Compute, Dtype, decoder};
 use crate::failure::bad_use;
 use crate::output::grid::{Cell, columns, labelled_grid};
@@ -103,7 +103,7 @@ impl Rectangle {
 #[serde(rename_all = "snake_case")]
 enum Region<'a> {
     /// Light pixels of a picture.
-    Mask(&'a Path),
+    Mask(#[serde(serialize_with = "in_words")] &'a Path),
     /// A box.
     Box(Rectangle),
     /// All but a box.
@@ -122,7 +122,9 @@ pub(super) const CONTENTS: Contents = Contents {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "in_words")]
     out: &'a Path,
+    #[serde(serialize_with = "in_words")]
     input: &'a Path,
     region: Region<'a>,
     feather: usize,

@@ -9,8 +9,9 @@ use mgnt_tokenizer::{ImageTokenizerConfig, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
-use super::output_folder::check_not_read;
+use super::output_folder::{check_file, check_not_read};
 use crate::device::other_kind;
+use crate::failure::bad_use;
 
 /// Arguments of `mgnt export`.
 #[derive(Args)]
@@ -51,6 +52,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let [config, weights] = [CONFIG, WEIGHTS].map(|file| model.join(file));
     let read = [("the model", model), ("the model's config", &config), ("the model's weights", &weights)];
     check_not_read("--out", out, &read.map(|(name, path)| (name, Some(path.as_path()))))?;
+    if !arguments.directory {
+        check_file("--out", out)?;
+    } else if out.is_file() {
+        return Err(bad_use(format!("--out {}: expected a folder, or nothing, got a file", out.display())));
+    }
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;
     if arguments.names == Names::Port {

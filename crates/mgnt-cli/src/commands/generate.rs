@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use mgnt_data::Picture;
 use mgnt_decode::{Ledger, Strategy};
+use mgnt_weights::directory::{CONFIG, WEIGHTS};
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
 use super::generation::{Generator, MadeWith, add_up, classes, parse_class, warn_of_another_tokenizer};
 use super::output_folder::{self, Contents, is_number};
-use super::print_json;
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
+use super::{in_words, print_json};
 use crate::device::{Compute, Dtype};
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
@@ -72,6 +73,7 @@ const IN_GRID: usize = 256;
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "in_words")]
     out: &'a Path,
     count: usize,
     seed: u64,
@@ -90,15 +92,25 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.save_tokens {
         output_folder::check_file("--save-tokens", path)?;
         output_folder::check_outside(out, "--save-tokens", path)?;
+        let of = |file| [&arguments.model, &arguments.tokenizer].map(|directory| directory.join(file));
+        let ([model_config, tokenizer_config], [model, tokenizer]) = (of(CONFIG), of(WEIGHTS));
+        let read = [
+            ("the model's config", Some(model_config.as_path())),
+            ("the model's weights", Some(&model)),
+            ("the tokenizer's config", Some(&tokenizer_config)),
+            ("the tokenizer's weights", Some(&tokenizer)),
+            ("--strategy", arguments.strategy.strategy.as_deref()),
+        ];
+        output_folder::check_not_read("--save-tokens", path, &read)?;
     }
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
-    arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
+    let count = arguments.count as usize;
+    arguments.compute.check_memory(&plan, "--batch", count.min(arguments.batch.into()))?;
     let strategy = plan.strategy().clone();
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
-    let count = arguments.count as usize;
     let classes = classes(model.config().classes, arguments.class, count)?;
     warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;

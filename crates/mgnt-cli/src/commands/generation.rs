@@ -12,6 +12,7 @@ use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, codes_sha256};
 use mgnt_weights::directory::{self, ModelDirectory};
 use serde::{Deserialize, Serialize};
 
+use super::in_words;
 use crate::device::decoder;
 use crate::failure::bad_use;
 use crate::output::canvas::Canvas;
@@ -153,6 +154,7 @@ pub struct MadeWith<'a> {
 /// A model directory.
 #[derive(Serialize)]
 struct Weights<'a> {
+    #[serde(serialize_with = "in_words")]
     path: &'a Path,
     weights_sha256: String,
 }

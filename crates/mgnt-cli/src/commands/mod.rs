@@ -33,8 +33,14 @@ mod watch;
 mod watcher;
 
 use std::io::Write;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+/// Serialises a path as text, whatever bytes it has: a report is not lost for its folder's name.
+fn in_words<S: Serializer>(path: impl AsRef<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
+}
 
 /// Prints one JSON object on standard output.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {

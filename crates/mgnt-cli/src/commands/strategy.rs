@@ -25,7 +25,7 @@ pub struct StrategyArguments {
     /// then three at 4, …) [default: growing; the full model in all where only --steps is given]
     #[arg(long, help_heading = HEADING, value_name = "LIST")]
     pub schedule: Option<String>,
-    /// Iterations [default: 12]
+    /// Iterations [default: those of --strategy, or 12]
     #[arg(long, help_heading = HEADING, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
     pub steps: Option<u16>,
     /// Keys and values of decided tokens: off, on (made anew at a change of size, and where guidance begins or ends), every:n, or
@@ -72,10 +72,11 @@ impl StrategyArguments {
 
     /// The same where `unknown` tokens are to be decided: no more iterations than those where none are asked for.
     fn strategy_for(&self, config: &ModelConfig, unknown: usize) -> anyhow::Result<Strategy> {
-        let steps = STEPS.min(unknown.max(1));
-        let mut strategy = match (&self.strategy, self.models(config, steps)?) {
-            (Some(path), None) => read_ron::<Strategy>(path)?,
-            (Some(path), Some(models)) => Strategy { models, ..read_ron(path)? },
+        let saved = self.strategy.as_deref().map(read_ron::<Strategy>).transpose()?;
+        let steps = saved.as_ref().map_or(STEPS, Strategy::iterations).min(unknown.max(1));
+        let mut strategy = match (saved, self.models(config, steps)?) {
+            (Some(saved), None) => saved,
+            (Some(saved), Some(models)) => Strategy { models, ..saved },
             (None, models) => {
                 Strategy::new(models.unwrap_or_else(|| ModelSchedule::growing(&config.sub_models, steps)))
             }
@@ -84,7 +85,14 @@ impl StrategyArguments {
             && strategy.iterations() != steps
         {
             let (got, models) = (strategy.iterations(), &strategy.models);
-            return Err(bad_use(format!("--steps {steps}: the schedule {models} has {got} iterations")));
+            let others = if self.schedule.is_none() {
+                "; --schedule growing has as many as are asked for"
+            } else {
+                ""
+            };
+            return Err(bad_use(format!(
+                "--steps {steps}: the schedule {models} has {got} iterations{others}"
+            )));
         }
         set(&mut strategy.cache, &self.cache);
         set(&mut strategy.guidance, &self.guidance);
@@ -185,6 +193,11 @@ mod tests {
         assert_eq!(read(|_| {}).unwrap(), saved);
         let changed = read(|a| a.cache = Some(CachePolicy::Off)).unwrap();
         assert_eq!(changed, saved.with_cache(CachePolicy::Off));
-        assert!(read(|a| a.steps = Some(5)).is_err());
+        assert!(read(|a| a.steps = Some(5)).unwrap_err().to_string().contains("--schedule growing"));
+        // Of as many iterations as the saved one, if nothing else is said.
+        let growing = |a: &mut StrategyArguments| a.schedule = Some("growing".into());
+        assert_eq!(read(growing).unwrap().models.to_string(), "8x1,4x1,2x1,1x1");
+        let changed = read(|a| (a.schedule, a.steps) = (Some("growing".into()), Some(8))).unwrap();
+        assert_eq!((changed.models.to_string().as_str(), changed.top_k), ("8x2,4x2,2x2,1x2", Some(9)));
     }
 }

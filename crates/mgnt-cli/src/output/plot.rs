@@ -17,6 +17,9 @@ fn colour(p: usize) -> RGBColor {
 
 const GREY: RGBColor = RGBColor(190, 190, 190);
 
+/// Iterations that have their numbers below the bars, at most.
+const NUMBERED: usize = 24;
+
 /// Planned compute of each iteration: a bar coloured by the sub-model, before the bar of the full model without a
 /// cache.
 pub fn compute(ledger: &Ledger, baseline: &Ledger) -> Result<String> {
@@ -40,7 +43,7 @@ pub fn compute(ledger: &Ledger, baseline: &Ledger) -> Result<String> {
             .max_light_lines(0)
             .x_desc("iteration")
             .y_desc("GFLOPs")
-            .x_labels(iterations)
+            .x_labels(iterations.min(NUMBERED))
             .x_label_formatter(&|x| format!("{x:.0}"))
             .draw()?;
         let bar = |i: usize, gflops: f64, inset: f64, style: ShapeStyle| {
@@ -170,6 +173,10 @@ mod tests {
         // Two bars an iteration, and the legend's five.
         assert!(svg.matches("<rect").count() >= 2 * 12 + 5, "{}", svg.matches("<rect").count());
         assert!(svg.contains("632.13 GFLOPs a picture, 3.08x less") && svg.contains("sub-model p = 8"));
+        // Numbers of many would overlap.
+        let many = compute(&ledger(Strategy::parse("8x60,1x40").unwrap()), &ledger(Strategy::baseline(100)));
+        let numbers = many.unwrap().lines().filter(|line| line.parse::<usize>().is_ok()).count();
+        assert!((10..=24).contains(&numbers), "{numbers}");
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
-use mgnt_data::is_picture_name;
 use mgnt_data::manifest::MANIFEST;
+use mgnt_data::{Picture, is_picture_name};
 use mgnt_eval::{
-    Dims, Inception, Measured, Origin, Pictures, Protocol, ReferenceCache, Report, Resize, Side, Source,
-    is_npz, measure,
+    Activations, Dims, Inception, Measured, Origin, Pictures, Protocol, ReferenceCache, Report, Resize, Side,
+    Source, is_npz, measure,
 };
 use mgnt_weights::atomic;
 use mgnt_weights::directory::{CONFIG, WEIGHTS};
@@ -159,15 +159,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         save_reference(path, arguments.form, &reference, &real, &network, arguments.dims)?;
         tell!("{}: the reference", path.display());
         if arguments.json && arguments.fake.is_none() && arguments.model.is_none() {
-            return print_json(&serde_json::json!({ "reference": path, "dims": arguments.dims.count() }));
+            return print_json(
+                &serde_json::json!({ "reference": path.to_string_lossy(), "dims": arguments.dims.count() }),
+            );
         }
     }
     let real = Side::new(&real, &reference)?;
     if let Some(pictures) = fake {
         let mut progress = Progress::new(pictures.len(), "pictures");
-        let measured = measure(&pictures, &network, arguments.dims, arguments.batch.into(), &mut |done| {
-            progress.set(done);
-        })?;
+        let size = measured_at_once(arguments.batch);
+        let measured = measure(&pictures, &network, arguments.dims, size, &mut |done| progress.set(done))?;
         progress.finish();
         let fake = Side::new(&Source::Pictures(pictures), &measured)?;
         let report = Report::new(&reference, &measured, Protocol::new(&network, arguments.dims, real, fake))?;
@@ -199,6 +200,24 @@ pub fn network(
     })
 }
 
+/// Pictures that the network is given together, at most: each takes it more than ten MiB, for which there is no
+/// room where many are decoded at once.
+const MEASURED_AT_ONCE: usize = 32;
+
+/// Pictures of a batch that are measured together.
+pub fn measured_at_once(batch: u16) -> usize {
+    usize::from(batch).min(MEASURED_AT_ONCE)
+}
+
+/// What the network says of pictures, however many.
+pub fn activations(network: &Inception, pictures: &[Picture], dims: Dims) -> anyhow::Result<Activations> {
+    let mut said = Activations::default();
+    for part in pictures.chunks(MEASURED_AT_ONCE) {
+        said.extend(network.activations(part, dims)?);
+    }
+    Ok(said)
+}
+
 /// The reference: all pictures of a set, or some; or statistics.
 pub fn real_source(path: &Path, samples: Option<u32>) -> anyhow::Result<Source> {
     let source = Source::open(path)?;
@@ -228,7 +247,7 @@ fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyho
         }
         _ => real_progress(real),
     };
-    let batch = arguments.batch.into();
+    let batch = measured_at_once(arguments.batch);
     let measured = cache.reference(real, network, arguments.dims, batch, &mut |done| progress.set(done))?;
     progress.finish();
     Ok(measured)
@@ -322,10 +341,15 @@ fn changes(place: &Path, is_folder: bool, read: &Path) -> bool {
     read.join(MANIFEST).exists() || is_folder || is_picture_name(place)
 }
 
+/// Whether a file's name has this ending, in capitals or not.
+fn ends_in(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|own| own.eq_ignore_ascii_case(ending))
+}
+
 /// Refuses what [`save_reference`] cannot write.
 fn check_form(path: &Path, form: Form, dims: Dims, real: &Source) -> anyhow::Result<()> {
     let npz = is_npz(path);
-    if !npz && path.extension().is_none_or(|ending| ending != "safetensors") {
+    if !npz && !ends_in(path, "safetensors") {
         return Err(bad_use(format!("--save-reference {}: expected .npz or .safetensors", path.display())));
     }
     if !npz && form != Form::PytorchFid {
@@ -389,8 +413,7 @@ fn show(arguments: &Arguments, report: &Report, out: Option<&Path>) -> anyhow::R
     };
     let own = out.map_or(Ok(()), own);
     let asked_for = arguments.report.as_ref().map_or(Ok(()), |path| {
-        let is_markdown = path.extension().is_some_and(|ending| ending == "md");
-        atomic::write_bytes(path, if is_markdown { markdown.as_bytes() } else { &json })
+        atomic::write_bytes(path, if ends_in(path, "md") { markdown.as_bytes() } else { &json })
     });
     printed?;
     own?;

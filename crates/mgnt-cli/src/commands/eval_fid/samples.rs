@@ -15,8 +15,8 @@ use mgnt_weights::npz::Writer;
 use mgnt_weights::{DType, Error, NamedTensor, TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::Arguments;
 use super::run_folder::{Identity, RunFolder, VERSION, read_activations, write_activations};
+use super::{Arguments, activations};
 use crate::commands::generation::{
     ClassChoice, Generator, check_pair, model_sha256, warn_of_another_tokenizer,
 };
@@ -69,6 +69,13 @@ struct Shard<'a> {
     classes: &'a [usize],
 }
 
+impl Shard<'_> {
+    /// Names of its pictures, where they are kept as PNG files.
+    fn png_names(&self) -> impl Iterator<Item = String> {
+        (self.first..).zip(self.classes).map(|(i, class)| format!("{class:04}-{i:06}.png"))
+    }
+}
+
 impl Request {
     /// Checks what can be checked before anything is computed.
     pub(super) fn new(
@@ -77,7 +84,8 @@ impl Request {
         (tokenizer, tokenizer_path): (ImageTokenizer, &Path),
     ) -> anyhow::Result<Self> {
         let plan = arguments.strategy.plan(model.config())?;
-        arguments.compute.check_memory(&plan, "--batch", arguments.batch.into())?;
+        let batch = usize::from(arguments.batch).min(arguments.shard.min(arguments.samples) as usize);
+        arguments.compute.check_memory(&plan, "--batch", batch)?;
         check_pair(model.config(), &tokenizer)?;
         warn_of_another_tokenizer(model_path, tokenizer_path)?;
         let identity = Identity {
@@ -201,7 +209,11 @@ impl Request {
         let path = folder.features(shard.number);
         let kept = match self.keep {
             None => true,
-            Some(Keep::Png) => folder.png(shard.number).exists(),
+            Some(Keep::Png) => {
+                // Each of them: people move pictures to elsewhere.
+                let pngs = folder.png(shard.number);
+                shard.png_names().all(|name| pngs.join(name).exists())
+            }
             Some(Keep::Npz) => folder.archive().exists() || folder.part(shard.number).exists(),
         };
         if kept && path.exists() {
@@ -213,7 +225,7 @@ impl Request {
         for tokens in tokens.chunks(self.identity.batch) {
             let batch = generator.pictures(tokens)?;
             if !path.exists() {
-                said.extend(network.activations(&batch, dims)?);
+                said.extend(activations(network, &batch, dims)?);
             }
             progress.add(batch.len());
             if !kept {
@@ -233,9 +245,8 @@ impl Request {
         match self.keep {
             None => Ok(()),
             Some(Keep::Png) => atomic::write_folder(&folder.png(shard.number), |target| {
-                for (i, (picture, class)) in pictures.iter().zip(shard.classes).enumerate() {
-                    let path = target.join(format!("{class:04}-{:06}.png", shard.first + i));
-                    atomic::write_within(&path, &picture.to_png()?)?;
+                for (picture, name) in pictures.iter().zip(shard.png_names()) {
+                    atomic::write_within(&target.join(name), &picture.to_png()?)?;
                 }
                 Ok(())
             }),

@@ -34,6 +34,8 @@ const HALF: f64 = 2e-2;
 const TURNED: f64 = 0.02;
 /// The same where logits are of half precision on both sides: other kernels round other sums.
 const TURNED_BY_HALF: f64 = 0.2;
+/// What a folder of golden cases holds.
+pub const FOLDERS: [&str; 4] = ["maskgit-transformer", "nested", "maskgit-vqgan", "magvit-3dvq"];
 /// Classes of the golden transformers.
 const CLASSES: usize = 10;
 

@@ -25,6 +25,9 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Columns of a case's name, which is printed before others are known.
+const WIDTH: usize = 50;
+
 /// One comparison.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -83,11 +86,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !arguments.golden.is_dir() {
         return Err(bad_use(format!("--golden {}: no such folder", arguments.golden.display())));
     }
+    if !cases::FOLDERS.iter().any(|case| arguments.golden.join(case).is_dir()) {
+        return Err(bad_use(format!(
+            "--golden {}: expected golden cases, in folders {}; got none of them",
+            arguments.golden.display(),
+            cases::FOLDERS.join(", ")
+        )));
+    }
     let Arguments { golden, compute, json } = arguments;
     let device = compute.open()?;
     if !json {
         println!(
-            "{:<44} {:>10} {:>8}  verdict",
+            "{:<WIDTH$} {:>10} {:>8}  verdict",
             format!("{} {:?}", compute.device, compute.dtype),
             "worst",
             "limit"
@@ -124,5 +134,5 @@ fn print(row: &Row) {
         Outcome::Skipped(reason) => ("-".into(), format!("skipped: {reason}")),
         Outcome::Failed(reason) => ("-".into(), format!("FAILED: {reason}")),
     };
-    println!("{:<44} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);
+    println!("{:<WIDTH$} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);
 }

@@ -151,6 +151,18 @@ mod tests {
         }
     }
 
+    /// A search that is continued would else find another best.
+    #[test]
+    fn numbers_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log::open(folder.path()).unwrap();
+        let rows: Vec<Row> =
+            (0..1000).map(|i| Row::of("s", i, 1.039_041_302_381_670_4 * (1.0 + i as f64 / 7.0))).collect();
+        rows.iter().for_each(|row| log.keep(row.clone()).unwrap());
+        drop(log);
+        assert_eq!(Log::open(folder.path()).unwrap().rows(), rows);
+    }
+
     #[test]
     fn the_file_of_another_tool_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();

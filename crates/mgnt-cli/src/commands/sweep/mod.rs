@@ -1,9 +1,10 @@
 //! `mgnt sweep`: many strategies on one model, measured and drawn against their compute.
 
 mod log;
+mod named;
 mod results;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -20,7 +21,8 @@ use mgnt_weights::atomic;
 use mgnt_weights::directory::{read_ron, write_ron};
 
 use super::eval_fid::{
-    VERSION, network, parse_dims, real_progress, real_source, statistics_folder, warn_of_passed_over,
+    VERSION, activations, measured_at_once, network, parse_dims, real_progress, real_source,
+    statistics_folder, warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
 use super::output_folder::check_not_read;
@@ -31,6 +33,7 @@ use crate::device::Compute;
 use crate::failure::bad_use;
 use crate::output::plot::{best, front, is_among};
 use log::{Log, Row};
+use named::Named;
 
 /// Arguments of `mgnt sweep`.
 #[derive(Args)]
@@ -129,9 +132,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let log = Log::open(&arguments.out)?;
     let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
     let mut progress = real_progress(&real);
-    let reference = cache.moments(&real, &network, arguments.dims, arguments.batch.into(), &mut |done| {
-        progress.set(done);
-    })?;
+    let size = measured_at_once(arguments.batch);
+    let reference = cache.moments(&real, &network, arguments.dims, size, &mut |done| progress.set(done))?;
     progress.finish();
     let mut sweep = Sweep {
         arguments: &arguments,
@@ -208,7 +210,7 @@ fn named(arguments: &Arguments, config: &ModelConfig) -> anyhow::Result<Vec<(Str
     }
     let mut named: Vec<(String, Strategy)> = Vec::new();
     if let Some(path) = &arguments.strategies {
-        named.extend(read_ron::<BTreeMap<String, Strategy>>(path)?);
+        named.extend(read_ron::<Named>(path)?.0);
     }
     for schedule in &arguments.also {
         let options = StrategyArguments { schedule: Some(schedule.clone()), ..options.clone() };
@@ -292,8 +294,9 @@ impl Sweep<'_> {
         if self.seeds.is_subset(&known) {
             return Ok(());
         }
-        let Arguments { compute, batch, .. } = self.arguments;
-        compute.check_memory(&strategy.plan(self.model.config())?, "--batch", (*batch).into())
+        let Arguments { compute, batch, samples, .. } = self.arguments;
+        let batch = usize::from(*batch).min(*samples as usize);
+        compute.check_memory(&strategy.plan(self.model.config())?, "--batch", batch)
     }
 
     /// Mean FID over the seeds, from the log where it is known. One that was `named` has rows of its own.
@@ -351,7 +354,7 @@ impl Sweep<'_> {
             let clock = Instant::now();
             let batch = generator.batch(chunk, first)?;
             seconds += clock.elapsed().as_secs_f64();
-            statistics.add(&self.network.activations(&batch.pictures, arguments.dims)?.features)?;
+            statistics.add(&activations(self.network, &batch.pictures, arguments.dims)?.features)?;
             progress.add(chunk.len());
         }
         progress.finish();
