@@ -169,19 +169,13 @@ impl Unfinished {
         // Under a name of its own: two stores change places, and no shard of the older one may be taken for a finished one.
         let ready = self.part.join("ready");
         fs::rename(&folder, &ready).map_err(Error::io(&ready))?;
-        replace(&ready, &self.out, &self.part.join("old")).or_else(|error| {
-            let is_new = |place: &Path| manifest_in(place).is_ok_and(|found| found == manifest);
+        replace(&ready, &self.out, &self.part.join("old")).map_err(|error| {
             // An older store may be the same to the byte, but for its damage: the new one is here where it has not left.
-            if is_new(&ready) {
+            if manifest_in(&ready).is_ok_and(|found| found == manifest) {
                 // The first error is the one to tell.
                 let _ = fs::rename(&ready, &folder);
-            } else if is_new(&self.out) {
-                tracing::warn!(
-                    "{error}: the new store is in its place, and the older one could not be removed"
-                );
-                return Ok(());
             }
-            Err(error.into())
+            error.into()
         })
     }
 

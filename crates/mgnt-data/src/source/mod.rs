@@ -516,8 +516,13 @@ fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>
 /// Words for what is held out, or not, in the names of shards.
 const SPLITS: [&str; 5] = ["train", "test", "val", "valid", "validation"];
 
-/// Refuses shards of several splits: who trains on all of them has nothing left to measure with.
-fn check_one_split(path: &Path, shards: &[PathBuf]) -> Result<(), Error> {
+/// The shards of a split. Where none is named, shards of several are refused: who trains on all of them has nothing left to
+/// measure with.
+fn shards_of_split(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    let shards = shards(path, ending, split)?;
+    if split.is_some() {
+        return Ok(shards);
+    }
     let mut found: Vec<&str> = Vec::new();
     for name in shards.iter().filter_map(|shard| shard.file_name()?.to_str()) {
         let split = name
@@ -532,6 +537,6 @@ fn check_one_split(path: &Path, shards: &[PathBuf]) -> Result<(), Error> {
             );
             Err(Error::Layout { path: path.into(), reason })
         }
-        _ => Ok(()),
+        _ => Ok(shards),
     }
 }

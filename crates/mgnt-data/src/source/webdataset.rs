@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::archive::{self, Kind, Member};
-use super::{Classes, Found, Place, check_one_split, is_hidden, shards};
+use super::{Classes, Found, Place, is_hidden, shards_of_split};
 use crate::Error;
 use crate::manifest::MOST_CLASSES;
 
@@ -25,11 +25,7 @@ struct Sample {
 /// Lists the samples of all shards, in their order. `names` are the names of the class numbers.
 pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>) -> Result<Found, Error> {
     let mut found = Found::new(Classes::Numbered(names));
-    let shards = shards(path, ".tar", split)?;
-    if split.is_none() {
-        check_one_split(path, &shards)?;
-    }
-    for tar in shards {
+    for tar in shards_of_split(path, ".tar", split)? {
         let container = found.container(&tar);
         let shard = tar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let mut sample: Option<Sample> = None;

@@ -213,21 +213,21 @@ fn attend_in_tiles<E: Float, N: Size, P: Size>(
     let whole = positions / TILE;
     for tile in 0..positions.div_ceil(TILE) {
         let from = tile * TILE;
-        let mut of_tile = Array::<Vector<E, N>>::new(each);
-        let mut other_of_tile = Array::<Vector<E, N>>::new(each);
+        let mut new_keys = Array::<Vector<E, N>>::new(each);
+        let mut new_values = Array::<Vector<E, N>>::new(each);
         let (at, at_values) = (row + heads, row + 2 * heads);
         if comptime!(!joined) || from + TILE <= length {
-            rows_of::<E, N>(keys, &mut of_tile, in_buffers, 1usize, from, positions, pieces);
-            rows_of::<E, N>(values, &mut other_of_tile, in_buffers, 1usize, from, positions, pieces);
+            rows_of::<E, N>(keys, &mut new_keys, in_buffers, 1usize, from, positions, pieces);
+            rows_of::<E, N>(values, &mut new_values, in_buffers, 1usize, from, positions, pieces);
         } else if from >= length {
             let from = from - length;
-            rows_of::<E, N>(fresh, &mut of_tile, at, apart, from, active, pieces);
-            rows_of::<E, N>(fresh, &mut other_of_tile, at_values, apart, from, active, pieces);
+            rows_of::<E, N>(fresh, &mut new_keys, at, apart, from, active, pieces);
+            rows_of::<E, N>(fresh, &mut new_values, at_values, apart, from, active, pieces);
         } else {
             context::<E, N>(
                 keys,
                 fresh,
-                &mut of_tile,
+                &mut new_keys,
                 in_buffers,
                 at,
                 apart,
@@ -239,7 +239,7 @@ fn attend_in_tiles<E: Float, N: Size, P: Size>(
             context::<E, N>(
                 values,
                 fresh,
-                &mut other_of_tile,
+                &mut new_values,
                 in_buffers,
                 at_values,
                 apart,
@@ -250,11 +250,11 @@ fn attend_in_tiles<E: Float, N: Size, P: Size>(
             );
         }
         sync_cube();
-        stage::<E, N>(&of_tile, &mut of_keys, pieces, line);
-        stage::<E, N>(&other_of_tile, &mut of_values, pieces, line);
+        stage::<E, N>(&new_keys, &mut of_keys, pieces, line);
+        stage::<E, N>(&new_values, &mut of_values, pieces, line);
         if comptime!(joined) && writes && from + TILE > length && from < keep {
-            leave::<E, N>(&of_tile, kept_keys, in_buffers, from, length, keep, pieces);
-            leave::<E, N>(&other_of_tile, kept_values, in_buffers, from, length, keep, pieces);
+            leave::<E, N>(&new_keys, kept_keys, in_buffers, from, length, keep, pieces);
+            leave::<E, N>(&new_values, kept_values, in_buffers, from, length, keep, pieces);
         }
         sync_cube();
         if has_queries {

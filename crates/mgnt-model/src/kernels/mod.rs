@@ -278,7 +278,7 @@ pub struct Attended {
 pub struct Embedded {
     /// `[R]`, rows of `of_token`.
     pub tokens: Tensor<1, Int>,
-    /// `[R]`, rows of `of_position`.
+    /// `[R]`, rows of `of_position`; of the tokens' type.
     pub positions: Tensor<1, Int>,
     /// `[vocabulary, D]`.
     pub of_token: Tensor<2>,

@@ -18,7 +18,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMe
 use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
-use super::{Classes, Found, Place, check_one_split, shards, size, state};
+use super::{Classes, Found, Place, shards_of_split, size, state};
 use crate::manifest::MOST_CLASSES;
 use crate::{Error, guard};
 
@@ -65,11 +65,7 @@ impl<S: Into<String>> From<S> for Fault {
 /// the Hub's own metadata gives.
 pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>) -> Result<Found, Error> {
     let mut found = Found::new(Classes::Numbered(names));
-    let shards = shards(path, ".parquet", split)?;
-    if split.is_none() {
-        check_one_split(path, &shards)?;
-    }
-    for file_path in shards {
+    for file_path in shards_of_split(path, ".parquet", split)? {
         let fault = |fault: Fault| fault.of_file(&file_path);
         let container = found.container(&file_path);
         let file = Table::open(&file_path).map_err(fault)?;
