@@ -2,8 +2,9 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::kernels::{Dropped, Embedded, GoesOn, Kernels, Normed, key_of_pass, share};
+use crate::kernels::{Dropped, Embedded, GoesOn, Kernels, Normed, key_of_pass, share, shared_norm};
 use crate::precision;
+use crate::transformer::NORM_EPSILON;
 
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
 #[derive(Module, Debug)]
@@ -19,8 +20,10 @@ pub(crate) struct Embedding {
 impl Embedding {
     /// `tokens` and `positions`, both `[B, A]`, to `[1, B * A, D]`.
     pub fn forward(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
-        let sum = self.sum(tokens, positions).unsqueeze();
-        self.dropout.forward(self.norm.forward(sum))
+        let token = self.tokens.val().select(0, tokens.flatten(0, 1));
+        let position = self.positions.val().select(0, positions.flatten(0, 1));
+        let sum = precision::full(token) + precision::full(position);
+        self.dropout.forward(self.norm.forward(sum.unsqueeze()))
     }
 
     /// The same where a model learns by kernels, which drop by a key: that of `seed`, or one from the device.
@@ -31,7 +34,10 @@ impl Embedding {
         positions: Tensor<2, Int>,
         seed: Option<u64>,
     ) -> Tensor<3> {
-        let normed = self.norm.forward(self.sum(tokens, positions));
+        let [token, position] = [(&self.tokens, tokens), (&self.positions, positions)]
+            .map(|(table, numbers)| precision::full(kernels.rows_of(table.val(), numbers.flatten(0, 1))));
+        let (sum, parameters) = ((token + position).unsqueeze(), shared_norm(&self.norm, kernels));
+        let normed = kernels.normed(None, sum, parameters, None, NORM_EPSILON, DType::F32).input;
         let (share, device) = (share(&self.dropout), normed.device());
         if share == 0.0 || !device.is_autodiff() {
             return normed.unsqueeze();
@@ -55,11 +61,5 @@ impl Embedding {
         let (of_token, of_position) = (self.tokens.val(), self.positions.val());
         let embedded = Embedded { tokens, positions, of_token, of_position };
         kernels.embed(embedded, (&self.norm).into(), on, to)
-    }
-
-    fn sum(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<2> {
-        let token = self.tokens.val().select(0, tokens.flatten(0, 1));
-        let position = self.positions.val().select(0, positions.flatten(0, 1));
-        precision::full(token) + precision::full(position)
     }
 }

@@ -5,7 +5,7 @@
 //! counts steps: learning rate, clipping, moving average, validation, checkpoints, told to a [`Watcher`]. Order of data,
 //! masks and dropout are functions of seed and step alone (dropout by operations where nobody else in the process draws from
 //! the device), so a run that was stopped and resumed gives the same weights as one that was not, to the bit
-//! on the CPU; on CUDA the norm of the gradients is added up in any order.
+//! on the CPU.
 //!
 //! Start with [`run()`], and with [`objective`] and [`tokenizer`] for the mathematics.
 

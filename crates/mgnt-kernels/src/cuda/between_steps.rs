@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{AdamW, Parameter};
 
+use crate::cuda::gradients::GradientPasses;
 use crate::cuda::update::{self, AT_ONCE, SQUARES};
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -111,7 +112,9 @@ pub(crate) fn squares(tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
             some.len(),
         ));
     }
-    Some(sums.sum())
+    // In an order that is always the same, which Burn's sum of all is not.
+    let column = sums.reshape([-1, 1]).into_dispatch();
+    Some(Tensor::from_dispatch(Dispatch::sum_of_columns(column.clone(), column, false, [1].into())))
 }
 
 /// The tensors of a launch: where there are fewer, the first stands for the others, which are not taken.

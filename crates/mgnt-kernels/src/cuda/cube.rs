@@ -8,7 +8,7 @@ use mgnt_model::kernels::{
     Parameter, Samples, Scales, Stream,
 };
 
-use crate::cuda::{between_steps, dense_on_tape, learned, library, passes, shared};
+use crate::cuda::{between_steps, dense_on_tape, learned, library, passes, shared, table_on_tape};
 use crate::parts::parts;
 
 /// The kernels of a CUDA device, with a tape or without; `None` for any other.
@@ -129,6 +129,18 @@ impl Kernels for Cube {
         of: Samples,
     ) -> Tensor<2> {
         learned::attention(sums, biases, dropped, of)
+    }
+
+    fn rows_of(&self, table: Tensor<2>, numbers: Tensor<1, Int>) -> Tensor<2> {
+        table_on_tape::rows_of(table, numbers)
+    }
+
+    fn picked(&self, x: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
+        table_on_tape::picked(x, rows)
+    }
+
+    fn with_bias(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+        table_on_tape::with_bias(sums, bias)
     }
 
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {

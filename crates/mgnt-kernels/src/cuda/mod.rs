@@ -1,6 +1,6 @@
 //! The kernels. `passes` declares those of a decode to Burn as operations of a backend, with and without fusion, and
-//! `between_steps` what a training does between two of its steps; `shared`, `learned` and `dense_on_tape` those that a tape knows,
-//! `gradients` their backward passes; `library` asks cuBLASLt; the other modules hold the kernels, in CubeCL.
+//! `between_steps` what a training does between two of its steps; `shared`, `learned`, `dense_on_tape` and `table_on_tape` those that a tape
+//! knows, `gradients` backward passes of theirs; `library` asks cuBLASLt; the other modules hold the kernels, in CubeCL.
 
 mod attend;
 mod between_steps;
@@ -27,6 +27,8 @@ mod product;
 mod rows;
 mod shared;
 mod stack;
+mod table_back;
+mod table_on_tape;
 mod update;
 
 pub use cube::on;

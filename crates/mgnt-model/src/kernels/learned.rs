@@ -1,13 +1,12 @@
 //! Parameters as the kernels of a training step take them: once for all sub-models, whose gradients for a parameter are then one.
 
-use burn::nn::Dropout;
+use burn::nn::{Dropout, LayerNorm};
 use burn::tensor::{DType, Tensor};
 
 use super::{Kernels, Scales};
 use crate::attention::Dense;
 use crate::block::Block;
 use crate::head::Head;
-use crate::precision::full;
 use crate::transformer::NORM_EPSILON;
 
 /// Those of a model.
@@ -51,6 +50,13 @@ pub(crate) struct LearnedHead {
     pub bias: Tensor<1>,
 }
 
+/// Those of a LayerNorm of nothing but products without a bias: zero, gamma and beta, `[3, D]`.
+pub(crate) fn shared_norm(norm: &LayerNorm, kernels: &dyn Kernels) -> Tensor<2> {
+    let Scales { gamma, beta, .. } = norm.into();
+    let no_bias = gamma.clone().detach().zeros_like();
+    kernels.shared_vectors([no_bias, gamma, beta])
+}
+
 /// What a dropout drops: a frozen part's nothing.
 pub(crate) fn share(dropout: &Dropout) -> f64 {
     if dropout.training.is_enabled() { dropout.prob } else { 0.0 }
@@ -88,14 +94,12 @@ impl LearnedBlock {
 impl LearnedHead {
     /// Matrices are taken in type `to`. `table` is that of all tokens, `[vocabulary, D]`.
     pub fn new(head: &Head, table: Tensor<2>, kernels: &dyn Kernels, to: DType) -> Self {
-        let Scales { gamma, beta, .. } = (&head.norm).into();
-        let no_bias = gamma.clone().detach().zeros_like();
         Self {
             weight: kernels.shared_matrix(head.dense.weight.val(), to),
             weight_bias: kernels.shared_vector(head.dense.bias.val()),
-            norm: kernels.shared_vectors([no_bias, gamma, beta]),
+            norm: shared_norm(&head.norm, kernels),
             table: kernels.shared_matrix(table.transpose(), to),
-            bias: head.bias.val(),
+            bias: kernels.shared_vector(head.bias.val()),
         }
     }
 
@@ -105,8 +109,6 @@ impl LearnedHead {
         let hidden = kernels.hidden(kernels.dense(x, self.weight.clone(), width), self.weight_bias.clone());
         let to = self.table.dtype();
         let normed = kernels.normed(None, hidden.unsqueeze(), self.norm.clone(), None, NORM_EPSILON, to);
-        let logits = kernels.dense(normed.input, self.table.clone(), rows);
-        let bias = self.bias.clone().narrow(0, 0, rows).unsqueeze();
-        full(logits).squeeze_dim(0) + bias
+        kernels.with_bias(kernels.dense(normed.input, self.table.clone(), rows), self.bias.clone())
     }
 }

@@ -22,7 +22,7 @@ use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
 pub use dropped::Dropped;
-pub(crate) use learned::{Learned, LearnedBlock, LearnedHead, share};
+pub(crate) use learned::{Learned, LearnedBlock, LearnedHead, share, shared_norm};
 pub(crate) use on_tape::{OnTape, key_of_pass};
 pub use operations::Operations;
 
@@ -115,6 +115,22 @@ pub trait Kernels: Debug + Send + Sync {
     /// The same of vectors, in their own type.
     fn shared_vectors(&self, parameters: [Tensor<1>; 3]) -> Tensor<2> {
         Tensor::stack(parameters.to_vec(), 0)
+    }
+
+    /// Rows of `table [V, D]` by `numbers [R]`: `[R, D]`. It may be on a tape.
+    fn rows_of(&self, table: Tensor<2>, numbers: Tensor<1, Int>) -> Tensor<2> {
+        table.select(0, numbers)
+    }
+
+    /// As [`rows_of`](Self::rows_of), of rows no two of which are alike.
+    fn picked(&self, x: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
+        x.select(0, rows)
+    }
+
+    /// The `sums [1, R, V]` of a product and the first V of a bias, which is of `f32`: `[R, V]` in that. It may be on a tape.
+    fn with_bias(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+        let [_, _, columns] = sums.dims();
+        full(sums).squeeze_dim(0) + bias.narrow(0, 0, columns).unsqueeze()
     }
 
     /// A code for each row of `logits [R, V]`: the first up to which `softmax(logits / temperature)` sums to more than

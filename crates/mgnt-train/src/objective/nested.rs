@@ -116,7 +116,7 @@ pub fn cross_entropy(
 pub struct MaskedBatch {
     /// `[B, 1 + N]`, the class token first and the mask token at hidden places.
     pub tokens: Tensor<2, Int>,
-    /// Numbers of the hidden places in the flattened `[B (1 + N)]`, `[R]`.
+    /// Numbers of the hidden places in the flattened `[B (1 + N)]`, `[R]`, no two alike.
     pub rows: Tensor<1, Int>,
     /// Their codes, `[R]`.
     pub targets: Tensor<1, Int>,
@@ -143,7 +143,11 @@ pub fn nested_loss(
     let embedded = model.embedded(batch.tokens.clone());
     for &p in factors {
         let hidden = model.hidden_of(embedded.clone(), config.sub_model(p)?);
-        let hidden = hidden.reshape([samples * length, config.width]).select(0, batch.rows.clone());
+        let (hidden, rows) = (hidden.reshape([samples * length, config.width]), batch.rows.clone());
+        let hidden = match kernels {
+            Some(kernels) => kernels.picked(hidden, rows),
+            None => hidden.select(0, rows),
+        };
         let taught = taught_by.as_ref().map(|teacher| (teacher, 1.0 - lambda));
         let taught = taught.filter(|(_, share)| teacher != Teacher::Truth && *share > 0.0);
         let (targets, weights) = (batch.targets.clone(), batch.weights.clone());

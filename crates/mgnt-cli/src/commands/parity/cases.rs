@@ -19,7 +19,7 @@ use crate::failure::{one_line, text_of};
 /// Limit of an f32 value against the published code's.
 const SINGLE: f64 = 1e-4;
 /// Kernels that compute in `f32` whatever type products have, and are held to its limit.
-const SINGLE_IN_ANY_TYPE: [&str; 7] = [
+const SINGLE_IN_ANY_TYPE: [&str; 9] = [
     "draw",
     "decide",
     "AdamW",
@@ -27,6 +27,8 @@ const SINGLE_IN_ANY_TYPE: [&str; 7] = [
     "dropout",
     "cross-entropy",
     "cross-entropy with a teacher",
+    "rows of a table",
+    "picked rows",
 ];
 /// Limit of a half-precision logit, relative to the largest.
 const HALF: f64 = 2e-2;
@@ -345,6 +347,9 @@ mod tests {
                 "cross-entropy",
                 "cross-entropy with a teacher",
                 "gelu",
+                "rows of a table",
+                "picked rows",
+                "logits",
                 "LayerNorm",
                 "LayerNorm with dropout",
                 "LayerNorm of many rows",

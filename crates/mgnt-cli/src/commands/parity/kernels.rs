@@ -314,6 +314,25 @@ pub fn gradients(
     let result = Tensor::cat(vec![kernels.hidden(sums.clone(), shared), less], 1);
     told("gelu", answer("gelu", &numbers, result, &[&sums], &[&[bias]])?);
 
+    // A number that most rows have, as the mask token is, some that none has, and more columns than a cube takes.
+    let table = numbers.full([ROWS, WIDTH], 61).require_grad();
+    let whole = |number: fn(usize) -> usize, count: usize| {
+        let data: Vec<i32> = (0..count).map(|row| number(row) as i32).collect();
+        Tensor::<1, Int>::from_data(TensorData::new(data, [count]), (device, DType::I32))
+    };
+    let of_all = whole(|row| if row % 3 == 0 { row * 31 % (ROWS - 1) } else { ROWS - 1 }, 1999);
+    let result = kernels.rows_of(table.clone(), of_all);
+    told("rows of a table", answer("rows of a table", &numbers, result, &[&table], &[])?);
+    let result = kernels.picked(table.clone(), whole(|row| row * 31 % ROWS, ROWS / 2));
+    told("picked rows", answer("picked rows", &numbers, result, &[&table], &[])?);
+
+    let sums = numbers.halves([1, ROWS, HIDDEN], 62).require_grad();
+    let bias = numbers.full([400], 63).require_grad();
+    let shared = kernels.shared_vector(bias.clone());
+    let less = kernels.with_bias(sums.clone().narrow(2, 0, HIDDEN / 2), shared.clone());
+    let result = Tensor::cat(vec![kernels.with_bias(sums.clone(), shared), less], 1);
+    told("logits", answer("logits", &numbers, result, &[&sums], &[&[bias]])?);
+
     // Rows that a device's cubes each take one of, or several in turn; of which a cube has one at a time, or some.
     for (name, share, rows, width) in [
         ("LayerNorm", 0.0, ROWS, WIDTH),

@@ -1,0 +1,166 @@
+//! What is picked from rows, and logits with their bias, on a tape: forward by Burn's operations, back by kernels.
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Int, Shape, Tensor};
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_cubecl::CubeBackend;
+
+use crate::cuda::dense_on_tape::rounded;
+use crate::cuda::gradients::{GradientPasses, or_other};
+use crate::cuda::table_back;
+use crate::place::has_some;
+
+/// On a tape.
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
+pub(crate) trait Picked: Backend {
+    /// Rows of `table [V, D]` by `numbers [R]`, which may be alike or not.
+    #[fusion(dtype = table, shape = shapes::rows(table, numbers))]
+    fn pick(table: FloatTensor<Self>, numbers: IntTensor<Self>, alike: bool) -> FloatTensor<Self>;
+
+    /// `sums [1, R, V]` and the first V of `bias`, `[R, V]` in the type of that.
+    #[fusion(dtype = bias, shape = shapes::logits(sums))]
+    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// Their backward passes.
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
+pub(crate) trait PickedBack: Backend {
+    /// Of a table `[count, D]`, from `gradient [R, D]`.
+    #[fusion(dtype = gradient, shape = shapes::table(gradient, count))]
+    fn pick_back(
+        gradient: FloatTensor<Self>,
+        numbers: IntTensor<Self>,
+        count: usize,
+        alike: bool,
+    ) -> FloatTensor<Self>;
+}
+
+impl Picked for CubeBackend {
+    fn pick(table: FloatTensor<Self>, numbers: IntTensor<Self>, _: bool) -> FloatTensor<Self> {
+        Self::float_select(table, 0, numbers)
+    }
+
+    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [_, rows, columns] = sums.shape().dims();
+        let sums = Self::float_reshape(rounded::<Self>(sums, bias.dtype), [rows, columns].into());
+        let bias = Self::float_slice(bias, &[(0..columns).into()]);
+        Self::float_add(sums, Self::float_reshape(bias, [1, columns].into()))
+    }
+}
+
+impl PickedBack for CubeBackend {
+    fn pick_back(
+        gradient: FloatTensor<Self>,
+        numbers: IntTensor<Self>,
+        count: usize,
+        alike: bool,
+    ) -> FloatTensor<Self> {
+        let back = if alike { table_back::sum_of_rows } else { table_back::put_rows };
+        back(gradient, numbers, count)
+    }
+}
+
+/// What picking keeps.
+#[derive(Debug, Clone)]
+struct Numbers<B: Backend> {
+    numbers: IntTensor<B>,
+    /// Rows of the table.
+    count: usize,
+    alike: bool,
+}
+
+#[derive(Debug)]
+struct PickBack;
+
+impl<B: PickedBack> Backward<B, 1> for PickBack {
+    type State = Numbers<B>;
+
+    fn backward(self, ops: Ops<Numbers<B>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let Numbers { numbers, count, alike } = ops.state;
+        if let [Some(table)] = ops.parents {
+            gradients.register::<B>(table.id, B::pick_back(gradient, numbers, count, alike));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BiasBack;
+
+impl<B: GradientPasses> Backward<B, 2> for BiasBack {
+    /// The type of the sums, and the shape of the bias.
+    type State = (DType, Shape);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (to, shape) = ops.state;
+        let [sums, bias] = ops.parents;
+        if let Some(bias) = bias {
+            let before = has_some(bias.id.value).then(|| gradients.consume::<B>(&bias));
+            let (before, has_before) = or_other(before, &gradient);
+            gradients.register::<B>(bias.id, B::sum_of_columns(gradient.clone(), before, has_before, shape));
+        }
+        if let Some(sums) = sums {
+            let [rows, columns] = gradient.shape().dims();
+            let of_sums = B::float_reshape(rounded::<B>(gradient, to), [1, rows, columns].into());
+            gradients.register::<B>(sums.id, of_sums);
+        }
+    }
+}
+
+impl<B: Picked + PickedBack + GradientPasses, C: CheckpointStrategy> Picked for Autodiff<B, C> {
+    fn pick(table: FloatTensor<Self>, numbers: IntTensor<Self>, alike: bool) -> FloatTensor<Self> {
+        let (table, of_table) = table.into_parts();
+        let count = table.shape()[0];
+        let picked = B::pick(table, numbers.clone(), alike);
+        match PickBack.prepare::<C>([of_table]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => operation.finish(Numbers { numbers, count, alike }, picked),
+            OpsKind::UnTracked(operation) => operation.finish(picked),
+        }
+    }
+
+    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
+        let kept = (sums.dtype(), bias.shape());
+        let logits = B::with_bias(sums, bias);
+        match BiasBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => operation.finish(kept, logits),
+            OpsKind::UnTracked(operation) => operation.finish(logits),
+        }
+    }
+}
+
+pub(crate) fn rows_of(table: Tensor<2>, numbers: Tensor<1, Int>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::pick(table.into_dispatch(), numbers.into_dispatch(), true))
+}
+
+pub(crate) fn picked(x: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::pick(x.into_dispatch(), rows.into_dispatch(), false))
+}
+
+pub(crate) fn with_bias(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::with_bias(sums.into_dispatch(), bias.into_dispatch()))
+}
+
+/// What comes out, by what goes in.
+#[cfg(feature = "fusion")]
+mod shapes {
+    use burn::tensor::Shape;
+
+    pub fn rows(table: &Shape, numbers: &Shape) -> Shape {
+        [numbers[0], table[1]].into()
+    }
+
+    pub fn table(gradient: &Shape, count: &usize) -> Shape {
+        [*count, gradient[1]].into()
+    }
+
+    pub fn logits(sums: &Shape) -> Shape {
+        [sums[1], sums[2]].into()
+    }
+}
