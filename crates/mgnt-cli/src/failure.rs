@@ -15,6 +15,20 @@ impl fmt::Display for BadUse {
 
 impl std::error::Error for BadUse {}
 
+/// Lets a write beyond a limit on the size of files (`ulimit -f`) be an error, as it is on a full disk: else the system ends the process,
+/// without a word.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn take_limits_as_errors() {
+    // SAFETY: to ignore a signal installs no code that it would run.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// Other systems do as they do.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn take_limits_as_errors() {}
+
 /// An error that exits with 2.
 pub fn bad_use(message: impl Into<String>) -> anyhow::Error {
     BadUse(message.into()).into()

@@ -85,6 +85,7 @@ enum Command {
 
 fn main() -> ExitCode {
     memory::keep_freed_memory();
+    failure::take_limits_as_errors();
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if mgnt_data::in_guarded_decoder() {

@@ -42,4 +42,4 @@ pub use source::{Format, Source, SourceOptions};
 pub use store::{PictureStore, StoreManifest};
 pub use token_job::{TokenJob, TokenShard};
 pub use tokens::{TokenStore, TokenStoreInfo, TokenWriter};
-pub use verify::{Verified, VerifiedKind, verify};
+pub use verify::{Verified, VerifiedKind, verify, verify_telling};

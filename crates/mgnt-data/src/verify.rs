@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use safetensors_crate::Dtype;
@@ -78,22 +79,27 @@ struct AnyManifest {
 /// Reads every byte of a store of pictures or tokens: checksums, types and shapes, ranges of labels and tokens, and
 /// counts must be what the manifest says. The error names the first shard that is not.
 pub fn verify(path: &Path) -> Result<Verified, Error> {
+    verify_telling(path, &|_, _| ())
+}
+
+/// [`verify`], which tells after each shard how many are done, of how many; from any thread.
+pub fn verify_telling(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified, Error> {
     let manifest_path = path.join(MANIFEST);
     if path.is_dir() && manifest_path.exists() {
         let text = std::fs::read(&manifest_path).map_err(Error::io(&manifest_path))?;
         let any: AnyManifest = serde_json::from_slice(&text)
             .map_err(|e| Error::store(&manifest_path, "manifest", "that of a store", e))?;
         if any.info.is_some() {
-            return verify_tokens(path);
+            return verify_tokens(path, told);
         }
     }
-    verify_pictures(path)
+    verify_pictures(path, told)
 }
 
-fn verify_pictures(path: &Path) -> Result<Verified, Error> {
+fn verify_pictures(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified, Error> {
     let manifest: StoreManifest = manifest::read(path, StoreKind::Pictures, store::VERSION)?;
     let StoreManifest { size, crop, classes, counts, shards, rejected, .. } = &manifest;
-    let labels = each_shard(path, shards, |entry| {
+    let labels = each_shard(path, shards, told, |entry| {
         let shard = Shard::open(path, entry, PICTURES, Dtype::U8, &[*size, *size, 3])?;
         shard.check_labels(&path.join(&entry.file), classes.len())?;
         Ok(shard.labels().to_vec())
@@ -115,10 +121,10 @@ fn verify_pictures(path: &Path) -> Result<Verified, Error> {
     })
 }
 
-fn verify_tokens(path: &Path) -> Result<Verified, Error> {
+fn verify_tokens(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified, Error> {
     let manifest: TokenManifest = manifest::read(path, StoreKind::Tokens, tokens::VERSION)?;
     let TokenManifest { info, flips, shards, .. } = &manifest;
-    let lengths = each_shard(path, shards, |entry| Ok(info.open_shard(path, entry)?.len()))?;
+    let lengths = each_shard(path, shards, told, |entry| Ok(info.open_shard(path, entry)?.len()))?;
     Ok(Verified {
         kind: VerifiedKind::Tokens { grid: info.grid, codes: info.codes, flips: *flips },
         items: lengths.iter().sum(),
@@ -131,13 +137,17 @@ fn verify_tokens(path: &Path) -> Result<Verified, Error> {
 fn each_shard<T: Send>(
     path: &Path,
     shards: &[ShardEntry],
+    told: &(dyn Fn(usize, usize) + Sync),
     check: impl Fn(&ShardEntry) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
+    let done = AtomicUsize::new(0);
     let checked: Vec<Result<T, Error>> = shards
         .par_iter()
         .map(|entry| {
             manifest::verify(path, entry)?;
-            check(entry)
+            let checked = check(entry);
+            told(done.fetch_add(1, Ordering::Relaxed) + 1, shards.len());
+            checked
         })
         .collect();
     checked.into_iter().collect()

@@ -346,6 +346,22 @@ fn flat_pictures_have_their_classes_from_a_file() {
 }
 
 #[test]
+fn a_class_a_line_may_have_spaces_where_the_names_are_known() {
+    let folder = tree(&["v_1.JPEG", "v_2.JPEG", "v_3.JPEG"]);
+    let file = |text: &str| Some(file_of(text.as_bytes()).into_temp_path().keep().unwrap());
+    let of = |labels: &str| SourceOptions { labels: file(labels), ..SourceOptions::default() };
+    for labels in ["golden fish\ngolden dog\ngolden fish\n", "tench\ngolden dog\ntench\n"] {
+        let error = refusal(folder.path(), &of(labels));
+        assert!(error.ends_with("need a tab before them, or a list of the classes' names"), "{error}");
+        let names = file("tench\ngolden dog\ngolden fish\n");
+        let source = open(folder.path(), &SourceOptions { names, ..of(labels) });
+        assert_eq!(source.classes(), ["golden dog", "golden fish", "tench"]);
+        assert_eq!([source.label(1), source.label(0)], [0, if labels.starts_with('t') { 2 } else { 1 }]);
+        assert_eq!(source.label(0), source.label(2));
+    }
+}
+
+#[test]
 fn classes_of_flat_pictures_may_have_spaces() {
     let folder = tree(&["v_1.JPEG", "v_2.JPEG", "v_3.JPEG"]);
     let labels = |text: &str| SourceOptions {

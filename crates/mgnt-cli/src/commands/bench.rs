@@ -9,15 +9,14 @@ use anyhow::anyhow;
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, Strategy};
+use mgnt_model::NestedTransformer;
 use mgnt_model::compute::{Forward, forward_flops};
-use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_train::{Precision, Recipe};
-use mgnt_weights::directory::read_ron;
+use mgnt_train::Precision;
 use mgnt_weights::in_parts;
 use serde::Serialize;
 
 use super::strategy::StrategyArguments;
-use super::{bench_train, print_json};
+use super::{bench_train, configs, print_json};
 use crate::device::{Compute, DeviceWord, Dtype, decoder};
 use crate::failure::{bad_use, one_line, text_of};
 use crate::memory::peak_bytes;
@@ -28,7 +27,7 @@ pub struct Arguments {
     /// What is timed
     #[arg(value_enum)]
     what: What,
-    /// A model's config; for train, a recipe
+    /// A model's config, or its folder; for train, a recipe
     #[arg(long, value_name = "FILE")]
     pub(super) config: PathBuf,
     /// Batch sizes, with commas between
@@ -102,7 +101,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !matches!(arguments.what, What::Decode) && arguments.strategy != StrategyArguments::default() {
         return Err(bad_use("a strategy is of decodes: forwards and training steps have none"));
     }
-    let config = || read_ron::<ModelConfig>(&arguments.config);
+    let config = || configs::model(&arguments.config);
     if !matches!(arguments.what, What::Train) {
         // Before the device takes its time.
         arguments.strategy.plan(&config()?)?;
@@ -150,9 +149,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// Fails where the device has not the memory for a batch.
 fn check_memory(arguments: &Arguments, batch: u16) -> anyhow::Result<()> {
     let plan = match arguments.what {
-        What::Forward => Strategy::baseline(1).plan(&read_ron(&arguments.config)?)?,
+        What::Forward => Strategy::baseline(1).plan(&configs::model(&arguments.config)?)?,
         What::Decode => {
-            let config = read_ron(&arguments.config)?;
+            let config = configs::model(&arguments.config)?;
             let strategy = arguments.strategy.strategy(&config)?;
             // Of all that is timed the full model holds the most.
             let models = ModelSchedule::constant(1, strategy.iterations());
@@ -168,7 +167,7 @@ fn measured(arguments: &Arguments, batch: u16, device: &Device) -> anyhow::Resul
     match arguments.what {
         What::Forward => forwards(arguments, batch.into(), device),
         What::Decode => {
-            let config = read_ron(&arguments.config)?;
+            let config = configs::model(&arguments.config)?;
             let strategy = arguments.strategy.strategy(&config)?;
             let model = arguments.compute.cast(NestedTransformer::init(&config, 1, device)?)?;
             decodes(&model, strategy, batch.into(), arguments.repeat)
@@ -217,7 +216,7 @@ fn print(report: &Report, product: &LargeProduct) {
 
 /// Where a recipe trains, and in which type its products are.
 fn of_training(arguments: &Arguments) -> anyhow::Result<Compute> {
-    let recipe: Recipe = read_ron(&arguments.config)?;
+    let recipe = configs::recipe(&arguments.config)?;
     let device = arguments.compute.device;
     let dtype = match recipe.precision {
         Precision::Bf16 => Dtype::Bf16,
@@ -285,7 +284,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn forwards(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Result<Vec<Row>> {
-    let config: ModelConfig = read_ron(&arguments.config)?;
+    let config = configs::model(&arguments.config)?;
     let model = arguments.compute.cast(NestedTransformer::init(&config, 1, device)?)?;
     let length = config.positions();
     let tokens: Tensor<2, Int> = Tensor::zeros([batch, length], device);

@@ -6,19 +6,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use clap::Args;
 use mgnt_model::{ModelConfig, NestedTransformer, Norm};
-use mgnt_weights::directory::read_ron;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{self, Row};
-use super::print_json;
 use super::strategy::StrategyArguments;
+use super::{configs, print_json};
 use crate::device::{Compute, DeviceWord};
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt bench-against-torch`.
 #[derive(Args)]
 pub struct Arguments {
-    /// The model's config
+    /// The model's config, or the folder of one like it
     #[arg(long, value_name = "FILE", default_value = "configs/model-L.ron")]
     config: PathBuf,
     /// Samples decoded at once
@@ -75,7 +74,7 @@ struct Compared {
 
 /// Runs both.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config: ModelConfig = read_ron(&arguments.config)?;
+    let config = configs::model(&arguments.config)?;
     let plan = arguments.strategy.plan(&config)?;
     if plan.iterations().iter().any(|iteration| iteration.guidance > 0.0) {
         return Err(bad_use("--guidance: the PyTorch side decodes without, and would do half the work"));
@@ -109,9 +108,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.json {
         return print_json(&compared);
     }
-    println!("{:<44} {:>11} {:>10} {:>9}", "decode", "ms", "samples/s", "of torch");
+    let width = compared.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(44);
+    println!("{:<width$} {:>11} {:>10} {:>9}", "decode", "ms", "samples/s", "of torch");
     for Compared { name, milliseconds, samples_per_second, times_torch, .. } in compared {
-        println!("{name:<44} {milliseconds:>11.1} {samples_per_second:>10.3} {times_torch:>8.2}x");
+        println!("{name:<width$} {milliseconds:>11.1} {samples_per_second:>10.3} {times_torch:>8.2}x");
     }
     Ok(())
 }

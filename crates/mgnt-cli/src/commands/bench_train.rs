@@ -14,9 +14,9 @@ use mgnt_train::{
     Computed, Description, Error, Event, Figures, Forecast, Interrupter, PartOutput, Recipe, RunOptions,
     Task, TransformerTask, run as train,
 };
-use mgnt_weights::directory::read_ron;
 
 use super::bench::{Arguments, Row, median, row};
+use super::configs;
 use crate::device::gib;
 
 /// Steps of a round: the first warms up.
@@ -90,7 +90,7 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
 
 /// The recipe for another batch, in parts of as many samples as the recipe's: what a device holds at once stays the same.
 fn of_batch(arguments: &Arguments, batch: usize) -> anyhow::Result<Recipe> {
-    let mut recipe: Recipe = read_ron(&arguments.config)?;
+    let mut recipe = configs::recipe(&arguments.config)?;
     let optimization = &mut recipe.optimization;
     let of_a_part = optimization.batch.div_ceil(optimization.parts.max(1)).max(1);
     (optimization.batch, optimization.parts) = (batch, batch.div_ceil(of_a_part));

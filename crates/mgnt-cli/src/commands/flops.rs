@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Strategy};
-use mgnt_model::ModelConfig;
 use mgnt_weights::atomic;
-use mgnt_weights::directory::{read_ron, write_ron};
+use mgnt_weights::directory::write_ron;
 
+use super::configs;
 use super::output_folder::check_not_read;
 use super::print_json;
 use super::strategy::StrategyArguments;
@@ -16,7 +16,7 @@ use crate::output::plot;
 /// Arguments of `mgnt flops`.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model's config
+    /// A model's config, or its folder
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     #[command(flatten)]
@@ -34,7 +34,8 @@ pub struct Arguments {
 
 /// Prints the table.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let (config, strategy) = (Some(arguments.config.as_path()), arguments.strategy.strategy.as_deref());
+    let file = configs::file(&arguments.config);
+    let (config, strategy) = (Some(file.as_path()), arguments.strategy.strategy.as_deref());
     if let Some(path) = &arguments.save_strategy {
         check_not_read("--save-strategy", path, &[("--config", config)])?;
     }
@@ -46,7 +47,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         ];
         check_not_read("--plot", path, &others)?;
     }
-    let config: ModelConfig = read_ron(&arguments.config)?;
+    let config = configs::model(&file)?;
     config.validate()?;
     let plan = arguments.strategy.plan(&config)?;
     let ledger = Ledger::new(&plan, 1);

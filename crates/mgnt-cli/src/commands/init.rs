@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_weights::directory::read_ron;
+use mgnt_model::NestedTransformer;
 
+use super::configs;
 use super::output_folder::check_not_within;
 use crate::device::{DeviceWord, gib};
 
 /// Arguments of `mgnt init`.
 #[derive(Args)]
 pub struct Arguments {
-    /// The model's config
+    /// The model's config, or the folder of one like it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Seed of the weights
@@ -28,14 +28,15 @@ const COPIES: u64 = 3;
 
 /// Draws and writes it.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config: ModelConfig = read_ron(&arguments.config)?;
+    let file = configs::file(&arguments.config);
+    let config = configs::model(&file)?;
     config.validate()?;
-    check_not_within("--config", &arguments.config, &arguments.out)?;
+    check_not_within("--config", &file, &arguments.out)?;
     let needed = COPIES * 4 * config.parameters() as u64;
     if let Some(has) = DeviceWord::Cpu.memory()
         && needed > has
     {
-        let (file, needed, has) = (arguments.config.display(), gib(needed), gib(has));
+        let (file, needed, has) = (file.display(), gib(needed), gib(has));
         anyhow::bail!(
             "{file}: not enough memory: to draw and write the weights takes about {needed}, and the device has {has}"
         );

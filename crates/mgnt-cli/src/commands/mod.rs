@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bench_against_torch;
 pub mod bench_evaluation;
 mod bench_train;
+mod configs;
 pub mod demo;
 pub mod devices;
 pub mod edit;

@@ -23,7 +23,8 @@ pub struct Arguments {
     /// Classes of flat pictures, one a line in order of their names, or `picture class` a line
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Names of the classes, one a line, where the source numbers them; of flat pictures, all classes
+    /// Names of the classes, one a line, where the source numbers them: Parquet and WebDataset from 0, flat pictures from 1; of these
+    /// all classes
     #[arg(long, value_name = "FILE")]
     class_names: Option<PathBuf>,
     /// Side of the square pictures in pixels

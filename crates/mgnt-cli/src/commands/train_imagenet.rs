@@ -53,7 +53,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             None => (recipe.imagenet_model(), IMAGENET_PICTURES),
         };
-        let forecast = Forecast::new(&recipe, &config, training.computed()?)?;
+        training.checked(config.validate())?;
+        let forecast = training.fitting(Forecast::new(&recipe, &config, training.computed()?))?;
         print!("{}", told(&recipe, &config, samples, &forecast));
         return Ok(());
     }
@@ -71,7 +72,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
     }
     if let Some(folder) = &arguments.from {
-        task = task.starting_from(folder)?;
+        task = training.fitting(task.starting_from(folder))?;
     }
     tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
     training.check_memory(&recipe.optimization, "", &|parts| {

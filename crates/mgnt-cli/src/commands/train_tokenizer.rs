@@ -80,7 +80,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     })?;
     tell_of_what_is_missing(&recipe, held_out.is_some());
     if let Some(folder) = &arguments.from {
-        task = task.starting_from(folder)?;
+        task = training.fitting(task.starting_from(folder))?;
     }
     let (shown, place) = (held_out.unwrap_or(store), device.clone());
     let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);

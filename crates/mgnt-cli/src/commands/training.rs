@@ -9,6 +9,7 @@ use mgnt_train::{Computed, Optimization, Outcome, RunOptions, Task, parse_with_o
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::configs;
 use super::watch::stop_on_interrupt;
 use super::watcher::{Draw, RunWatcher};
 use crate::device::remote::Place;
@@ -49,7 +50,8 @@ impl TrainingArguments {
     pub fn recipe<R: DeserializeOwned + Serialize>(&self) -> anyhow::Result<R> {
         parse_with_overrides(&self.config, &self.overrides).map_err(|error| match error {
             mgnt_train::Error::Recipe { .. } => bad_use(error.to_string()),
-            error => error.into(),
+            error => configs::of_another_kind(&self.config, "this command's recipe")
+                .unwrap_or_else(|| error.into()),
         })
     }
 
@@ -62,6 +64,14 @@ impl TrainingArguments {
             true => error.into(),
             false => bad_use(error.to_string()),
         })
+    }
+
+    /// The same of what may fail in other ways as well.
+    pub fn fitting<T>(&self, what: Result<T, mgnt_train::Error>) -> anyhow::Result<T> {
+        match what {
+            Err(error @ mgnt_train::Error::Recipe { .. }) => self.checked(Err(error)),
+            other => Ok(other?),
+        }
     }
 
     /// The store to train on, which all but a forecast needs.

@@ -1,4 +1,5 @@
 use std::fs;
+use std::sync::Mutex;
 
 use super::*;
 use crate::{PictureStore, synthetic};
@@ -28,7 +29,12 @@ fn a_folder_becomes_a_store_and_bad_files_are_listed() {
     assert_eq!(names, ["cut.png", "text.jpg"]);
 
     let store = PictureStore::open(&out).unwrap();
-    crate::verify(&out).unwrap();
+    let told = Mutex::new(Vec::new());
+    let verified = crate::verify_telling(&out, &|done, all| told.lock().unwrap().push((done, all))).unwrap();
+    let mut told = told.into_inner().unwrap();
+    told.sort();
+    assert!(verified.shards > 1);
+    assert_eq!(told, (1..=verified.shards).map(|done| (done, verified.shards)).collect::<Vec<_>>());
     assert_eq!((store.len(), store.size()), (4 * classes, 24));
     assert_eq!(store.rejected().unwrap(), report.rejected);
     assert_eq!(store.picture(store.len() - 1).len(), 24 * 24 * 3);

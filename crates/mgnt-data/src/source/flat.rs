@@ -1,6 +1,6 @@
 //! Pictures side by side, and a text file that has their classes, as ILSVRC2012's validation pictures come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::archive::{self, Kind};
@@ -9,6 +9,10 @@ use crate::Error;
 
 /// Label files and lists of names are small; what is larger is something else.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// What helps a file of classes with spaces.
+const SEVERAL_WORDS: &str =
+    "classes of several words need a tab before them, or a list of the classes' names";
 
 /// The lines of a text file, without the spaces around them and without the mark that some editors put first.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
@@ -50,13 +54,22 @@ enum Labels {
 }
 
 impl Labels {
-    /// Reads lines `class`, or `picture class`.
-    fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads lines `class`, or `picture class`. Where all lines are names of classes, each is one, though it has spaces.
+    fn read(path: &Path, names: Option<&Names>) -> Result<Self, Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
-        let odd = |line: &str| layout(format!("line `{line}` has not as many columns as the first"));
+        let odd = |line: &str| {
+            layout(format!("line `{line}` has not as many columns as the first; {SEVERAL_WORDS}"))
+        };
         let lines = lines(path)?;
+        let lines: Vec<String> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+        if let Some(Names { names, .. }) = names {
+            let names: HashSet<&String> = names.iter().collect();
+            if lines.iter().all(|line| names.contains(line)) {
+                return Ok(Self::InOrder(lines));
+            }
+        }
         let (mut in_order, mut by_name) = (Vec::new(), HashMap::new());
-        for line in lines.iter().filter(|line| !line.is_empty()) {
+        for line in &lines {
             let more = || layout(format!("line `{line}` has more columns than a picture and a class"));
             match columns(line).ok_or_else(more)? {
                 (Some(_), _) if !in_order.is_empty() => return Err(odd(line)),
@@ -65,7 +78,7 @@ impl Labels {
                 (Some(picture), class) => {
                     let known = by_name.insert(picture.to_owned(), class.to_owned());
                     if known.is_some_and(|known| known != class) {
-                        return Err(layout(format!("`{picture}` has two classes")));
+                        return Err(layout(format!("`{picture}` has two classes; {SEVERAL_WORDS}")));
                     }
                 }
             }
@@ -79,7 +92,7 @@ impl Labels {
 pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) -> Result<Found, Error> {
     let labels_path = labels.unwrap_or(path);
     let layout = |reason: String| Error::Layout { path: labels_path.into(), reason };
-    let labels = Labels::read(labels_path)?;
+    let labels = Labels::read(labels_path, names)?;
     let mut found = Found::named();
     if let Some(Names { path, names }) = names {
         let classes: HashMap<String, u32> = names.iter().cloned().zip(0..).collect();
@@ -134,7 +147,7 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) ->
                 let file = entry.key.rsplit('/').next().unwrap_or_default();
                 let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
                 let known = classes.get(file).or_else(|| classes.get(stem));
-                known.ok_or_else(|| layout(format!("no label for `{}`", entry.key)))?
+                known.ok_or_else(|| layout(format!("no label for `{}`; {SEVERAL_WORDS}", entry.key)))?
             }
         };
         entry.label = label(class, names, &mut found).map_err(layout)?;

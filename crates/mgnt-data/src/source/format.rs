@@ -24,6 +24,11 @@ pub enum Format {
     Parquet,
 }
 
+/// Whether a name ends so, in capitals or not.
+fn ends(name: &str, ending: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(ending)
+}
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -54,7 +59,7 @@ impl Format {
         let mut names: Vec<String> = folder(path)?.into_iter().map(|(name, _)| name).collect();
         names.retain(|name| !is_hidden(name));
         // Links are followed here: the shards of the Hub's cache are links.
-        let file = |ending| names.iter().find(|name| name.ends_with(ending) && path.join(name).is_file());
+        let file = |ending| names.iter().find(|name| ends(name, ending) && path.join(name).is_file());
         let (parquet, tar) = (file(".parquet"), file(".tar"));
         let Some(shard) = parquet.or(tar) else { return Ok(Self::Classes) };
         let class =
@@ -76,7 +81,7 @@ impl Format {
     /// Whatever is wrong with the tar, its lister says.
     fn of_tar(path: &Path) -> Self {
         let names = archive::first_names(path, LOOKED_AT);
-        let any = |endings: &[&str]| names.iter().any(|name| endings.iter().any(|e| name.ends_with(e)));
+        let any = |endings: &[&str]| names.iter().any(|name| endings.iter().any(|ending| ends(name, ending)));
         if any(&[".tar"]) {
             Self::Ilsvrc
         } else if any(&[".cls", ".json"]) {

@@ -10,6 +10,7 @@ mod format;
 mod ilsvrc;
 mod parquet;
 mod reader;
+mod shards;
 mod webdataset;
 
 use std::collections::HashMap;
@@ -482,61 +483,4 @@ pub(crate) fn is_hidden(name: &str) -> bool {
 /// Why an entry of a folder is not read.
 fn not_a_file(kind: fs::FileType) -> &'static str {
     if kind.is_symlink() { "a link, which is not followed" } else { "not a regular file" }
-}
-
-/// The path itself if it is a file, or the files of a folder that end in `ending`; their names must have the word
-/// `split`. Links to files are followed, since a shard is named by whoever gives the source.
-fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
-    let has_split = |name: &str| {
-        split.is_none_or(|split| name.split(|c: char| !c.is_alphanumeric()).any(|word| word == split))
-    };
-    let with_word = split.map(|split| format!(" with the word `{split}`")).unwrap_or_default();
-    if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-        if !has_split(&path.file_name().unwrap_or_default().to_string_lossy()) {
-            return Err(Error::Layout { path: path.into(), reason: format!("not a name{with_word}") });
-        }
-        return Ok(vec![path.into()]);
-    }
-    let mut files = Vec::new();
-    for (name, kind) in folder(path)? {
-        if is_hidden(&name) || !name.ends_with(ending) || !has_split(&name) {
-            continue;
-        }
-        let file = path.join(name);
-        if kind.is_file() || kind.is_symlink() && fs::metadata(&file).map_err(Error::io(&file))?.is_file() {
-            files.push(file);
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::Layout { path: path.into(), reason: format!("no {ending} files{with_word}") });
-    }
-    Ok(files)
-}
-
-/// Words for what is held out, or not, in the names of shards.
-const SPLITS: [&str; 5] = ["train", "test", "val", "valid", "validation"];
-
-/// The shards of a split. Where none is named, shards of several are refused: who trains on all of them has nothing left to
-/// measure with.
-fn shards_of_split(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
-    let shards = shards(path, ending, split)?;
-    if split.is_some() {
-        return Ok(shards);
-    }
-    let mut found: Vec<&str> = Vec::new();
-    for name in shards.iter().filter_map(|shard| shard.file_name()?.to_str()) {
-        let split = name
-            .split(|c: char| !c.is_alphanumeric())
-            .find_map(|word| SPLITS.into_iter().find(|s| *s == word));
-        found.extend(split.filter(|split| !found.contains(split)));
-    }
-    match found[..] {
-        [first, second, ..] => {
-            let reason = format!(
-                "shards of `{first}` and of `{second}`: a split must be named that says which are meant"
-            );
-            Err(Error::Layout { path: path.into(), reason })
-        }
-        _ => Ok(shards),
-    }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::archive::{self, Kind, Member};
-use super::{Classes, Found, Place, is_hidden, shards_of_split};
+use super::shards::shards_of_split;
+use super::{Classes, Found, Place, is_hidden};
 use crate::Error;
 use crate::manifest::MOST_CLASSES;
 

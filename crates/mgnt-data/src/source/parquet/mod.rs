@@ -18,7 +18,8 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMe
 use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
-use super::{Classes, Found, Place, shards_of_split, size, state};
+use super::shards::shards_of_split;
+use super::{Classes, Found, Place, size, state};
 use crate::manifest::MOST_CLASSES;
 use crate::{Error, guard};
 

@@ -1,0 +1,125 @@
+//! Archives of a source that has several.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{folder, is_hidden};
+use crate::Error;
+
+/// How a tar is compressed, by its name.
+const COMPRESSED: [&str; 7] = ["gz", "xz", "bz2", "zst", "lz4", "lzma", "z"];
+/// The same in one ending.
+const COMPRESSED_TARS: [&str; 5] = [".tgz", ".txz", ".tbz", ".tbz2", ".tzst"];
+
+/// Whether a name is that of a file which would end in `ending` if it were not compressed, or that has it in capitals.
+fn is_packed(name: &str, ending: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let packed = || lower.rsplit_once('.').filter(|(_, last)| COMPRESSED.contains(last));
+    lower.ends_with(ending) && !name.ends_with(ending)
+        || packed().is_some_and(|(name, _)| name.ends_with(ending))
+        || ending == ".tar" && COMPRESSED_TARS.iter().any(|packed| lower.ends_with(packed))
+}
+
+/// The path itself if it is a file, or the files of a folder that end in `ending`; their names must have the word
+/// `split`. Links to files are followed, since a shard is named by whoever gives the source.
+pub(super) fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    let has_split = |name: &str| {
+        split.is_none_or(|split| name.split(|c: char| !c.is_alphanumeric()).any(|word| word == split))
+    };
+    let with_word = split.map(|split| format!(" with the word `{split}`")).unwrap_or_default();
+    if !fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+        if !has_split(&path.file_name().unwrap_or_default().to_string_lossy()) {
+            return Err(Error::Layout { path: path.into(), reason: format!("not a name{with_word}") });
+        }
+        return Ok(vec![path.into()]);
+    }
+    let mut files = Vec::new();
+    for (name, kind) in folder(path)? {
+        if is_hidden(&name) || !has_split(&name) {
+            continue;
+        }
+        // Who has it there means it, and would miss its pictures.
+        if is_packed(&name, ending) {
+            let reason = format!("`{name}`: unpack it to a file that ends in {ending}, or take it away");
+            return Err(Error::Layout { path: path.into(), reason });
+        }
+        if !name.ends_with(ending) {
+            continue;
+        }
+        let file = path.join(name);
+        if kind.is_file() || kind.is_symlink() && fs::metadata(&file).map_err(Error::io(&file))?.is_file() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::Layout { path: path.into(), reason: format!("no {ending} files{with_word}") });
+    }
+    Ok(files)
+}
+
+/// Words for what is held out, or not, in the names of shards.
+const SPLITS: [&str; 5] = ["train", "test", "val", "valid", "validation"];
+
+/// The shards of a split. Where none is named, shards of several are refused: who trains on all of them has nothing left to
+/// measure with.
+pub(super) fn shards_of_split(path: &Path, ending: &str, split: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    let shards = shards(path, ending, split)?;
+    if split.is_some() {
+        return Ok(shards);
+    }
+    let mut found: Vec<&str> = Vec::new();
+    for name in shards.iter().filter_map(|shard| shard.file_name()?.to_str()) {
+        let split = name
+            .split(|c: char| !c.is_alphanumeric())
+            .find_map(|word| SPLITS.into_iter().find(|s| *s == word));
+        found.extend(split.filter(|split| !found.contains(split)));
+    }
+    match found[..] {
+        [first, second, ..] => {
+            let reason = format!(
+                "shards of `{first}` and of `{second}`: a split must be named that says which are meant"
+            );
+            Err(Error::Layout { path: path.into(), reason })
+        }
+        _ => Ok(shards),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_shards_are_known_by_their_names() {
+        for (name, ending, expected) in [
+            ("train-0.tar", ".tar", false),
+            ("train-0.TAR", ".tar", true),
+            ("train-0.tar.gz", ".tar", true),
+            ("train-0.Tar.ZST", ".tar", true),
+            ("train-0.tgz", ".tar", true),
+            ("train-0.tar.idx", ".tar", false),
+            ("train-0.gz", ".tar", false),
+            ("train-0.parquet.gz", ".parquet", true),
+            ("train-0.tgz", ".parquet", false),
+        ] {
+            assert_eq!(is_packed(name, ending), expected, "{name} {ending}");
+        }
+    }
+
+    #[test]
+    fn a_packed_shard_beside_others_is_refused_where_it_is_of_the_split() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["train-0.tar", "val-0.tar.gz"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let of = |split| shards(folder.path(), ".tar", split);
+        assert_eq!(of(Some("train")).unwrap(), [folder.path().join("train-0.tar")]);
+        for split in [None, Some("val")] {
+            let error = of(split).unwrap_err().to_string();
+            assert!(
+                error.ends_with("`val-0.tar.gz`: unpack it to a file that ends in .tar, or take it away"),
+                "{error}"
+            );
+        }
+    }
+}
