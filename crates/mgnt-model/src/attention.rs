@@ -285,7 +285,7 @@ fn in_whole_tiles(query: Tensor<4>, keys: Tensor<4>, values: Tensor<4>) -> Tenso
 fn weigh(scores: Tensor<4>, values: Tensor<4>, on_host: bool) -> Tensor<4> {
     let compute = values.dtype();
     let off_the_tape = scores.clone().inner();
-    let weights = if on_host { host::softmax(off_the_tape) } else { softmax(off_the_tape, 3) };
+    let weights = if on_host { host::softmax(host::apart(off_the_tape)) } else { softmax(off_the_tape, 3) };
     let fixed = values.clone().inner();
     let [batch, heads, positions, width] = fixed.dims();
     // A column of ones gives the sums of rows in the same product; kernels of accelerators like eight.

@@ -41,22 +41,23 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// Tanh gelu, written as in [`gelu`](crate::gelu::gelu).
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let (device, shape) = (x.device(), x.shape());
-    let mut values = values(x);
-    values.par_chunks_mut(PIECE).for_each(|piece| {
+    let device = x.device();
+    let mut data = data(x);
+    numbers(&mut data).par_chunks_mut(PIECE).for_each(|piece| {
         Arch::new().dispatch(|| {
             for x in piece {
                 *x /= 1.0 + exp(exponent(*x, *x * *x));
             }
         });
     });
-    Tensor::from_data(TensorData::new(values, shape), &device)
+    Tensor::from_data(data, &device)
 }
 
 /// Slope of the tanh gelu at `x`, and what its value is beside `x` times that.
 pub(crate) fn gelu_line<const D: usize>(x: Tensor<D>) -> (Tensor<D>, Tensor<D>) {
     let (device, shape) = (x.device(), x.shape());
-    let mut slopes = values(x);
+    let mut data = data(apart(x));
+    let slopes = numbers(&mut data);
     let mut rests = vec![0.0; slopes.len()];
     slopes.par_chunks_mut(PIECE).zip(rests.par_chunks_mut(PIECE)).for_each(|(slopes, rests)| {
         Arch::new().dispatch(|| {
@@ -71,8 +72,8 @@ pub(crate) fn gelu_line<const D: usize>(x: Tensor<D>) -> (Tensor<D>, Tensor<D>) 
             }
         });
     });
-    let tensor = |values| Tensor::from_data(TensorData::new(values, shape.clone()), &device);
-    (tensor(slopes), tensor(rests))
+    let rests = TensorData::new(rests, shape);
+    (Tensor::from_data(data, &device), Tensor::from_data(rests, &device))
 }
 
 const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_121_605_730_8_f64 as f32;
@@ -87,12 +88,11 @@ fn exponent(x: f32, square: f32) -> f32 {
 
 /// Softmax over the last dimension.
 pub(crate) fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let (device, shape) = (x.device(), x.shape());
-    let width = shape[D - 1];
-    let mut values = values(x);
+    let (device, width) = (x.device(), x.shape()[D - 1]);
+    let mut data = data(x);
     if width > 0 {
         let rows = PIECE.div_ceil(width);
-        values.par_chunks_mut(rows * width).for_each(|rows| {
+        numbers(&mut data).par_chunks_mut(rows * width).for_each(|rows| {
             Arch::new().dispatch(|| {
                 for row in rows.chunks_exact_mut(width) {
                     softmax_of_row(row);
@@ -100,7 +100,7 @@ pub(crate) fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
             });
         });
     }
-    Tensor::from_data(TensorData::new(values, shape), &device)
+    Tensor::from_data(data, &device)
 }
 
 #[inline(always)]
@@ -132,9 +132,19 @@ fn softmax_of_row(row: &mut [f32]) {
     row.iter_mut().for_each(|x| *x *= scale);
 }
 
+/// A tensor of the same numbers that nobody else holds, as a tape does: by an operation, since [`data`] would copy it twice.
+pub(crate) fn apart<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x * 1.0
+}
+
 /// The entries in order, without a copy where the tensor is held once.
-fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().convert::<f32>().try_into_vec().expect("data of the type that it was converted to")
+fn data<const D: usize>(x: Tensor<D>) -> TensorData {
+    x.into_data().convert::<f32>()
+}
+
+/// Those entries, to write over them where they are.
+fn numbers(data: &mut TensorData) -> &mut [f32] {
+    data.as_mut_slice().expect("data of the type that it was converted to, on the host")
 }
 
 #[cfg(test)]
@@ -172,12 +182,12 @@ mod tests {
         for shape in [[7, 257], [3, 16], [5, 5], [1, 1], [40, 1024], [0, 3]] {
             let x = drawn(shape, 9.0);
             let (ours, theirs) = (softmax(x.clone()), activation::softmax(x, 1));
-            let [ours, theirs] = [ours, theirs].map(values);
+            let [ours, theirs] = [ours, theirs].map(|y| data(y).try_into_vec::<f32>().unwrap());
             let farthest = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(farthest < 1e-6 && ours.len() == shape[0] * shape[1], "{shape:?}: {farthest}");
         }
         let x = Tensor::<2>::from_floats([[1.0, f32::NAN, 2.0], [0.0, 1e30, -1e30]], &Device::flex());
-        let y = values(softmax(x));
+        let y = data(softmax(x)).try_into_vec::<f32>().unwrap();
         assert!(y[..3].iter().all(|y| y.is_nan()), "{y:?}");
         assert_eq!(y[3..], [0.0, 1.0, 0.0]);
     }
