@@ -156,6 +156,14 @@ fn an_unfinished_store_is_continued_by_its_own_command_only() {
     let own = world();
     let world = own.path();
     fs::write(world.join("pictures/disc/text.png"), "no picture").unwrap();
+    // What RUST_LOG asks of other programs takes no warning away.
+    for asked in ["", "other=off", "error"] {
+        let line = "prepare-imagenet --source pictures --size 16 --max-rejected 0.5 --out of-rust-log";
+        let output = mgnt(line, world).env("RUST_LOG", asked).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains("left out"), "{asked}: {told}");
+    }
+
     // All shards are made, and then too many files were left out.
     let prepare = "prepare-imagenet --source pictures --size 16 --shard-items 9 --out new";
     fail(prepare, world, 1, &["1 of 25", "disc/text.png"]);

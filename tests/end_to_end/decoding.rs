@@ -239,4 +239,20 @@ fn a_strategy_is_saved_read_and_drawn() {
     fail(&format!("{config} --mask-schedule 3,4"), world, 2, &["12 of them"]);
     fs::write(world.join("wrong.ron"), "(models: \"8x3\", mask: cosine, ordr: halton)").unwrap();
     fail(&format!("{config} --strategy wrong.ron"), world, 1, &["wrong.ron", "ordr"]);
+    for (field, value) in [
+        ("guidance", "interval(scale: 2.0, from: 0.25, to: 1.0, beyond: 3.0)"),
+        ("token_temperature", "ramp(end: 0.5, span: 0.8, beyond: 3.0)"),
+    ] {
+        let strategy = |value: &str| {
+            fs::write(world.join("wrong.ron"), format!("(models: \"8x3\", {field}: {value})")).unwrap();
+        };
+        strategy(&value.replace(", beyond: 3.0", ""));
+        succeed(&format!("{config} --strategy wrong.ron"), world);
+        strategy(value);
+        fail(&format!("{config} --strategy wrong.ron"), world, 1, &["wrong.ron", "beyond"]);
+    }
+    // A run's folder is that of its model, and a recipe is no config.
+    assert_eq!(succeed("flops --config run", world), succeed(config, world));
+    let got = "expected a model's config (configs/model-L.ron, or RUN/model), got a recipe of train-imagenet";
+    fail("flops --config transformer.ron", world, 2, &["transformer.ron: ", got]);
 }

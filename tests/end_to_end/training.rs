@@ -39,6 +39,19 @@ fn a_dry_run_tells_what_a_run_needs_and_does_nothing() {
     let told = succeed("train-imagenet --config transformer.ron --data tokens --out x --dry-run", world);
     assert!(told.contains("64 tokens of 16 codes, 8 classes, 24 samples"), "{told}");
     assert!(!world.join("x").exists());
+    // What is wrong with a word of the command is the command's fault, with or without --dry-run.
+    for (line, field) in [
+        ("train-imagenet --config transformer.ron --data tokens heads=5", "heads"),
+        ("train-imagenet --config transformer.ron --data tokens dropout=2", "dropout"),
+        ("train-imagenet --config tokenizer.ron --data tokens", "got a recipe of train-tokenizer"),
+        ("train-tokenizer --config transformer.ron --data store", "got a recipe of train-imagenet"),
+    ] {
+        fail(&format!("{line} --out x"), world, 2, &[field]);
+        if line.starts_with("train-imagenet") {
+            fail(&format!("{line} --dry-run"), world, 2, &[field]);
+        }
+    }
+    assert!(!world.join("x").exists());
 }
 
 /// The checkpoint of the import tests is published MaskGIT's architecture, and was never nested.
