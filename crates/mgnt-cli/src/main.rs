@@ -109,7 +109,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::builder().parse_lossy(format!("warn,mgnt=info,{asked}"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| output::screen::Above)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)

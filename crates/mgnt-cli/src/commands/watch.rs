@@ -2,27 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mgnt_train::Interrupter;
 
-use crate::output::dashboard::say_above;
+use crate::output::screen::{Shown, say_above};
 
 /// Counts what is done: in a bar, or where standard error is no terminal in a line now and then.
 pub struct Progress {
     bar: ProgressBar,
     lines: Option<Lines>,
+    _shown: Shown,
 }
 
 impl Progress {
     /// Of so many in all.
     pub fn new(total: usize, what: &'static str) -> Self {
-        let bar = ProgressBar::new(total as u64).with_message(what);
+        let screen = MultiProgress::new();
+        let shown = Shown::new(&screen);
+        let bar = screen.add(ProgressBar::new(total as u64).with_message(what));
         let template = "{msg} {wide_bar} {pos}/{len} {elapsed} (left {eta})";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         let lines = bar.is_hidden().then(|| Lines::new(what, total, Instant::now()));
-        Self { bar, lines }
+        Self { bar, lines, _shown: shown }
     }
 
     /// So many more were done before, which says nothing about how fast the rest goes.

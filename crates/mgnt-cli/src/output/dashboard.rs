@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mgnt_train::Line;
 
+use super::screen::Shown;
 use super::words::{short, spoken};
 
 /// What is shown of a run.
@@ -21,18 +21,7 @@ struct Board {
     screen: MultiProgress,
     bar: ProgressBar,
     rows: Vec<ProgressBar>,
-}
-
-/// The board that is on the screen, for who has a line to say and no dashboard.
-static SHOWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
-
-/// A line that stays, above a board if there is one, which would else write over it.
-pub fn say_above(line: &str) {
-    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match shown {
-        Some(screen) => screen.suspend(|| tell!("{line}")),
-        None => tell!("{line}"),
-    }
+    _shown: Shown,
 }
 
 /// The newest of everything.
@@ -108,7 +97,6 @@ impl Drop for Dashboard {
         if let Some(board) = &self.board {
             board.bar.abandon();
             board.rows.iter().for_each(ProgressBar::abandon);
-            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }
@@ -116,7 +104,7 @@ impl Drop for Dashboard {
 impl Board {
     fn new() -> Self {
         let screen = MultiProgress::new();
-        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(screen.clone());
+        let shown = Shown::new(&screen);
         let styled = |template: &str| {
             let bar = screen.add(ProgressBar::no_length());
             if let Ok(style) = ProgressStyle::with_template(template) {
@@ -128,7 +116,7 @@ impl Board {
         bar.enable_steady_tick(Duration::from_millis(500));
         let names = ["pace", "training", "held out", "optimizer"];
         let rows = names.map(|name| styled(&format!("{name:>9}  {{wide_msg}}"))).into();
-        Self { screen, bar, rows }
+        Self { screen, bar, rows, _shown: shown }
     }
 
     fn show(&self, step: usize, rows: &Rows) {

@@ -7,4 +7,5 @@ pub mod dashboard;
 pub mod grid;
 pub mod page;
 pub mod plot;
+pub mod screen;
 pub mod words;
