@@ -139,6 +139,13 @@ fn edit_keeps_what_the_mask_keeps() {
         assert_ne!(half(&edited, false), half(&original, false));
     }
     assert!(world.join("e/grid/grid.png").exists());
+    // The same whatever number is made at once.
+    let of_two = [0, 1].map(|number| fs::read(world.join(format!("e/edit-00{number}.png"))).unwrap());
+    succeed(&edit("--box 12,0,12,24 --class 2 --count 18 --feather 0 --schedule 4x2,1x2 --out e"), world);
+    let of_many = (0..18).map(|number| fs::read(world.join(format!("e/edit-{number:03}.png"))).unwrap());
+    let of_many: Vec<_> = of_many.collect();
+    assert_eq!(of_many[..2], of_two);
+    assert!(of_many[17] != of_many[1] && of_many[17] != of_many[16]);
     // Replaced as a whole, with a record of how it was made.
     succeed(&edit("--box 12,0,12,24 --count 1 --seed 7 --out e"), world);
     assert!(!world.join("e/edit-001.png").exists());

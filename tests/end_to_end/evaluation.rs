@@ -77,7 +77,10 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     // Whoever moved pictures to elsewhere has them again, and nothing else.
     let picture = world.join("made/png/00002/0006-000006.png");
     fs::rename(&picture, world.join("moved.png")).unwrap();
+    let mine = picture.with_file_name("notes.txt");
+    fs::write(&mine, "mine").unwrap();
     assert_eq!(report(&format!("{run} --keep png"), world), of_model);
+    assert_eq!(fs::read(&mine).unwrap(), b"mine");
     assert_eq!(fs::read(&picture).unwrap(), fs::read(world.join("moved.png")).unwrap());
     assert_eq!(features(world), before);
     // Another type or number is another run.
@@ -118,6 +121,16 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
         fail(&format!("{line} --fake store"), world, 2, &["--fake", name]);
         fail(&format!("{line} --save-reference r.npz"), world, 2, &["--model"]);
     }
+    // Tokens of another shard, or of none, are told of, features or not.
+    let tokens = |number: usize| world.join(format!("made/tokens/{number:05}.safetensors"));
+    let kept = fs::read(tokens(1)).unwrap();
+    for (bytes, part) in
+        [(fs::read(tokens(0)).unwrap(), "holds other samples"), (kept[..200].to_vec(), "damaged")]
+    {
+        fs::write(tokens(1), bytes).unwrap();
+        fail(&format!("eval-fid {run} {COMMON}"), world, 1, &["00001.safetensors: ", part]);
+    }
+    fs::write(tokens(1), kept).unwrap();
     // A shard of features that is damaged is measured again from its tokens, once it is out of the way.
     let shard = fs::read_dir(world.join("made/features")).unwrap().next().unwrap().unwrap().path();
     let shard = shard.join("00001.safetensors");
@@ -333,6 +346,18 @@ fn a_sweep_is_resumed_and_a_search_stays_in_its_budget() {
     let rows = |line: &str| -> Vec<Value> {
         serde_json::from_str(&succeed(&format!("{sweep} {line}"), world)).unwrap()
     };
+    for (out, code, part) in [
+        ("store", 2, "--real is read, and this lies in it"),
+        ("run/model", 2, "--model is read, and this lies in it"),
+    ] {
+        fail(&format!("{sweep} --out {out}"), world, code, &[part]);
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", world.join("dangling")).unwrap();
+        fail(&format!("{sweep} --out dangling"), world, 2, &["--out dangling", "a link to nothing"]);
+    }
+    assert!(!world.join("store/lock").exists());
     let first = rows("--also growing --also 1x4 --seeds 0,1 --out sweep");
     assert_eq!(first.len(), 4);
     let log = world.join("sweep/results.jsonl");

@@ -39,6 +39,12 @@ fn a_dry_run_tells_what_a_run_needs_and_does_nothing() {
     let told = succeed("train-imagenet --config transformer.ron --data tokens --out x --dry-run", world);
     assert!(told.contains("64 tokens of 16 codes, 8 classes, 24 samples"), "{told}");
     assert!(!world.join("x").exists());
+    // With a run's files beside it a model could not be replaced any more.
+    let line = "train-imagenet --config transformer.ron --data tokens --from run/model --out run/model";
+    fail(line, world, 1, &["run/model: holds config.ron of a model"]);
+    assert_eq!(fs::read_dir(world.join("run/model")).unwrap().count(), 2);
+    let line = "train-imagenet --config transformer.ron --data tokens --from tokenizer/model --out x";
+    fail(line, world, 2, &["expected a transformer, got an image tokenizer"]);
     // What is wrong with a word of the command is the command's fault, with or without --dry-run.
     for (line, field) in [
         ("train-imagenet --config transformer.ron --data tokens heads=5", "heads"),

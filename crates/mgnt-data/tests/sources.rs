@@ -263,11 +263,31 @@ fn nested_tars_and_a_folder_of_tars_are_a_folder_per_class() {
     }
 
     // A class that would be left out without a word, and the numbers of those behind it with it.
-    for other in ["n015.tar.gz", "n015.TAR", "n015.tgz"] {
+    for (other, what) in [
+        ("n015.tar.gz", "unpack it to a file"),
+        ("n015.TAR", "rename it to one"),
+        ("n015.tbz2", "unpack it to a file"),
+    ] {
+        let told = format!("`{other}`: {what} that ends in .tar, or take it away");
         fs::write(tars.path().join(other), b"").unwrap();
         let error = refusal(tars.path(), &SourceOptions::default());
-        assert!(error.contains(&format!("`{other}` is not a tar of a class")), "{error}");
+        assert!(error.ends_with(&told), "{error}");
         fs::remove_file(tars.path().join(other)).unwrap();
+        // Within a tar, beside class folders, and with nothing beside it.
+        let within = file_of(&tar_bytes(&[("n01.tar", &one), (other, b""), ("n02.tar", &two)]));
+        let error = refusal(within.path(), &SourceOptions::default());
+        assert!(error.ends_with(&told), "{error}");
+        let mixed = tree(&["n01/a.png", "n02/b.png"]);
+        fs::write(mixed.path().join(other), b"").unwrap();
+        let error = refusal(mixed.path(), &SourceOptions::default());
+        assert!(
+            error.contains("the folder `n01`") && error.contains(&format!("the archive `{other}`")),
+            "{error}"
+        );
+        let alone = tempfile::tempdir().unwrap();
+        fs::write(alone.path().join(other), b"").unwrap();
+        let error = refusal(alone.path(), &SourceOptions::default());
+        assert!(error.ends_with(&told), "{error}");
     }
 
     // The folder that it was downloaded to, beside another.
@@ -352,7 +372,20 @@ fn a_class_a_line_may_have_spaces_where_the_names_are_known() {
     let of = |labels: &str| SourceOptions { labels: file(labels), ..SourceOptions::default() };
     for labels in ["golden fish\ngolden dog\ngolden fish\n", "tench\ngolden dog\ntench\n"] {
         let error = refusal(folder.path(), &of(labels));
-        assert!(error.ends_with("need a tab before them, or a list of the classes' names"), "{error}");
+        assert!(
+            error.ends_with("picture's name and a tab before them, or a list of the classes' names"),
+            "{error}"
+        );
+        let names = file("tench\ngolden dog\ngolden fsh\n");
+        let error = refusal(
+            folder.path(),
+            &SourceOptions { names: names.clone(), ..of("golden fish\ngolden dog\ngolden dog\n") },
+        );
+        assert!(
+            error
+                .contains(&format!("as a class alone, `golden fish` is not in {}", names.unwrap().display())),
+            "{error}"
+        );
         let names = file("tench\ngolden dog\ngolden fish\n");
         let source = open(folder.path(), &SourceOptions { names, ..of(labels) });
         assert_eq!(source.classes(), ["golden dog", "golden fish", "tench"]);

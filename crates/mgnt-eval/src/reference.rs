@@ -29,7 +29,7 @@ impl Source {
         if is_npz(path) && has_statistics(path)? {
             return Ok(Self::Statistics(path.into()));
         }
-        match path.extension().is_some_and(|ending| ending == "safetensors") {
+        match path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
             true => Ok(Self::Saved(path.into())),
             false => Ok(Self::Pictures(Pictures::open(path)?)),
         }

@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use burn::train::metric::LearningRateMetric;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use mgnt_weights::atomic;
+use mgnt_weights::directory::{CONFIG, WEIGHTS};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoints, HandedOver, Progress, Start, WhenAsked};
@@ -221,6 +222,10 @@ fn refuse_others(out: &Path) -> Result<(), Error> {
         serde_json::from_slice::<serde_json::Value>(text)
             .is_ok_and(|found| ["task", "tokens_a_sample"].iter().all(|field| found.get(field).is_some()))
     };
+    // With the files of a run beside it, a model could not be replaced any more.
+    if let Some(name) = [CONFIG, WEIGHTS].iter().find(|name| out.join(name).exists()) {
+        return Err(Error::run(out, format!("holds {name} of a model; take another folder")));
+    }
     let description = out.join(DESCRIPTION);
     let ours = match fs::read(&description) {
         Ok(text) => is_ours(&text),

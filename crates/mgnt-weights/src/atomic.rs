@@ -98,12 +98,21 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
 /// Puts a folder back that a process was about to replace when it was killed. Whoever looks at what `path` holds before it
 /// is replaced does this first, so that what comes back is looked at too.
 pub fn put_back(path: &Path) -> Result<(), Error> {
-    let old = name_beside(path, OLD);
+    // A link leads to nothing meanwhile, so that the system does not say where it leads.
+    let mut path: PathBuf = path.components().collect();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = parent_of(&path).join(target);
+    }
+    let old = name_beside(&path, OLD);
     if path.file_name().is_some() && old.is_dir() && !path.exists() {
-        fs::rename(&old, path).map_err(Error::io(&old))?;
+        fs::rename(&old, &path).map_err(Error::io(&old))?;
     }
     Ok(())
 }
+
+/// Links behind one another that are followed.
+const MOST_LINKS: usize = 40;
 
 /// The place that a folder can be renamed to: `path`, or where it leads if it is a link. Refuses one without a name of its
 /// own, such as `.`, a file, and a link to nothing.
@@ -383,6 +392,18 @@ mod tests {
         put_back(&path).unwrap();
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+
+        #[cfg(unix)]
+        {
+            let at = |name: &str| folder.path().join(name);
+            fs::create_dir(at("far")).unwrap();
+            fs::rename(&path, at("far/model.old.tmp")).unwrap();
+            std::os::unix::fs::symlink("far/model", at("link")).unwrap();
+            std::os::unix::fs::symlink(at("link"), &path).unwrap();
+            put_back(&path).unwrap();
+            assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
+            assert!(path.is_symlink() && at("far/model").is_dir());
+        }
     }
 
     #[test]

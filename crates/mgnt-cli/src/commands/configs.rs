@@ -19,25 +19,27 @@ pub fn file(path: &Path) -> PathBuf {
 
 /// The config of a model, from a file or a [folder](file).
 pub fn model(path: &Path) -> anyhow::Result<ModelConfig> {
-    let file = file(path);
-    read_ron(&file).map_err(|error| {
-        of_another_kind(&file, "a model's config (configs/model-L.ron, or RUN/model)")
-            .unwrap_or_else(|| error.into())
-    })
+    read(&file(path), "a model's config (configs/model-L.ron, or RUN/model)")
 }
 
 /// The recipe of a nested transformer.
 pub fn recipe(path: &Path) -> anyhow::Result<Recipe> {
-    read_ron(path).map_err(|error| {
-        of_another_kind(path, "a recipe of train-imagenet (configs/image/debug.ron)")
-            .unwrap_or_else(|| error.into())
-    })
+    read(path, "a recipe of train-imagenet (configs/image/debug.ron)")
+}
+
+/// What is `expected` in a file.
+pub fn read<C: DeserializeOwned>(path: &Path, expected: &str) -> anyhow::Result<C> {
+    read_ron(path).map_err(|error| of_another_kind(path, expected).unwrap_or_else(|| error.into()))
 }
 
 /// What to say of a file that was not `expected`, where it is something else that we know.
 pub fn of_another_kind(path: &Path, expected: &str) -> Option<anyhow::Error> {
     fn is<C: DeserializeOwned>(path: &Path) -> bool {
         read_ron::<C>(path).is_ok()
+    }
+    let named = |got: &str| bad_use(format!("{}: expected {expected}, got {got}", path.display()));
+    if path.is_dir() {
+        return Some(named("a folder without one"));
     }
     type IsOne = fn(&Path) -> bool;
     let kinds: [(&str, IsOne); 5] = [
@@ -48,7 +50,7 @@ pub fn of_another_kind(path: &Path, expected: &str) -> Option<anyhow::Error> {
         ("a strategy", is::<Strategy>),
     ];
     let (got, _) = kinds.into_iter().find(|(_, is_one)| is_one(path))?;
-    Some(bad_use(format!("{}: expected {expected}, got {got}", path.display())))
+    Some(named(got))
 }
 
 #[cfg(test)]
@@ -85,7 +87,10 @@ mod tests {
             assert_eq!(file(path), in_run.join(CONFIG));
             assert_eq!(model(path).unwrap().layers, 24);
         }
-        let error = model(folder.path()).unwrap_err().to_string();
-        assert!(error.starts_with(&folder.path().display().to_string()), "{error}");
+        for error in [model(folder.path()).unwrap_err(), recipe(&run).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.starts_with(&folder.path().display().to_string()), "{error}");
+            assert!(error.ends_with(", got a folder without one"), "{error}");
+        }
     }
 }

@@ -11,11 +11,12 @@ use mgnt_weights::atomic;
 use serde::Serialize;
 
 use super::generation::{
-    MadeWith, check_class, check_pair, parse_class, pictures, warn_of_another_tokenizer,
+    MadeWith, add_up, check_class, check_pair, parse_class, pictures, warn_of_another_tokenizer,
 };
 use super::output_folder::{self, Contents, is_number};
 use super::photo::open_upright;
 use super::strategy::StrategyArguments;
+use super::watch::Progress;
 use super::{in_words, print_json};
 use crate::device::{Compute, Dtype, decoder};
 use crate::failure::bad_use;
@@ -139,6 +140,9 @@ struct Report<'a> {
     ledger: &'a Ledger,
 }
 
+/// Edits that are decoded at once.
+const AT_ONCE: usize = 16;
+
 /// Edits the photo.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     output_folder::check(&arguments.out, &CONTENTS)?;
@@ -167,22 +171,30 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(bad_use("--guidance: without --class there is nothing to guide to"));
     }
     let count = usize::from(arguments.count);
-    arguments.compute.check_memory(&plan, "--count", count)?;
+    arguments.compute.check_memory(&plan, "--count", count.min(AT_ONCE))?;
     warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
     let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
-    let decoder = decoder(&model, &plan).seed(arguments.seed).known(known_tokens(&tokens[0], &open));
-    let decoded = match arguments.class {
-        Some(class) => decoder.classes(&vec![class; count]),
-        None => decoder.unconditional(count),
-    }
-    .run()?;
-
     let feather = arguments.feather.map_or(size / grid / 2, usize::from);
-    let mut edits = Vec::with_capacity(count);
-    for painted in pictures(&tokenizer, &decoded.tokens, &device)? {
-        edits.push(Picture::new(size, size, blend(original.rgb(), painted.rgb(), &mask, feather)?)?);
+    let (mut edits, mut ledger) = (Vec::with_capacity(count), None);
+    let mut progress = Progress::new(count, "edits");
+    for first in (0..count).step_by(AT_ONCE) {
+        let some = AT_ONCE.min(count - first);
+        let known = known_tokens(&tokens[0], &open);
+        let decoder = decoder(&model, &plan).seed(arguments.seed).first_sample(first as u64).known(known);
+        let decoded = match arguments.class {
+            Some(class) => decoder.classes(&vec![class; some]),
+            None => decoder.unconditional(some),
+        }
+        .run()?;
+        for painted in pictures(&tokenizer, &decoded.tokens, &device)? {
+            edits.push(Picture::new(size, size, blend(original.rgb(), painted.rgb(), &mask, feather)?)?);
+        }
+        add_up(&mut ledger, decoded.ledger);
+        progress.add(some);
     }
+    progress.finish();
+    let Some(ledger) = ledger else { return Ok(()) };
     let cell = |picture, label: &str| Cell { picture, label: label.into() };
     let mut cells = vec![cell(&original, "photo"), cell(&shrunk, "mask")];
     cells.extend(edits.iter().map(|edit| cell(edit, "edit")));
@@ -199,7 +211,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         made_with,
         painted_tokens,
         strategy: plan.strategy(),
-        ledger: &decoded.ledger,
+        ledger: &ledger,
     };
     atomic::write_folder(&arguments.out, |folder| {
         for (i, edit) in edits.iter().enumerate() {
@@ -217,7 +229,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return print_json(&report);
     }
     println!("{count} edits of {painted_tokens} tokens in {}", arguments.out.display());
-    print!("{}", decoded.ledger);
+    print!("{ledger}");
     Ok(())
 }
 

@@ -46,6 +46,15 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses an output that no folder can be made at: a file, a link to nothing.
+pub fn check_named(out: &Path) -> anyhow::Result<()> {
+    match atomic::named_folder(out) {
+        // The folder of work needs no name.
+        Err(error) if !out.is_dir() => Err(bad_use(format!("--out {error}"))),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses an output that holds anything but what an earlier run of the same command left: before it is replaced, since whoever
 /// began some time ago does not know what was put there since.
 pub fn check_again(out: &Path, contents: &Contents) -> anyhow::Result<()> {
@@ -72,9 +81,7 @@ pub fn check_again(out: &Path, contents: &Contents) -> anyhow::Result<()> {
                 ));
             }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            atomic::named_folder(out)?;
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => check_named(out)?,
         Err(error) => return Err(Error::io(out)(error).into()),
     }
     Ok(())

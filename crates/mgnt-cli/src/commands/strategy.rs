@@ -8,8 +8,8 @@ use mgnt_decode::{
     TokenTemperature, Unconditional,
 };
 use mgnt_model::ModelConfig;
-use mgnt_weights::directory::read_ron;
 
+use super::configs;
 use crate::failure::bad_use;
 
 /// Said of each option: what a struct says of all holds for those behind it, too.
@@ -72,7 +72,8 @@ impl StrategyArguments {
 
     /// The same where `unknown` tokens are to be decided: no more iterations than those where none are asked for.
     fn strategy_for(&self, config: &ModelConfig, unknown: usize) -> anyhow::Result<Strategy> {
-        let saved = self.strategy.as_deref().map(read_ron::<Strategy>).transpose()?;
+        let saved =
+            self.strategy.as_deref().map(|path| configs::read::<Strategy>(path, "a strategy")).transpose()?;
         let steps = saved.as_ref().map_or(STEPS, Strategy::iterations).min(unknown.max(1));
         let mut strategy = match (saved, self.models(config, steps)?) {
             (Some(saved), None) => saved,

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use clap::Args;
 use mgnt_data::TokenStore;
 use mgnt_model::ModelConfig;
-use mgnt_tokenizer::ImageTokenizer;
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 use mgnt_train::{Computed, Forecast, Recipe, TransformerTask};
+use serde::Serialize;
 
 use super::generation::other_tokens;
 use super::samples::Sampler;
 use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
 use super::watcher::Draw;
+use crate::device::other_kind;
 
 /// Pictures of ImageNet's training set, for a forecast without data.
 const IMAGENET_PICTURES: usize = 1_281_167;
@@ -72,7 +74,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
     }
     if let Some(folder) = &arguments.from {
-        task = training.fitting(task.starting_from(folder))?;
+        task = training.fitting(task.starting_from(folder)).map_err(|error| {
+            other_kind::<ImageTokenizerConfig>(folder, "a transformer", "an image tokenizer", error)
+        })?;
     }
     tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
     training.check_memory(&recipe.optimization, "", &|parts| {
@@ -113,6 +117,11 @@ fn untrained(class_dropout: f64) -> Option<&'static str> {
     }
 }
 
+/// A value as a recipe writes it.
+fn in_recipe(value: &impl Serialize) -> String {
+    ron::to_string(value).unwrap_or_default()
+}
+
 /// A forecast in words.
 fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Forecast) -> String {
     let optimization = &recipe.optimization;
@@ -122,7 +131,7 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
     format!(
         "model       {layers} layers, width {width}, {heads} heads, hidden {hidden}; {parameters:.2} M parameters\n\
          data        {tokens} tokens of {codes} codes, {classes} classes, {samples} samples\n\
-         sub-models  p = {sub_models:?}, in a step: {students:?}; products in {precision:?}\n\
+         sub-models  p = {sub_models:?}, in a step: {students}; products in {precision}\n\
          step        {batch} samples in {parts} parts; {step:.4} TFLOP, {ratio:.3} of a plain step\n\
          run         {steps} steps, {epochs:.1} epochs; {all:.3e} FLOP, {hours:.1} h on one H100 at 40 % of {rate:.0} TFLOP/s\n\
          memory      {total:.2} GiB: weights, average, AdamW {state:.2}; gradients {gradients:.2}; \
@@ -137,8 +146,8 @@ fn told(recipe: &Recipe, config: &ModelConfig, samples: usize, forecast: &Foreca
         codes = config.codes,
         classes = config.classes,
         sub_models = config.sub_models,
-        students = recipe.objective.students,
-        precision = recipe.precision,
+        students = in_recipe(&recipe.objective.students),
+        precision = in_recipe(&recipe.precision),
         batch = optimization.batch,
         parts = optimization.parts,
         step = forecast.step_flops / 1e12,

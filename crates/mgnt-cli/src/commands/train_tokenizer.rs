@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
 use mgnt_eval::{Dims, Resize};
+use mgnt_model::ModelConfig;
 use mgnt_train::Optimization;
 use mgnt_train::tokenizer::{
     Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask, Trained,
@@ -15,7 +16,7 @@ use mgnt_train::tokenizer::{
 use super::eval_fid::{network, parse_dims};
 use super::samples::rebuilt;
 use super::training::TrainingArguments;
-use crate::device::DeviceWord;
+use crate::device::{DeviceWord, other_kind};
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt train-tokenizer`.
@@ -80,7 +81,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     })?;
     tell_of_what_is_missing(&recipe, held_out.is_some());
     if let Some(folder) = &arguments.from {
-        task = training.fitting(task.starting_from(folder))?;
+        task = training.fitting(task.starting_from(folder)).map_err(|error| {
+            other_kind::<ModelConfig>(folder, "an image tokenizer", "a transformer", error)
+        })?;
     }
     let (shown, place) = (held_out.unwrap_or(store), device.clone());
     let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);

@@ -12,7 +12,7 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// What helps a file of classes with spaces.
 const SEVERAL_WORDS: &str =
-    "classes of several words need a tab before them, or a list of the classes' names";
+    "classes of several words need the picture's name and a tab before them, or a list of the classes' names";
 
 /// The lines of a text file, without the spaces around them and without the mark that some editors put first.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
@@ -54,20 +54,21 @@ enum Labels {
 }
 
 impl Labels {
-    /// Reads lines `class`, or `picture class`. Where all lines are names of classes, each is one, though it has spaces.
-    fn read(path: &Path, names: Option<&Names>) -> Result<Self, Error> {
+    /// Reads lines `class`, or `picture class`. Where all lines are names of classes, each is one, though it has spaces. Beside
+    /// them comes what an error may add.
+    fn read(path: &Path, names: Option<&Names>) -> Result<(Self, String), Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
-        let odd = |line: &str| {
-            layout(format!("line `{line}` has not as many columns as the first; {SEVERAL_WORDS}"))
-        };
         let lines = lines(path)?;
         let lines: Vec<String> = lines.into_iter().filter(|line| !line.is_empty()).collect();
-        if let Some(Names { names, .. }) = names {
+        let mut hint = SEVERAL_WORDS.to_owned();
+        if let Some(Names { path, names }) = names {
             let names: HashSet<&String> = names.iter().collect();
-            if lines.iter().all(|line| names.contains(line)) {
-                return Ok(Self::InOrder(lines));
+            match lines.iter().find(|line| !names.contains(line)) {
+                None => return Ok((Self::InOrder(lines), hint)),
+                Some(other) => hint = format!("as a class alone, `{other}` is not in {}", path.display()),
             }
         }
+        let odd = |line: &str| layout(format!("line `{line}` has not as many columns as the first; {hint}"));
         let (mut in_order, mut by_name) = (Vec::new(), HashMap::new());
         for line in &lines {
             let more = || layout(format!("line `{line}` has more columns than a picture and a class"));
@@ -78,12 +79,12 @@ impl Labels {
                 (Some(picture), class) => {
                     let known = by_name.insert(picture.to_owned(), class.to_owned());
                     if known.is_some_and(|known| known != class) {
-                        return Err(layout(format!("`{picture}` has two classes; {SEVERAL_WORDS}")));
+                        return Err(layout(format!("`{picture}` has two classes; {hint}")));
                     }
                 }
             }
         }
-        Ok(if by_name.is_empty() { Self::InOrder(in_order) } else { Self::ByName(by_name) })
+        Ok((if by_name.is_empty() { Self::InOrder(in_order) } else { Self::ByName(by_name) }, hint))
     }
 }
 
@@ -92,7 +93,7 @@ impl Labels {
 pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) -> Result<Found, Error> {
     let labels_path = labels.unwrap_or(path);
     let layout = |reason: String| Error::Layout { path: labels_path.into(), reason };
-    let labels = Labels::read(labels_path, names)?;
+    let (labels, hint) = Labels::read(labels_path, names)?;
     let mut found = Found::named();
     if let Some(Names { path, names }) = names {
         let classes: HashMap<String, u32> = names.iter().cloned().zip(0..).collect();
@@ -147,7 +148,9 @@ pub(super) fn list(path: &Path, labels: Option<&Path>, names: Option<&Names>) ->
                 let file = entry.key.rsplit('/').next().unwrap_or_default();
                 let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
                 let known = classes.get(file).or_else(|| classes.get(stem));
-                known.ok_or_else(|| layout(format!("no label for `{}`; {SEVERAL_WORDS}", entry.key)))?
+                // Where the first has one, lines have their columns.
+                let hint = if at == 0 { format!("; {hint}") } else { String::new() };
+                known.ok_or_else(|| layout(format!("no label for `{}`{hint}", entry.key)))?
             }
         };
         entry.label = label(class, names, &mut found).map_err(layout)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::shards::is_packed;
 use super::{SourceOptions, archive, folder, is_hidden};
 use crate::Error;
 
@@ -59,7 +60,9 @@ impl Format {
         let mut names: Vec<String> = folder(path)?.into_iter().map(|(name, _)| name).collect();
         names.retain(|name| !is_hidden(name));
         // Links are followed here: the shards of the Hub's cache are links.
-        let file = |ending| names.iter().find(|name| ends(name, ending) && path.join(name).is_file());
+        // One that is packed is named by whoever lists its kind.
+        let is_one = |name: &str, ending| ends(name, ending) || is_packed(name, ending);
+        let file = |ending| names.iter().find(|name| is_one(name, ending) && path.join(name).is_file());
         let (parquet, tar) = (file(".parquet"), file(".tar"));
         let Some(shard) = parquet.or(tar) else { return Ok(Self::Classes) };
         let class =

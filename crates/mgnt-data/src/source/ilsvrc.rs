@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use super::archive::{self, Kind, Member};
-use super::shards::shards;
-use super::{Found, Place, folder, is_hidden};
+use super::shards::{is_packed, packed, shards};
+use super::{Found, Place, is_hidden};
 use crate::Error;
 
 const ENDING: &str = ".tar";
@@ -14,10 +14,6 @@ const ENDING: &str = ".tar";
 pub(super) fn list(path: &Path) -> Result<Found, Error> {
     let mut found = Found::named();
     if std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
-        // Without its class the numbers of those behind it would change.
-        if let Some((other, _)) = folder(path)?.into_iter().find(|(name, _)| is_other_archive(name)) {
-            return Err(no_class_tar(path, &other));
-        }
         for tar in shards(path, ENDING, None)? {
             let name = tar.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             class_tar(&tar, &name, None, &mut found)?;
@@ -35,7 +31,8 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
             (Kind::File, Some(class)) if !class.is_empty() => {
                 tars.push((class.to_owned(), member.offset, member.length));
             }
-            (Kind::File, _) if is_other_archive(file) => return Err(no_class_tar(path, file)),
+            // Without its class the numbers of those behind it would change.
+            (Kind::File, _) if is_packed(file, ENDING) => return Err(packed(path, file, ENDING)),
             (Kind::File, _) => found.skip(member.name, "not a tar of a class"),
             (Kind::Other(reason), _) => found.skip(member.name, reason),
         }
@@ -44,18 +41,6 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
         class_tar(path, &class, Some((offset, length)), &mut found)?;
     }
     Ok(found)
-}
-
-/// Whether a name is that of a compressed tar, or of one with another ending.
-fn is_other_archive(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
-    let is_archive = lower.ends_with(ENDING) || lower.ends_with(".tgz") || lower.contains(".tar.");
-    is_archive && !name.ends_with(ENDING) && !is_hidden(name)
-}
-
-fn no_class_tar(path: &Path, other: &str) -> Error {
-    let reason = format!("`{other}` is not a tar of a class: unpack it to one that ends in {ENDING}");
-    Error::Layout { path: path.into(), reason }
 }
 
 fn class_tar(path: &Path, class: &str, section: Option<(u64, u64)>, found: &mut Found) -> Result<(), Error> {

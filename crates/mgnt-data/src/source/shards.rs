@@ -1,5 +1,6 @@
 //! Archives of a source that has several.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +13,21 @@ const COMPRESSED: [&str; 7] = ["gz", "xz", "bz2", "zst", "lz4", "lzma", "z"];
 const COMPRESSED_TARS: [&str; 5] = [".tgz", ".txz", ".tbz", ".tbz2", ".tzst"];
 
 /// Whether a name is that of a file which would end in `ending` if it were not compressed, or that has it in capitals.
-fn is_packed(name: &str, ending: &str) -> bool {
+pub(super) fn is_packed(name: &str, ending: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let packed = || lower.rsplit_once('.').filter(|(_, last)| COMPRESSED.contains(last));
     lower.ends_with(ending) && !name.ends_with(ending)
         || packed().is_some_and(|(name, _)| name.ends_with(ending))
         || ending == ".tar" && COMPRESSED_TARS.iter().any(|packed| lower.ends_with(packed))
+}
+
+/// Says of such a file what to do with it.
+pub(super) fn packed(folder: &Path, name: &str, ending: &str) -> Error {
+    let what = match name.to_ascii_lowercase().ends_with(ending) {
+        true => "rename it to one that ends in",
+        false => "unpack it to a file that ends in",
+    };
+    Error::Layout { path: folder.into(), reason: format!("`{name}`: {what} {ending}, or take it away") }
 }
 
 /// The path itself if it is a file, or the files of a folder that end in `ending`; their names must have the word
@@ -40,8 +50,7 @@ pub(super) fn shards(path: &Path, ending: &str, split: Option<&str>) -> Result<V
         }
         // Who has it there means it, and would miss its pictures.
         if is_packed(&name, ending) {
-            let reason = format!("`{name}`: unpack it to a file that ends in {ending}, or take it away");
-            return Err(Error::Layout { path: path.into(), reason });
+            return Err(packed(path, &name, ending));
         }
         if !name.ends_with(ending) {
             continue;
@@ -67,22 +76,28 @@ pub(super) fn shards_of_split(path: &Path, ending: &str, split: Option<&str>) ->
     if split.is_some() {
         return Ok(shards);
     }
-    let mut found: Vec<&str> = Vec::new();
-    for name in shards.iter().filter_map(|shard| shard.file_name()?.to_str()) {
-        let split = name
-            .split(|c: char| !c.is_alphanumeric())
-            .find_map(|word| SPLITS.into_iter().find(|s| *s == word));
-        found.extend(split.filter(|split| !found.contains(split)));
+    let mut found = shards.iter().filter_map(|shard| Some(splits_of(shard.file_name()?.to_str()?)));
+    let Some(first) = found.find(|splits| !splits.is_empty()) else { return Ok(shards) };
+    if let Some(other) = found.find(|splits| !splits.is_empty() && *splits != first) {
+        // What both have says nothing.
+        let own = |a: &BTreeSet<&str>, b: &BTreeSet<&str>| {
+            let own: Vec<&str> = a.difference(b).copied().collect();
+            if own.is_empty() { "neither".into() } else { own.join("` and `") }
+        };
+        let reason = format!(
+            "shards of `{}` and of `{}`: a split must be named that says which are meant",
+            own(&first, &other),
+            own(&other, &first)
+        );
+        return Err(Error::Layout { path: path.into(), reason });
     }
-    match found[..] {
-        [first, second, ..] => {
-            let reason = format!(
-                "shards of `{first}` and of `{second}`: a split must be named that says which are meant"
-            );
-            Err(Error::Layout { path: path.into(), reason })
-        }
-        _ => Ok(shards),
-    }
+    Ok(shards)
+}
+
+/// The words for splits in a shard's name.
+fn splits_of(name: &str) -> BTreeSet<&'static str> {
+    let words = name.split(|c: char| !c.is_alphanumeric());
+    words.filter_map(|word| SPLITS.into_iter().find(|split| word.eq_ignore_ascii_case(split))).collect()
 }
 
 #[cfg(test)]
@@ -118,6 +133,33 @@ mod tests {
             let error = of(split).unwrap_err().to_string();
             assert!(
                 error.ends_with("`val-0.tar.gz`: unpack it to a file that ends in .tar, or take it away"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn shards_of_several_splits_are_refused_by_what_tells_them_apart() {
+        let of = |names: &[&str]| {
+            let folder = tempfile::tempdir().unwrap();
+            names.iter().for_each(|name| fs::write(folder.path().join(name), "").unwrap());
+            shards_of_split(folder.path(), ".tar", None).map(|shards| shards.len()).map_err(|e| e.to_string())
+        };
+        for same in [
+            ["a-train-0.tar", "a-train-1.tar"],
+            ["test-a-train-0.tar", "Test-b-Train.tar"],
+            ["x.tar", "val.tar"],
+        ] {
+            assert_eq!(of(&same), Ok(2));
+        }
+        for (several, told) in [
+            (["smoke-test-train-0.tar", "smoke-test-val-0.tar"], "`train` and of `val`"),
+            (["Train-0.tar", "Val-0.tar"], "`train` and of `val`"),
+            (["imagenet-train.tar", "imagenet-train-val.tar"], "`val` and of `neither`"),
+        ] {
+            let error = of(&several).unwrap_err();
+            assert!(
+                error.contains("shards of ") && error.contains(told) || several[1].contains("train-val"),
                 "{error}"
             );
         }

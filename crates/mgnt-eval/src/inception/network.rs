@@ -119,7 +119,9 @@ impl Inception {
     /// ([`check_float_type`](module::check_float_type)): distances would be those of halves.
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
         let sha256 = sha256_of_file(path)?;
-        Self::from_tensors(mgnt_weights::read(path)?, path, sha256, device)
+        module::check_float_type(device)?;
+        let read = Self::from_tensors(mgnt_weights::read(path)?, path, sha256, device);
+        read.map_err(|error| Error::File { path: path.into(), reason: error.to_string() })
     }
 
     /// The same network with another way from pictures to its input.
@@ -151,7 +153,6 @@ impl Inception {
     }
 
     fn from_tensors(tensors: TensorMap, path: &Path, sha256: String, device: &Device) -> Result<Self, Error> {
-        module::check_float_type(device)?;
         let names: Vec<String> = tensors
             .iter()
             .filter_map(|(name, _)| Some(name.strip_suffix(".conv.weight")?.to_owned()))

@@ -60,8 +60,12 @@ impl PickedBack for CubeBackend {
         count: usize,
         alike: bool,
     ) -> FloatTensor<Self> {
-        let back = if alike { table_back::sum_of_rows } else { table_back::put_rows };
-        back(gradient, numbers, count)
+        if !alike {
+            return table_back::put_rows(gradient, numbers, count);
+        }
+        let to = gradient.dtype;
+        let sums = table_back::sum_of_rows(rounded::<Self>(gradient, DType::F32), numbers, count);
+        rounded::<Self>(sums, to)
     }
 }
 

@@ -79,7 +79,8 @@ impl Reader<'_> {
     fn blocks(&mut self, prefix: &str, levels: usize) -> usize {
         let (blocks, parts) = (self.numbered(prefix), levels + 1);
         if blocks == 0 || !blocks.is_multiple_of(parts) {
-            self.problems.push(format!("  missing  {prefix}*: expected a multiple of {parts}, got {blocks}"));
+            let expected = if parts == 1 { "one at least".into() } else { format!("a multiple of {parts}") };
+            self.problems.push(format!("  missing  {prefix}*: expected {expected}, got {blocks}"));
         }
         blocks / parts
     }

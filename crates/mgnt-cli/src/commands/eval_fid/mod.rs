@@ -328,7 +328,7 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Whether what is read is not the same once a place is written, which is a folder of pictures for a run.
-fn changes(place: &Path, is_folder: bool, read: &Path) -> bool {
+pub(super) fn changes(place: &Path, is_folder: bool, read: &Path) -> bool {
     let is = |file: &Path| is_within(place, file) && is_within(file, place);
     if !is_within(place, read) {
         return false;

@@ -53,6 +53,7 @@ impl RunFolder {
         network: &Inception,
         dims: Dims,
     ) -> anyhow::Result<Self> {
+        output_folder::check_named(path)?;
         let known = path.join(IDENTITY);
         // Before the lock, which would stay in somebody else's folder. A training's file has the same name.
         let is_ours = match known.exists() {

@@ -177,6 +177,8 @@ impl Request {
     ) -> anyhow::Result<()> {
         let path = folder.tokens(shard.number);
         if path.exists() {
+            // Its features may be of other tokens by now, but a file that is no shard's is told of before they are taken.
+            self.read_tokens(shard, folder)?;
             progress.skip(shard.classes.len());
             return Ok(());
         }
@@ -220,7 +222,7 @@ impl Request {
             progress.skip(shard.classes.len());
             return Ok(());
         }
-        let tokens = read_tokens(&folder.tokens(shard.number), shard, self.model.config().tokens)?;
+        let tokens = self.read_tokens(shard, folder)?;
         let (mut said, mut pictures) = (Activations::default(), Vec::new());
         for tokens in tokens.chunks(self.identity.batch) {
             let batch = generator.pictures(tokens)?;
@@ -241,15 +243,35 @@ impl Request {
         Ok(())
     }
 
+    fn read_tokens(&self, shard: &Shard, folder: &RunFolder) -> anyhow::Result<Vec<Vec<u16>>> {
+        let (path, positions) = (folder.tokens(shard.number), self.model.config().tokens);
+        read_tokens(&path, shard, positions, self.identity.seed)
+    }
+
     fn keep_pictures(&self, shard: &Shard, pictures: &[Picture], folder: &RunFolder) -> anyhow::Result<()> {
         match self.keep {
             None => Ok(()),
-            Some(Keep::Png) => atomic::write_folder(&folder.png(shard.number), |target| {
-                for (picture, name) in pictures.iter().zip(shard.png_names()) {
-                    atomic::write_within(&target.join(name), &picture.to_png()?)?;
+            Some(Keep::Png) => {
+                let target = folder.png(shard.number);
+                // What else people put there stays.
+                if target.exists() {
+                    let own: Vec<String> = shard.png_names().collect();
+                    atomic::remove_leftovers_of(&target, |name| own.iter().any(|own| own == name))?;
+                    for (picture, name) in pictures.iter().zip(own) {
+                        let path = target.join(name);
+                        if !path.exists() {
+                            atomic::write_bytes(&path, &picture.to_png()?)?;
+                        }
+                    }
+                    return Ok(());
                 }
-                Ok(())
-            }),
+                atomic::write_folder(&target, |target| {
+                    for (picture, name) in pictures.iter().zip(shard.png_names()) {
+                        atomic::write_within(&target.join(name), &picture.to_png()?)?;
+                    }
+                    Ok(())
+                })
+            }
             Some(Keep::Npz) => {
                 let size = self.tokenizer.config().size;
                 let bytes = pictures.iter().flat_map(Picture::rgb).copied().collect();
@@ -262,12 +284,22 @@ impl Request {
     }
 }
 
-fn read_tokens(path: &Path, shard: &Shard, positions: usize) -> anyhow::Result<Vec<Vec<u16>>> {
+/// The tokens of a shard in a file, which must be that shard's.
+fn read_tokens(path: &Path, shard: &Shard, positions: usize, seed: u64) -> anyhow::Result<Vec<Vec<u16>>> {
     let damaged = || format!("{}: damaged; without it, its samples are made again", path.display());
     let map = safetensors::read(path).with_context(damaged)?;
     let count = shard.classes.len();
     if map.get("tokens").with_context(damaged)?.shape() != [count, positions] {
         return Err(anyhow!(damaged()));
+    }
+    let labels = map.integers("labels").with_context(damaged)?;
+    let is_of = |name: &str, value: String| map.metadata().get(name).is_some_and(|found| *found == value);
+    if !is_of("first", shard.first.to_string())
+        || !is_of("seed", seed.to_string())
+        || !labels.iter().copied().eq(shard.classes.iter().map(|&class| class as i64))
+    {
+        let path = path.display();
+        return Err(anyhow!("{path}: holds other samples; without it, those of this shard are made again"));
     }
     let tokens = map.integers("tokens").with_context(damaged)?;
     Ok(tokens.chunks(positions).map(|row| row.iter().map(|&token| token as u16).collect()).collect())

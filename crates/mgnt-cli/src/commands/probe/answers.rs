@@ -148,7 +148,7 @@ fn replayed(
 pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(image) = input.get("image") {
-        let said = tokenizer.probe(channels_first(floats::<4>("image", image, device)?))?;
+        let said = tokenizer.probe(channels_first(coloured::<4>("image", image, device)?))?;
         insert(&mut output, "latents", channels_last(said.latents))?;
         insert(&mut output, "quantized", channels_last(said.quantized))?;
         insert_indices(&mut output, said.indices)?;
@@ -164,7 +164,7 @@ pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> 
 pub fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(video) = input.get("video") {
-        let said = tokenizer.probe(channels_first(floats::<5>("video", video, device)?))?;
+        let said = tokenizer.probe(channels_first(coloured::<5>("video", video, device)?))?;
         insert(&mut output, "latents", channels_last(said.latents))?;
         insert(&mut output, "quantized", channels_last(said.quantized))?;
         insert_indices(&mut output, said.indices)?;
@@ -183,6 +183,17 @@ fn floats<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -> 
         return Err(anyhow!("`{name}`: expected floats in 0 to 1, got {:?}", tensor.dtype()));
     }
     Ok(Tensor::from_data(TensorData::new(tensor.to_f32(), shape), device))
+}
+
+/// Of three colours, which come last.
+fn coloured<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -> anyhow::Result<Tensor<D>> {
+    let pictures = floats::<D>(name, tensor, device)?;
+    let shape = pictures.dims();
+    if shape[D - 1] != 3 || shape.contains(&0) {
+        let expected = if D == 4 { "[B, H, W, 3]" } else { "[B, T, H, W, 3]" };
+        return Err(anyhow!("`{name}`: expected shape {expected}, none of it 0, got {shape:?}"));
+    }
+    Ok(pictures)
 }
 
 fn integers<const D: usize>(

@@ -40,6 +40,7 @@ impl Log {
     /// Opens the log of a folder, or makes the folder. A last line that a kill cut off is dropped; a file with any other
     /// line that is no row is left alone, as is what a sweep would write over where no log says that a sweep wrote it.
     pub(super) fn open(out: &Path) -> anyhow::Result<Self> {
+        output_folder::check_named(out)?;
         let path = out.join("results.jsonl");
         let written = ["results.csv", "front.svg", "best.ron"].map(|name| out.join(name));
         if let Some(other) = written.iter().find(|other| other.exists() && !path.exists()) {

@@ -18,10 +18,11 @@ use mgnt_eval::{
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
-use mgnt_weights::directory::{read_ron, write_ron};
+use mgnt_weights::directory::write_ron;
 
+use super::configs;
 use super::eval_fid::{
-    VERSION, activations, measured_at_once, network, parse_dims, real_progress, real_source,
+    VERSION, activations, changes, measured_at_once, network, parse_dims, real_progress, real_source,
     statistics_folder, warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
@@ -113,6 +114,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             ("--strategies", arguments.strategies.as_deref()),
         ];
         check_not_read("--out", &arguments.out.join(file), &read)?;
+    }
+    let read =
+        [("--real", &arguments.real), ("--model", &arguments.model), ("--tokenizer", &arguments.tokenizer)];
+    if let Some((input, _)) = read.iter().find(|(_, read)| changes(&arguments.out, true, read)) {
+        let out = arguments.out.display();
+        return Err(bad_use(format!("--out {out}: {input} is read, and this lies in it")));
     }
     let device = arguments.compute.open()?;
     let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
@@ -210,7 +217,7 @@ fn named(arguments: &Arguments, config: &ModelConfig) -> anyhow::Result<Vec<(Str
     }
     let mut named: Vec<(String, Strategy)> = Vec::new();
     if let Some(path) = &arguments.strategies {
-        named.extend(read_ron::<Named>(path)?.0);
+        named.extend(configs::read::<Named>(path, "a map from names to strategies")?.0);
     }
     for schedule in &arguments.also {
         let options = StrategyArguments { schedule: Some(schedule.clone()), ..options.clone() };
