@@ -176,6 +176,10 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     safetensors::write(&path.join("bytes.safetensors"), &bytes).unwrap();
     let line = "probe torch --input bytes.safetensors --output x";
     fail(line, path, 1, &["`image`: expected floats in 0 to 1, got U8"]);
+    let mut first = TensorMap::new();
+    first.insert_f32("image", &[1, 3, 32, 32], &vec![0.5; 3 * 32 * 32]).unwrap();
+    safetensors::write(&path.join("bytes.safetensors"), &first).unwrap();
+    fail(line, path, 1, &["`image`: expected shape [B, H, W, 3], none of it 0, got [1, 3, 32, 32]"]);
 
     for (file, line) in [
         (&bin, "import maskgit-vqgan-torch cut -o x"),

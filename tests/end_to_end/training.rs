@@ -119,5 +119,5 @@ fn an_imported_checkpoint_is_distilled_into_nested_form() {
     }
     let nested: ModelConfig = read_ron(&path.join("nested/model/config.ron")).unwrap();
     assert_eq!((nested.sub_models, nested.null_class), (vec![1, 2, 4], false));
-    fail(&format!("{train} --out x hidden=8"), path, 1, &["`hidden`", "imported"]);
+    fail(&format!("{train} --out x hidden=8"), path, 2, &["`hidden`", "imported"]);
 }
