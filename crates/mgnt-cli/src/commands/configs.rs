@@ -17,7 +17,7 @@ pub fn file(path: &Path) -> PathBuf {
     of_folder.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.into())
 }
 
-/// The config of a model, from a file or a [folder](file).
+/// The config of a model, from a file or a [folder](file()).
 pub fn model(path: &Path) -> anyhow::Result<ModelConfig> {
     read(&file(path), "a model's config (configs/model-L.ron, or RUN/model)")
 }
