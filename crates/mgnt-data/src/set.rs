@@ -45,6 +45,10 @@ impl PictureSet {
         if StoreKind::of(path).is_some() {
             return Self::of_store(path);
         }
+        if path.is_file() {
+            let reason = "a file, where a folder of pictures or a store of them is expected".into();
+            return Err(Error::Layout { path: path.into(), reason });
+        }
         let Listed { mut files, folders: mut waiting, mut links, mut unread } = listed(path)?;
         let mut inner = Vec::new();
         while let Some(folder) = waiting.pop() {

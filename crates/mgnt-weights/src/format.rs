@@ -100,7 +100,7 @@ mod tests {
         writer.values("mu", &[2], &[0.0, 1.0]).unwrap();
         writer.finish().unwrap();
         let error = read(&arrays).unwrap_err().to_string();
-        assert!(error.contains("statistics.npz") && error.contains("npz::Archive"), "{error}");
+        assert!(error.contains("statistics.npz") && error.contains("NumPy's arrays"), "{error}");
         assert!(read(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 }

@@ -130,7 +130,7 @@ impl<'a> Archive<'a> {
                 Ok(Self { zip, folder })
             }
             (None, _) if zip.file_names_raw().any(|name| name.ends_with(b".npy")) => {
-                Err("it is an archive of NumPy's arrays, which `npz::Archive` reads".into())
+                Err("it is an archive of NumPy's arrays (`.npz`), and none of weights".into())
             }
             (None, _) => Err("the zip archive has no `data.pkl`, so `torch.save` did not write it".into()),
             _ => Err("the zip archive has more than one `data.pkl`".into()),
