@@ -9,7 +9,9 @@ use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{Filter, Picture};
 use mgnt_weights::safetensors;
 
-use crate::world::{fail, mgnt, model, output, succeed, world};
+#[cfg(unix)]
+use crate::world::mgnt;
+use crate::world::{fail, model, output, succeed, world};
 
 #[test]
 fn flops_prints_the_table_of_scale_l() {
