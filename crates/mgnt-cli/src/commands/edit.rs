@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use anyhow::Context;
 use clap::{ArgGroup, Args};
 use mgnt_data::{Filter, Picture};
 use mgnt_decode::edit::{PixelMask, blend, known_tokens};
@@ -194,7 +195,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         progress.add(some);
     }
     progress.finish();
-    let Some(ledger) = ledger else { return Ok(()) };
+    let ledger = ledger.context("--count: nothing to edit")?;
     let cell = |picture, label: &str| Cell { picture, label: label.into() };
     let mut cells = vec![cell(&original, "photo"), cell(&shrunk, "mask")];
     cells.extend(edits.iter().map(|edit| cell(edit, "edit")));

@@ -303,11 +303,7 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
         if !is_folder {
             check_file(output, path)?;
         }
-        let mut read = inputs.iter().filter_map(|(input, read)| Some((*input, (*read)?)));
-        if let Some((input, read)) = read.find(|(_, read)| changes(path, is_folder, read)) {
-            let is = if read.is_dir() { "is read, and this lies in it" } else { "is the same file" };
-            return Err(bad_use(format!("{output} {}: {input} {is}", path.display())));
-        }
+        check_unchanged(output, path, is_folder, &inputs)?;
     }
     for (output, path, _) in &outputs[1..] {
         let Some(path) = path else { continue };
@@ -327,8 +323,21 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses an output, a folder of a run or a file, that would change one of those read: each with what names it.
+pub(super) fn check_unchanged(
+    output: &str,
+    path: &Path,
+    is_folder: bool,
+    read: &[(&str, Option<&PathBuf>)],
+) -> anyhow::Result<()> {
+    let mut read = read.iter().filter_map(|(input, read)| Some((*input, (*read)?)));
+    let Some((input, read)) = read.find(|(_, read)| changes(path, is_folder, read)) else { return Ok(()) };
+    let is = if read.is_dir() { "is read, and this lies in it" } else { "is the same file" };
+    Err(bad_use(format!("{output} {}: {input} {is}", path.display())))
+}
+
 /// Whether what is read is not the same once a place is written, which is a folder of pictures for a run.
-pub(super) fn changes(place: &Path, is_folder: bool, read: &Path) -> bool {
+fn changes(place: &Path, is_folder: bool, read: &Path) -> bool {
     let is = |file: &Path| is_within(place, file) && is_within(file, place);
     if !is_within(place, read) {
         return false;

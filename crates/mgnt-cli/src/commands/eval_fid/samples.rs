@@ -130,8 +130,8 @@ impl Request {
 
         let mut progress = Progress::new(2 * identity.samples, "pictures, generated and measured");
         for shard in &shards {
-            self.decode(shard, &generator, folder, &mut progress)?;
-            self.measure(shard, &generator, folder, network, dims, &mut progress)?;
+            let tokens = self.decode(shard, &generator, folder, &mut progress)?;
+            self.measure(shard, &tokens, &generator, folder, network, dims, &mut progress)?;
         }
         progress.finish();
         if self.keep == Some(Keep::Npz) {
@@ -167,41 +167,45 @@ impl Request {
         Ok((meter.finish()?, fake, generation))
     }
 
-    /// Writes the shard's tokens, unless they are there.
+    /// The shard's tokens, which are written unless they are there.
     fn decode(
         &self,
         shard: &Shard,
         generator: &Generator,
         folder: &RunFolder,
         progress: &mut Progress,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<Vec<u16>>> {
         let path = folder.tokens(shard.number);
+        let positions = self.model.config().tokens;
         if path.exists() {
-            // Its features may be of other tokens by now, but a file that is no shard's is told of before they are taken.
-            self.read_tokens(shard, folder)?;
+            // Also where features are there already: they are not to be taken for those of other tokens.
+            let tokens = read_tokens(&path, shard, positions, self.identity.seed)?;
             progress.skip(shard.classes.len());
-            return Ok(());
+            return Ok(tokens);
         }
         let mut tokens = Vec::new();
         let size = self.identity.batch;
         for (first, classes) in (shard.first..).step_by(size).zip(shard.classes.chunks(size)) {
-            tokens.extend(generator.tokens(classes, first)?.tokens.into_iter().flatten());
+            tokens.extend(generator.tokens(classes, first)?.tokens);
             progress.add(classes.len());
         }
         let count = shard.classes.len();
         let mut map = TensorMap::new();
-        map.insert_u16("tokens", &[count, tokens.len() / count], &tokens)?;
+        map.insert_u16("tokens", &[count, positions], &tokens.concat())?;
         let labels: Vec<i32> = shard.classes.iter().map(|&class| class as i32).collect();
         map.insert_i32("labels", &[count], &labels)?;
         map.set_metadata("first", shard.first.to_string());
         map.set_metadata("seed", self.identity.seed.to_string());
-        Ok(safetensors::write(&path, &map)?)
+        safetensors::write(&path, &map)?;
+        Ok(tokens)
     }
 
     /// Turns the shard's tokens into pictures, and those into features; unless all that is asked for is there.
+    #[allow(clippy::too_many_arguments, reason = "a shard, and what it is measured by")]
     fn measure(
         &self,
         shard: &Shard,
+        tokens: &[Vec<u16>],
         generator: &Generator,
         folder: &RunFolder,
         network: &Inception,
@@ -222,7 +226,6 @@ impl Request {
             progress.skip(shard.classes.len());
             return Ok(());
         }
-        let tokens = self.read_tokens(shard, folder)?;
         let (mut said, mut pictures) = (Activations::default(), Vec::new());
         for tokens in tokens.chunks(self.identity.batch) {
             let batch = generator.pictures(tokens)?;
@@ -241,11 +244,6 @@ impl Request {
             write_activations(&path, &said, shard.classes.len())?;
         }
         Ok(())
-    }
-
-    fn read_tokens(&self, shard: &Shard, folder: &RunFolder) -> anyhow::Result<Vec<Vec<u16>>> {
-        let (path, positions) = (folder.tokens(shard.number), self.model.config().tokens);
-        read_tokens(&path, shard, positions, self.identity.seed)
     }
 
     fn keep_pictures(&self, shard: &Shard, pictures: &[Picture], folder: &RunFolder) -> anyhow::Result<()> {

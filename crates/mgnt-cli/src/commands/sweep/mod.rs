@@ -22,7 +22,7 @@ use mgnt_weights::directory::write_ron;
 
 use super::configs;
 use super::eval_fid::{
-    VERSION, activations, changes, measured_at_once, network, parse_dims, real_progress, real_source,
+    VERSION, activations, check_unchanged, measured_at_once, network, parse_dims, real_progress, real_source,
     statistics_folder, warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
@@ -115,12 +115,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         ];
         check_not_read("--out", &arguments.out.join(file), &read)?;
     }
-    let read =
-        [("--real", &arguments.real), ("--model", &arguments.model), ("--tokenizer", &arguments.tokenizer)];
-    if let Some((input, _)) = read.iter().find(|(_, read)| changes(&arguments.out, true, read)) {
-        let out = arguments.out.display();
-        return Err(bad_use(format!("--out {out}: {input} is read, and this lies in it")));
-    }
+    let read = [
+        ("--real", Some(&arguments.real)),
+        ("--model", Some(&arguments.model)),
+        ("--tokenizer", Some(&arguments.tokenizer)),
+    ];
+    check_unchanged("--out", &arguments.out, true, &read)?;
     let device = arguments.compute.open()?;
     let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
     network.require(arguments.dims)?;
