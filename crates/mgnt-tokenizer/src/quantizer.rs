@@ -117,17 +117,18 @@ impl Quantizer {
             return self;
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut is_new, mut values) = (vec![false; codes * width], vec![0.0; codes * width]);
+        for &code in dead.iter().filter(|&&code| code < codes) {
+            let (row, place) = (rng.random_range(0..rows), code * width..(code + 1) * width);
+            is_new[place.clone()].fill(true);
+            values[place].copy_from_slice(&latents[row * width..(row + 1) * width]);
+        }
         let codebook = self.codebook.map(|old| {
-            let device = old.device();
-            let tracked = old.is_require_grad();
-            let Ok(mut values) = old.clone().into_data().try_into_vec::<f32>() else { return old };
-            for &code in dead.iter().filter(|&&code| code < codes) {
-                let row = rng.random_range(0..rows);
-                values[code * width..(code + 1) * width]
-                    .copy_from_slice(&latents[row * width..(row + 1) * width]);
-            }
-            let new = Tensor::from_data(TensorData::new(values, [codes, width]), &device);
-            if tracked { new.require_grad() } else { new }
+            let options = (&old.device(), old.dtype());
+            let is_new = Tensor::from_data(TensorData::new(is_new, [codes, width]), options.0);
+            let values = Tensor::from_data(TensorData::new(values, [codes, width]), options);
+            let new = old.clone().mask_where(is_new, values).detach();
+            if old.is_require_grad() { new.require_grad() } else { new }
         });
         Self { codebook, ..self }
     }

@@ -1,5 +1,6 @@
 //! The kernels that may be on a tape, and their backward passes.
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, AutodiffBackend, Backend, Dispatch, DispatchTensor, TensorMetadata, backend_extension,
@@ -12,6 +13,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 use mgnt_model::kernels::{Aim, Dropped, Entropy, LearnedStream, Samples, Scaled};
 
+use crate::cuda::dense_on_tape::rounded;
 use crate::cuda::dropped::Dropout;
 use crate::cuda::gelu;
 use crate::cuda::gradients::{GradientPasses, or_other};
@@ -34,6 +36,10 @@ pub(crate) trait Learned: Backend {
 
     #[fusion(dtype = sums, shape = shapes::hidden(sums))]
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `sums [1, R, V]` and the first V of `bias`, `[R, V]` in the type of that.
+    #[fusion(dtype = bias, shape = shapes::logits(sums))]
+    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// `[R, D]` in type `to`, and off the tape its normal. The gradient of the stream is that of `input`, and `stream` is what is
     /// read.
@@ -76,6 +82,13 @@ impl Learned for CubeBackend {
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let to = sums.dtype;
         gelu::of_sums(sums, bias, to)
+    }
+
+    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [_, rows, columns] = sums.shape().dims();
+        let sums = Self::float_reshape(rounded::<Self>(sums, bias.dtype), [rows, columns].into());
+        let bias = Self::float_slice(bias, &[(0..columns).into()]);
+        Self::float_add(sums, Self::float_reshape(bias, [1, columns].into()))
     }
 
     fn normed(
@@ -159,6 +172,30 @@ impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
             gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone(), before, has_before, shape));
         }
         if let Some(sums) = sums {
+            gradients.register::<B>(sums.id, of_sums);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BiasBack;
+
+impl<B: GradientPasses> Backward<B, 2> for BiasBack {
+    /// The type of the sums, and the shape of the bias.
+    type State = (DType, Shape);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let (to, shape) = ops.state;
+        let [sums, bias] = ops.parents;
+        if let Some(bias) = bias {
+            let before = has_some(bias.id.value).then(|| gradients.consume::<B>(&bias));
+            let (before, has_before) = or_other(before, &gradient);
+            gradients.register::<B>(bias.id, B::sum_of_columns(gradient.clone(), before, has_before, shape));
+        }
+        if let Some(sums) = sums {
+            let [rows, columns] = gradient.shape().dims();
+            let of_sums = B::float_reshape(rounded::<B>(gradient, to), [1, rows, columns].into());
             gradients.register::<B>(sums.id, of_sums);
         }
     }
@@ -272,6 +309,16 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
         }
     }
 
+    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
+        let kept = (sums.dtype(), bias.shape());
+        let logits = B::with_bias(sums, bias);
+        match BiasBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
+            OpsKind::Tracked(operation) => operation.finish(kept, logits),
+            OpsKind::UnTracked(operation) => operation.finish(logits),
+        }
+    }
+
     fn normed(
         input: FloatTensor<Self>,
         stream: FloatTensor<Self>,
@@ -354,6 +401,10 @@ pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::hidden(sums.into_dispatch(), bias.into_dispatch()))
 }
 
+pub(crate) fn with_bias(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::with_bias(sums.into_dispatch(), bias.into_dispatch()))
+}
+
 pub(crate) fn normed(
     stream: Option<LearnedStream>,
     sums: Tensor<3>,
@@ -399,6 +450,10 @@ mod shapes {
     }
 
     pub fn hidden(sums: &Shape) -> Shape {
+        [sums[1], sums[2]].into()
+    }
+
+    pub fn logits(sums: &Shape) -> Shape {
         [sums[1], sums[2]].into()
     }
 

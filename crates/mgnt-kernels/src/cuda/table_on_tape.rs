@@ -1,9 +1,9 @@
-//! What is picked from rows, and logits with their bias, on a tape: forward by Burn's operations, back by kernels.
+//! What is picked from rows, on a tape: forward by Burn's operations, back by kernels.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Int, Shape, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
@@ -11,9 +11,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 
 use crate::cuda::dense_on_tape::rounded;
-use crate::cuda::gradients::{GradientPasses, or_other};
 use crate::cuda::table_back;
-use crate::place::has_some;
 
 /// On a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -21,10 +19,6 @@ pub(crate) trait Picked: Backend {
     /// Rows of `table [V, D]` by `numbers [R]`, which may be alike or not.
     #[fusion(dtype = table, shape = shapes::rows(table, numbers))]
     fn pick(table: FloatTensor<Self>, numbers: IntTensor<Self>, alike: bool) -> FloatTensor<Self>;
-
-    /// `sums [1, R, V]` and the first V of `bias`, `[R, V]` in the type of that.
-    #[fusion(dtype = bias, shape = shapes::logits(sums))]
-    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// Their backward passes.
@@ -43,13 +37,6 @@ pub(crate) trait PickedBack: Backend {
 impl Picked for CubeBackend {
     fn pick(table: FloatTensor<Self>, numbers: IntTensor<Self>, _: bool) -> FloatTensor<Self> {
         Self::float_select(table, 0, numbers)
-    }
-
-    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [_, rows, columns] = sums.shape().dims();
-        let sums = Self::float_reshape(rounded::<Self>(sums, bias.dtype), [rows, columns].into());
-        let bias = Self::float_slice(bias, &[(0..columns).into()]);
-        Self::float_add(sums, Self::float_reshape(bias, [1, columns].into()))
     }
 }
 
@@ -93,31 +80,7 @@ impl<B: PickedBack> Backward<B, 1> for PickBack {
     }
 }
 
-#[derive(Debug)]
-struct BiasBack;
-
-impl<B: GradientPasses> Backward<B, 2> for BiasBack {
-    /// The type of the sums, and the shape of the bias.
-    type State = (DType, Shape);
-
-    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = gradients.consume::<B>(&ops.node);
-        let (to, shape) = ops.state;
-        let [sums, bias] = ops.parents;
-        if let Some(bias) = bias {
-            let before = has_some(bias.id.value).then(|| gradients.consume::<B>(&bias));
-            let (before, has_before) = or_other(before, &gradient);
-            gradients.register::<B>(bias.id, B::sum_of_columns(gradient.clone(), before, has_before, shape));
-        }
-        if let Some(sums) = sums {
-            let [rows, columns] = gradient.shape().dims();
-            let of_sums = B::float_reshape(rounded::<B>(gradient, to), [1, rows, columns].into());
-            gradients.register::<B>(sums.id, of_sums);
-        }
-    }
-}
-
-impl<B: Picked + PickedBack + GradientPasses, C: CheckpointStrategy> Picked for Autodiff<B, C> {
+impl<B: Picked + PickedBack, C: CheckpointStrategy> Picked for Autodiff<B, C> {
     fn pick(table: FloatTensor<Self>, numbers: IntTensor<Self>, alike: bool) -> FloatTensor<Self> {
         let (table, of_table) = table.into_parts();
         let count = table.shape()[0];
@@ -125,16 +88,6 @@ impl<B: Picked + PickedBack + GradientPasses, C: CheckpointStrategy> Picked for 
         match PickBack.prepare::<C>([of_table]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => operation.finish(Numbers { numbers, count, alike }, picked),
             OpsKind::UnTracked(operation) => operation.finish(picked),
-        }
-    }
-
-    fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let ((sums, of_sums), (bias, of_bias)) = (sums.into_parts(), bias.into_parts());
-        let kept = (sums.dtype(), bias.shape());
-        let logits = B::with_bias(sums, bias);
-        match BiasBack.prepare::<C>([of_sums, of_bias]).compute_bound().stateful() {
-            OpsKind::Tracked(operation) => operation.finish(kept, logits),
-            OpsKind::UnTracked(operation) => operation.finish(logits),
         }
     }
 }
@@ -145,10 +98,6 @@ pub(crate) fn rows_of(table: Tensor<2>, numbers: Tensor<1, Int>) -> Tensor<2> {
 
 pub(crate) fn picked(x: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::pick(x.into_dispatch(), rows.into_dispatch(), false))
-}
-
-pub(crate) fn with_bias(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::with_bias(sums.into_dispatch(), bias.into_dispatch()))
 }
 
 /// What comes out, by what goes in.
@@ -162,9 +111,5 @@ mod shapes {
 
     pub fn table(gradient: &Shape, count: &usize) -> Shape {
         [*count, gradient[1]].into()
-    }
-
-    pub fn logits(sums: &Shape) -> Shape {
-        [sums[1], sums[2]].into()
     }
 }

@@ -56,7 +56,7 @@ impl<T: Task> Compute<T::Model> for Stage<T> {
         let computed = part::compute(&*self.task(), model, &self.optimization, step, &self.workers)?;
         let Computed { loss, mut gradients, figures, extras } = computed;
         let limit = self.optimization.clip_norm;
-        let gradient_norm = clip_global_norm(model, &mut gradients, limit, self.updates.as_ref());
+        let gradient_norm = clip_global_norm(model, &mut gradients, limit, self.updates.as_ref())?;
         *self.extras() = extras;
         Ok((gradients, Told { loss, gradient_norm, figures: Arc::new(figures) }))
     }
