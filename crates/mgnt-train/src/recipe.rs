@@ -323,6 +323,12 @@ mod tests {
                 let shown =
                     if hours < 20.0 { format!("{hours:.1} hours") } else { format!("{hours:.0} hours") };
                 assert!(head.contains(&shown), "{}: {shown}", path.display());
+                let by_kernels =
+                    Forecast::new(&recipe, &recipe.imagenet_model(), Computed::ByKernels).unwrap();
+                let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+                let (memory, checkpoint) = (gib(by_kernels.memory.total()), gib(forecast.checkpoint_bytes));
+                let shown = format!("Memory {memory} by CUDA's kernels; {checkpoint} a checkpoint");
+                assert!(head.contains(&shown), "{}: {shown}", path.display());
                 priced += 1;
             }
         }
