@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use mgnt_weights::atomic;
 
@@ -51,17 +52,24 @@ impl Picture {
     /// turn that the file's metadata asks for is not made: both as Pillow's `convert("RGB")` does, but that 16-bit grey
     /// is taken by its high byte as colours are, where Pillow clips it to white.
     pub fn decode(bytes: &[u8], limits: Limits) -> Result<Self, Error> {
-        Self::decode_in_turn(bytes, limits, |_| ())
+        Self::decode_in_turn(bytes, limits, false, |_| ())
     }
 
-    /// As [`Self::decode`], but calls `wait` with the number of pixels before memory is taken for them, and holds what
+    /// As [`Self::decode`], but turned as the file's metadata (EXIF) asks for, as viewers show it: a camera stores the rows of its
+    /// sensor. What cannot be read there asks for nothing.
+    pub fn decode_upright(bytes: &[u8], limits: Limits) -> Result<Self, Error> {
+        Self::decode_in_turn(bytes, limits, true, |_| ())
+    }
+
+    /// As those, but calls `wait` with the number of pixels before memory is taken for them, and holds what
     /// it returns until they are decoded.
     pub(crate) fn decode_in_turn<T>(
         bytes: &[u8],
         limits: Limits,
+        upright: bool,
         wait: impl FnOnce(usize) -> T,
     ) -> Result<Self, Error> {
-        guarded(|| decode(bytes, limits, wait))
+        guarded(|| decode(bytes, limits, upright, wait))
             .unwrap_or_else(|| Err(Error::Picture("the decoder gave up".into())))
     }
 
@@ -113,7 +121,12 @@ impl Picture {
     }
 }
 
-fn decode<T>(bytes: &[u8], limits: Limits, wait: impl FnOnce(usize) -> T) -> Result<Picture, Error> {
+fn decode<T>(
+    bytes: &[u8],
+    limits: Limits,
+    upright: bool,
+    wait: impl FnOnce(usize) -> T,
+) -> Result<Picture, Error> {
     let refuse = |reason: String| Error::Picture(reason);
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| refuse(e.to_string()))?;
@@ -124,15 +137,17 @@ fn decode<T>(bytes: &[u8], limits: Limits, wait: impl FnOnce(usize) -> T) -> Res
     let mut memory = image::Limits::no_limits();
     memory.max_alloc = Some(MOST_DECODED);
     reader.limits(memory);
-    let decoder = reader.into_decoder().map_err(|e| refuse(e.to_string()))?;
+    let mut decoder = reader.into_decoder().map_err(|e| refuse(e.to_string()))?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
     limits.check(width, height)?;
     if format == Jpeg && !jpeg_ends(bytes) {
         return Err(refuse("a JPEG file that is cut off".into()));
     }
+    let orientation = if upright { decoder.orientation().ok() } else { None };
     let _turn = wait(width * height);
-    let picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?;
+    picture.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
     Picture::new(picture.width() as usize, picture.height() as usize, eight_bits(picture))
 }
 

@@ -31,6 +31,8 @@ pub struct PrepareOptions {
     pub size: usize,
     /// How pictures are cropped and resized.
     pub crop: Crop,
+    /// Whether pictures are turned first as their metadata (EXIF) asks for, as viewers show them.
+    pub upright: bool,
     /// Share of files that may be rejected, 0 to 1.
     pub max_rejected: f64,
     /// Files a shard; as many as make 64 MiB if `None`. Up to three shards are in memory at a time.
@@ -45,6 +47,7 @@ impl Default for PrepareOptions {
             source: SourceOptions::default(),
             size: 256,
             crop: Crop::default(),
+            upright: false,
             max_rejected: 0.01,
             shard_items: None,
             limits: Limits::default(),
@@ -87,6 +90,9 @@ struct Plan<'a> {
     listing: String,
     size: usize,
     crop: Crop,
+    /// Left out where it is not asked for, so that what was begun before it could be is continued.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    upright: bool,
     shard_items: usize,
     limits: [usize; 3],
 }
@@ -106,7 +112,7 @@ pub fn prepare(
     check_outside(source, options.source.split.as_deref(), out)?;
     let source = Source::open(source, &options.source)?;
     let place = std::fs::canonicalize(source.path()).map_err(Error::io(source.path()))?;
-    let name = describe(source.path(), &place, options.source.split.as_deref());
+    let name = describe(source.path(), &place, &options.source);
     let shard_items = options.shard_items.unwrap_or_else(|| {
         (SHARD_BYTES / options.item_bytes()).max(source.len().div_ceil(shard::MOST_SHARDS)).max(1)
     });
@@ -121,6 +127,7 @@ pub fn prepare(
         listing: source.fingerprint(),
         size: options.size,
         crop: options.crop,
+        upright: options.upright,
         shard_items,
         limits: [limits.shortest, limits.longest, limits.pixels],
     };
@@ -146,6 +153,7 @@ pub fn prepare(
         version: VERSION,
         size: options.size,
         crop: options.crop,
+        upright: options.upright,
         made_by: MADE_BY.into(),
         source: name,
         classes: source.classes().to_vec(),
@@ -313,10 +321,10 @@ impl Job<'_> {
     }
 
     fn convert(&self, item: Item, slot: &mut [u8], large: &Mutex<()>) -> Result<(), Error> {
-        let PrepareOptions { size, crop, limits, .. } = *self.options;
+        let PrepareOptions { size, crop, upright, limits, .. } = *self.options;
         let bytes = self.source.bytes(item)?;
         let wait = |pixels| (pixels > LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
-        Picture::decode_in_turn(&bytes, limits, wait)?.crop_into(size, crop, slot)
+        Picture::decode_in_turn(&bytes, limits, upright, wait)?.crop_into(size, crop, slot)
     }
 
     fn write_all(&self, to_write: Receiver<Filled>) -> Result<Vec<(usize, Record)>, Error> {
@@ -382,10 +390,16 @@ fn check_outside(source: &Path, split: Option<&str>, out: &Path) -> Result<(), E
 }
 
 /// The name alone: a store must be the same wherever its source lay. What `.` or `..` leads to is at a place with a name.
-fn describe(path: &Path, place: &Path, split: Option<&str>) -> String {
+fn describe(path: &Path, place: &Path, options: &SourceOptions) -> String {
     let name = path.file_name().or(place.file_name()).unwrap_or(path.as_os_str());
-    let name = PathBuf::from(name).display().to_string();
-    split.map_or(name.clone(), |split| format!("{name}/{split}"))
+    let mut name = PathBuf::from(name).display().to_string();
+    if let Some(split) = &options.split {
+        name = format!("{name}/{split}");
+    }
+    match options.hold_out {
+        Some(hold_out) => format!("{name} ({hold_out})"),
+        None => name,
+    }
 }
 
 #[cfg(test)]

@@ -144,6 +144,11 @@ impl PictureSet {
         }
     }
 
+    /// Whether the pictures of a packed store were turned first as their metadata asks for; files are not.
+    pub fn upright(&self) -> bool {
+        matches!(&self.kind, Kind::Store(store) if store.manifest().upright)
+    }
+
     /// Number of pictures.
     pub fn len(&self) -> usize {
         self.chosen.len()

@@ -27,9 +27,12 @@ pub struct StoreManifest {
     pub size: usize,
     /// How they were cropped and resized.
     pub crop: Crop,
+    /// Whether they were turned first as their metadata (EXIF) asks for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub upright: bool,
     /// Version of the program that made them: decoders and resizing may differ in the last bit between versions.
     pub made_by: String,
-    /// Name of the source and the split of it.
+    /// Name of the source, and the split and part of it.
     pub source: String,
     /// Class names by number.
     pub classes: Vec<String>,

@@ -6,8 +6,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{file_of, tar_bytes, tree};
-use mgnt_data::{Format, Source, SourceOptions};
+use common::{file_of, tar_bytes, tree, write_parquet};
+use mgnt_data::{Format, HoldOut, Source, SourceOptions};
+use parquet::file::properties::WriterProperties;
 use tar::{EntryType, Header};
 
 fn open(path: &Path) -> Source {
@@ -135,4 +136,82 @@ fn a_compressed_archive_is_told_to_be_one() {
     }
     // It is what begins so and is no tar.
     expect(&open(file_of(&tar_bytes(&[("BZh/1", b"x")])).path()), &[("BZh/1", "x")]);
+}
+
+/// A class of fewer files than that is trained on as a whole, and classes keep their numbers in both parts.
+#[test]
+fn every_nth_of_each_class_is_held_out() {
+    let names: Vec<String> = (0..7).flat_map(|n| [format!("a/{n}.jpg"), format!("c/{n}.jpg")]).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.extend(["b/0.jpg", "b/1.jpg"]);
+    let folder = tree(&names);
+    let listed = |hold_out| {
+        let source = Source::open(folder.path(), &SourceOptions { hold_out, ..SourceOptions::default() });
+        let source = source.unwrap();
+        assert_eq!(source.classes(), ["a", "b", "c"]);
+        let keys = (0..source.len()).map(|index| (source.key(index).to_owned(), source.label(index)));
+        (keys.collect::<Vec<_>>(), source.fingerprint())
+    };
+    let (held_out, one) = listed(Some(HoldOut::Every(3)));
+    let (rest, other) = listed(Some(HoldOut::ExceptEvery(3)));
+    let (mut whole, all) = listed(None);
+    let expected = [("a/2.jpg", 0), ("a/5.jpg", 0), ("c/2.jpg", 2), ("c/5.jpg", 2)];
+    assert_eq!(held_out, expected.map(|(key, label)| (key.to_owned(), label)));
+    assert_eq!(rest.len(), 12);
+    assert!(one != other && one != all && other != all);
+    let mut both = [held_out, rest].concat();
+    both.sort();
+    whole.sort();
+    assert_eq!(both, whole);
+
+    for (hold_out, text) in [
+        (HoldOut::Every(8), "no class has as many files as to take every 8"),
+        (HoldOut::Every(1), "every: expected at least 2, got 1"),
+        (HoldOut::ExceptEvery(0), "except every: expected at least 2, got 0"),
+    ] {
+        let options = SourceOptions { hold_out: Some(hold_out), ..SourceOptions::default() };
+        let error = Source::open(folder.path(), &options).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+/// What was skipped has no class: a like share of it is told of in each part.
+#[test]
+fn of_what_is_skipped_each_part_has_its_share() {
+    let names: Vec<String> =
+        (0..6).flat_map(|n| [format!("a/{n}.jpg"), format!("a/deep{n}/x.jpg")]).collect();
+    let folder = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let skipped = |hold_out| {
+        let options = SourceOptions { hold_out: Some(hold_out), ..SourceOptions::default() };
+        let source = Source::open(folder.path(), &options).unwrap();
+        (source.len(), source.skipped().len())
+    };
+    assert_eq!(skipped(HoldOut::Every(3)), (2, 2));
+    assert_eq!(skipped(HoldOut::ExceptEvery(3)), (4, 4));
+}
+
+#[test]
+fn rows_and_members_of_archives_are_held_out_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<[u8; 1]> = (0..9).map(|n| [n]).collect();
+    let rows: Vec<(Option<&[u8]>, Option<i64>)> =
+        bytes.iter().enumerate().map(|(n, bytes)| (Some(&bytes[..]), Some(n as i64 % 2))).collect();
+    let path = folder.path().join("all.parquet");
+    write_parquet(&path, &[&rows[..4], &rows[4..]], WriterProperties::default());
+    let held_out = |path: &Path, hold_out| {
+        let options = SourceOptions { hold_out: Some(hold_out), ..SourceOptions::default() };
+        let source = Source::open(path, &options).unwrap();
+        let mut reader = source.reader();
+        let items: Vec<_> = reader.stream(0..source.len()).collect();
+        items.into_iter().map(|item| source.bytes(item).unwrap()[0]).collect::<Vec<_>>()
+    };
+    // Class 0 has rows 0, 2, 4, 6, 8, class 1 has 1, 3, 5, 7.
+    assert_eq!(held_out(&path, HoldOut::Every(2)), [2, 3, 6, 7]);
+    assert_eq!(held_out(&path, HoldOut::ExceptEvery(2)), [0, 1, 4, 5, 8]);
+
+    let members: Vec<(String, Vec<u8>)> = (0..9).map(|n| (format!("{}/{n}.jpg", n % 2), vec![n])).collect();
+    let members: Vec<(&str, &[u8])> =
+        members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let tar = file_of(&tar_bytes(&members));
+    assert_eq!(held_out(tar.path(), HoldOut::Every(2)), [2, 6, 3, 7]);
 }

@@ -85,6 +85,7 @@ impl Pictures {
     /// How the pictures of a packed store were made square, in words; of others it is not known.
     pub fn crop(&self) -> Option<String> {
         match self {
+            Self::Set(set) if set.upright() => set.crop().map(|crop| format!("{crop}, of upright pictures")),
             Self::Set(set) => set.crop().map(|crop| crop.to_string()),
             Self::Array(_) => None,
         }

@@ -1,35 +1,16 @@
 //! Photos as viewers show them.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use mgnt_data::{Limits, Picture};
 use mgnt_weights::Error;
 
-/// Reads a picture, and turns it as its metadata (EXIF) asks for: a camera stores the rows of its sensor.
+/// Reads a picture, and turns it as its metadata (EXIF) asks for.
 pub fn open_upright(path: &Path) -> anyhow::Result<Picture> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let any = Limits { shortest: 1, ..Limits::default() };
     let named = |error| mgnt_data::Error::Picture(format!("{}: {error}", path.display()));
-    let picture = Picture::decode(&bytes, any).map_err(named)?;
-    let orientation = orientation(&bytes);
-    if orientation == Orientation::NoTransforms {
-        return Ok(picture);
-    }
-    let (width, height) = (picture.width() as u32, picture.height() as u32);
-    let pixels = RgbImage::from_raw(width, height, picture.into_rgb());
-    let mut turned = DynamicImage::from(pixels.unwrap_or_default());
-    turned.apply_orientation(orientation);
-    Ok(Picture::new(turned.width() as usize, turned.height() as usize, turned.into_rgb8().into_raw())?)
-}
-
-/// How a picture is to be turned; not at all where its metadata cannot be read.
-fn orientation(bytes: &[u8]) -> Orientation {
-    let decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok();
-    let decoder = decoder.and_then(|reader| reader.into_decoder().ok());
-    decoder.and_then(|mut decoder| decoder.orientation().ok()).unwrap_or(Orientation::NoTransforms)
+    Ok(Picture::decode_upright(&bytes, any).map_err(named)?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use mgnt_data::{Crop, Error, Filter, Format, PrepareOptions, SourceOptions, prepare};
+use mgnt_data::{Crop, Error, Filter, Format, HoldOut, PrepareOptions, SourceOptions, prepare};
 
 use super::watch::Progress;
 use crate::failure::bad_use;
@@ -20,6 +20,12 @@ pub struct Arguments {
     /// Part of the source: a first level such as train, or a word in the names of WebDataset or Parquet files
     #[arg(long)]
     split: Option<String>,
+    /// Only every Nth picture of each class: a held-out set, of a source without one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), conflicts_with = "except_every")]
+    every: Option<u32>,
+    /// All pictures but every Nth of each class: what --every of the same number leaves to train on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    except_every: Option<u32>,
     /// Classes of flat pictures, one a line in order of their names, or `picture class` a line
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
@@ -36,6 +42,9 @@ pub struct Arguments {
     /// How pictures are made smaller: lanczos if not given, bilinear for torchvision; adm has its own
     #[arg(long, value_enum)]
     filter: Option<FilterWord>,
+    /// Turn pictures first as their metadata (EXIF) asks for, as viewers show photos; published data sets are made without
+    #[arg(long)]
+    upright: bool,
     /// Share of files that may be rejected
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     max_rejected: f64,
@@ -103,6 +112,11 @@ impl From<FilterWord> for Filter {
 }
 
 impl Arguments {
+    fn hold_out(&self) -> Option<HoldOut> {
+        let held_out = self.every.map(|every| HoldOut::Every(every as usize));
+        held_out.or(self.except_every.map(|every| HoldOut::ExceptEvery(every as usize)))
+    }
+
     fn crop(&self) -> anyhow::Result<Crop> {
         let filter = self.filter.map(Filter::from);
         match (self.crop, filter) {
@@ -125,6 +139,7 @@ pub fn of_options(error: Error) -> anyhow::Error {
 
 /// Packs the source.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let hold_out = arguments.hold_out();
     let options = PrepareOptions {
         crop: arguments.crop()?,
         source: SourceOptions {
@@ -132,7 +147,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             split: arguments.split,
             labels: arguments.labels,
             names: arguments.class_names,
+            hold_out,
         },
+        upright: arguments.upright,
         size: arguments.size,
         max_rejected: arguments.max_rejected,
         shard_items: arguments.shard_items.map(|items| items as usize),

@@ -1,8 +1,11 @@
 use std::fs;
 use std::sync::Mutex;
 
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
 use super::*;
-use crate::{PictureStore, synthetic};
+use crate::{HoldOut, PictureStore, synthetic};
 
 fn quiet(source: &Path, options: &PrepareOptions, out: &Path) -> Result<PrepareReport, Error> {
     prepare(source, options, out, &mut |_, _| {})
@@ -65,6 +68,54 @@ fn the_share_that_is_allowed_is_allowed() {
     };
     assert_eq!(of(0.29, "right").unwrap(), 29);
     assert!(of(0.28, "wrong").unwrap_err().to_string().contains("29 of 100"));
+}
+
+/// A camera's rows are those of its sensor: of a photo of 32 x 16 pixels that was held upright, the middle is another.
+#[test]
+fn pictures_are_turned_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    fs::create_dir_all(source.join("a")).unwrap();
+    let rgb: Vec<u8> = (0..32 * 16).flat_map(|i| [if i % 32 < 16 { 0 } else { 255 }; 3]).collect();
+    let mut png = Vec::new();
+    let mut encoder = PngEncoder::new(&mut png);
+    // A big-endian TIFF header, and one field, 0x0112, a short of 6: to be turned right.
+    encoder
+        .set_exif_metadata(b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec())
+        .unwrap();
+    encoder.write_image(&rgb, 32, 16, ExtendedColorType::Rgb8).unwrap();
+    fs::write(source.join("a/0.png"), png).unwrap();
+    let of = |upright: bool, out: &str| {
+        let out = folder.path().join(out);
+        quiet(&source, &PrepareOptions { size: 16, upright, ..options() }, &out).unwrap();
+        let store = PictureStore::open(&out).unwrap();
+        assert_eq!(store.manifest().upright, upright);
+        assert_eq!(fs::read_to_string(out.join("manifest.json")).unwrap().contains("upright"), upright);
+        let grey: Vec<u8> = store.picture(0).iter().step_by(3).copied().collect();
+        // The corners in the order of rows.
+        [grey[0], grey[15], grey[15 * 16], grey[15 * 16 + 15]]
+    };
+    assert_eq!(of(false, "as it is"), [0, 255, 0, 255]);
+    assert_eq!(of(true, "upright"), [0, 0, 255, 255]);
+}
+
+#[test]
+fn a_held_out_part_is_named_in_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    synthetic::write_folder(&source, 4, 32, 1).unwrap();
+    let classes = synthetic::CLASSES.len();
+    let part = |hold_out, out: &str| {
+        let source_options = SourceOptions { hold_out: Some(hold_out), ..SourceOptions::default() };
+        let out = folder.path().join(out);
+        quiet(&source, &PrepareOptions { source: source_options, ..options() }, &out).unwrap();
+        let store = PictureStore::open(&out).unwrap();
+        (store.len(), store.manifest().counts.clone(), store.manifest().source.clone())
+    };
+    let held_out = part(HoldOut::Every(4), "val");
+    assert_eq!(held_out, (classes, vec![1; classes], "source (every 4)".to_owned()));
+    let rest = part(HoldOut::ExceptEvery(4), "train");
+    assert_eq!(rest, (3 * classes, vec![3; classes], "source (except every 4)".to_owned()));
 }
 
 /// What is left out of a shard is looked at again if it has changed, and so is what was packed.

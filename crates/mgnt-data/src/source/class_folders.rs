@@ -17,7 +17,9 @@ pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     {
         let place = split.map(|split| format!(" under `{split}`")).unwrap_or_default();
         let first = found.skipped.first().map(|s| format!("; {}: {}", s.key, s.reason)).unwrap_or_default();
-        let reason = format!("no class folders{place}; expected <class>/<picture>{first}");
+        let reason = format!(
+            "no class folders{place}; expected <class>/<picture> (of pictures without classes, all in one folder){first}"
+        );
         return Err(Error::Layout { path: path.into(), reason });
     }
     Ok(found)

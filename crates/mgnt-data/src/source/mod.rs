@@ -7,6 +7,7 @@ mod archive;
 mod class_folders;
 mod flat;
 mod format;
+mod hold_out;
 mod ilsvrc;
 mod parquet;
 mod reader;
@@ -23,6 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 pub use format::Format;
+pub use hold_out::HoldOut;
 pub use reader::Reader;
 
 use crate::Error;
@@ -47,6 +49,8 @@ pub struct SourceOptions {
     /// Names of classes that the source numbers, one a line, from number 0 (from 1 in ILSVRC's ground truth). With
     /// [`Format::Flat`] these are the classes, whether there is a picture of each or not.
     pub names: Option<PathBuf>,
+    /// The part of each class that is read; all if `None`.
+    pub hold_out: Option<HoldOut>,
 }
 
 /// A set of picture files with their classes.
@@ -117,6 +121,7 @@ impl Source {
             None => Format::detect(path, options.labels.is_some())?,
         };
         format.check(options)?;
+        options.hold_out.map_or(Ok(()), HoldOut::check)?;
         let split = options.split.as_deref();
         let names = options.names.as_deref().map(Names::read).transpose()?;
         let found = match format {
@@ -126,12 +131,12 @@ impl Source {
             Format::WebDataset => webdataset::list(path, split, names.map(|names| names.names))?,
             Format::Parquet => parquet::list(path, split, names.map(|names| names.names))?,
         };
-        Self::from_found(path, format, split, found)
+        Self::from_found(path, format, options, found)
     }
 
-    fn from_found(path: &Path, format: Format, split: Option<&str>, found: Found) -> Result<Self, Error> {
+    fn from_found(path: &Path, format: Format, options: &SourceOptions, found: Found) -> Result<Self, Error> {
         let layout = |reason: String| Error::Layout { path: path.into(), reason };
-        let Found { containers, listed, mut entries, skipped, classes } = found;
+        let Found { containers, listed, mut entries, mut skipped, classes } = found;
         let classes: Vec<String> = match classes {
             Classes::Named { classes, all_used } => {
                 let mut names: Vec<(String, u32)> = classes.into_iter().collect();
@@ -145,6 +150,7 @@ impl Source {
                 if let Some(empty) = counts(&entries, names.len()).iter().position(|&count| count == 0)
                     && all_used
                 {
+                    let split = options.split.as_deref();
                     return Err(layout(without_files(&names[empty].0, split, &skipped)));
                 }
                 names.into_iter().map(|(name, _)| name).collect()
@@ -170,6 +176,12 @@ impl Source {
         }
         if classes.len() > MOST_CLASSES {
             return Err(layout(format!("{} classes; at most {MOST_CLASSES} are supported", classes.len())));
+        }
+        if let Some(hold_out) = options.hold_out {
+            hold_out.of(&mut entries, &mut skipped, classes.len());
+            if entries.is_empty() {
+                return Err(layout(format!("no class has as many files as to take {hold_out}")));
+            }
         }
         let counts = counts(&entries, classes.len());
         Ok(Self { path: path.into(), format, containers, listed, entries, skipped, classes, counts })
