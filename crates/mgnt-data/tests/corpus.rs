@@ -319,7 +319,6 @@ fn what_lies_in_a_folder_besides_files() {
     fs::create_dir(class.join("deeper.png")).unwrap();
     fs::copy(&sound, class.join("deeper.png/a.png")).unwrap();
     fs::copy(&sound, class.join(".hidden.png")).unwrap();
-    fs::copy(&sound, folder.path().join("beside-the-class.png")).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(class.join("socket.png")).unwrap();
     let fifo = std::process::Command::new("mkfifo").arg(class.join("fifo.png")).status();
     let mut cases = vec![
@@ -332,7 +331,6 @@ fn what_lies_in_a_folder_besides_files() {
         ("hard.png", Packed),
         ("deeper.png", LeftOut("a folder within a class")),
         (".hidden.png", PassedOver),
-        ("../beside-the-class.png", PassedOver),
         ("socket.png", LeftOut("not a regular file")),
     ];
     if fifo.is_ok_and(|status| status.success()) {
@@ -440,7 +438,7 @@ fn tars_with_hostile_members() {
         ("up at the end", file(b"class/.."), Err("outside")),
         ("up of another split", file(b"val/../../x/a.png"), Err("outside")),
         ("here", file(b"./class/a.png"), Ok((1, &[]))),
-        ("no class", file(b"a.png"), Ok((0, &[]))),
+        ("no class", file(b"a.png"), Ok((0, &["beside the class folders"]))),
         ("deeper", file(b"class/deep/a.png"), Ok((0, &["a folder within a class"]))),
         ("hidden", file(b"class/.a.png"), Ok((0, &[]))),
         ("no name", file(b""), Ok((0, &[]))),

@@ -138,6 +138,22 @@ fn a_compressed_archive_is_told_to_be_one() {
     expect(&open(file_of(&tar_bytes(&[("BZh/1", b"x")])).path()), &[("BZh/1", "x")]);
 }
 
+/// Whoever put them there may think that they are used; a list of classes or a licence is none of them.
+#[test]
+fn pictures_beside_the_classes_are_told_of() {
+    const REASON: &str = "beside the class folders, so without a class";
+    let files =
+        ["train/a/1.jpg", "train/b/2.jpg", "train/3.PNG", "train/classes.txt", "train/.4.jpg", "5.jpg"];
+    let split = SourceOptions { split: Some("train".into()), ..SourceOptions::default() };
+    let members: Vec<(&str, &[u8])> = files.iter().map(|name| (*name, name.as_bytes())).collect();
+    let (folder, tar) = (tree(&files), file_of(&tar_bytes(&members)));
+    for path in [folder.path(), tar.path()] {
+        let source = Source::open(path, &split).unwrap();
+        expect(&source, &[("train/a/1.jpg", "train/a/1.jpg"), ("train/b/2.jpg", "train/b/2.jpg")]);
+        assert_eq!(reasons(&source), [("train/3.PNG", REASON)]);
+    }
+}
+
 /// A class of fewer files than that is trained on as a whole, and classes keep their numbers in both parts.
 #[test]
 fn every_nth_of_each_class_is_held_out() {

@@ -5,9 +5,13 @@ use std::path::Path;
 
 use super::archive::{self, Kind};
 use super::{Classes, DEEPER, Found, Place, folder, is_hidden, not_a_file};
-use crate::Error;
+use crate::{Error, is_picture_name};
 
-/// Lists `[split/]<class>/<file>`. Hidden files and folders are passed over; a deeper folder is skipped as one, however many
+/// Why a picture beside the classes is skipped.
+const NO_CLASS: &str = "beside the class folders, so without a class";
+
+/// Lists `[split/]<class>/<file>`. Hidden files and folders are passed over, and so is what else lies beside the class folders, but
+/// for pictures, which are skipped; a deeper folder is skipped as one, however many
 /// files it holds.
 pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
@@ -41,6 +45,9 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
                 return Err(Error::Layout { path: link, reason: reason.into() });
             }
             found.skip(format!("{prefix}{class}"), not_a_file(kind));
+        }
+        if kind.is_file() && is_picture_name(Path::new(&class)) {
+            found.skip(format!("{prefix}{class}"), NO_CLASS);
         }
         if !kind.is_dir() {
             continue;
@@ -82,6 +89,7 @@ fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
                 found.push(member.name, label, place);
             }
             ([_], Kind::Other(reason)) => found.skip(member.name, reason),
+            ([file], Kind::File) if is_picture_name(Path::new(file)) => found.skip(member.name, NO_CLASS),
             ([class, _], Kind::Other(reason)) => {
                 found.class(class);
                 found.skip(member.name, reason);
