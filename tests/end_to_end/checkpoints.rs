@@ -168,6 +168,36 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     succeed(&format!("probe small --input {} --output out.safetensors", case.display()), path);
     fail("export torch --names port --directory -o x", path, 2, &["--directory", "--names"]);
 
+    let said = safetensors::read(&path.join("out.safetensors")).unwrap();
+    let (name, indices) = said.iter().find(|(name, _)| name.ends_with("indices")).unwrap();
+    let rebuilt = said.get(&name.replace("indices", "reconstruction")).unwrap();
+    let [batch, height, width] = *indices.shape() else { panic!("{:?}", indices.shape()) };
+    let mut tokens = TensorMap::new();
+    let codes: Vec<i32> = indices.to_i64().unwrap().into_iter().map(|code| code as i32).collect();
+    tokens.insert_i32("tokens", &[batch, height * width], &codes).unwrap();
+    safetensors::write(&path.join("tokens.safetensors"), &tokens).unwrap();
+    succeed("probe small --input tokens.safetensors --output pictures.safetensors", path);
+    let pictures = safetensors::read(&path.join("pictures.safetensors")).unwrap();
+    assert!(pictures.get("reconstruction").unwrap() == rebuilt);
+    tokens.insert_i32("tokens", &[1, 3], &[0, 1, 2]).unwrap();
+    safetensors::write(&path.join("tokens.safetensors"), &tokens).unwrap();
+    let wrong = format!("`tokens`: expected shape [B, {}], got [1, 3]", height * width);
+    fail("probe small --input tokens.safetensors --output x", path, 1, &[&wrong]);
+
+    // A model that no command would take is not given on.
+    let file = path.join("small/model.safetensors");
+    let whole_model = safetensors::read(&file).unwrap();
+    let name = whole_model.iter().next().unwrap().0.to_owned();
+    let mut fewer = whole_model.clone();
+    fewer.remove(&name).unwrap();
+    safetensors::write(&file, &fewer).unwrap();
+    fail("export small -o x", path, 1, &["small", &name]);
+    let mut infinite = whole_model.clone();
+    let shape = infinite.get(&name).unwrap().shape().to_vec();
+    infinite.insert_f32(&name, &shape, &vec![f32::NAN; shape.iter().product()]).unwrap();
+    safetensors::write(&file, &infinite).unwrap();
+    fail("export small --directory -o x", path, 1, &["small", &name]);
+
     let mut bytes = TensorMap::new();
     bytes.insert(
         "image",

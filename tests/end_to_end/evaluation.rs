@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mgnt_data::Picture;
+use mgnt_data::manifest::sha256_of_file;
 use mgnt_weights::npz::{Archive, Writer};
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 use serde_json::Value;
@@ -38,7 +39,11 @@ fn a_folder_an_archive_and_a_model_are_measured_alike() {
     // The report's own folder is no reason to refuse the run's.
     let of_model = report(&format!("{run} --keep png --report made/reports/r.MD"), world);
     assert_eq!(of_model["protocol"]["fake"]["pictures"], 7);
-    assert_eq!(of_model["protocol"]["generation"]["dtype"], "f32");
+    let generation = &of_model["protocol"]["generation"];
+    assert_eq!(generation["dtype"], "f32");
+    for (field, folder) in [("model_sha256", "run/model"), ("tokenizer_sha256", "tokenizer/model")] {
+        assert_eq!(generation[field], sha256_of_file(&world.join(folder).join("model.safetensors")).unwrap());
+    }
     assert!(of_model["warnings"][0].as_str().unwrap().contains("ONLY 7"));
     let line = fs::read_to_string(world.join("made/reports/r.MD")).unwrap();
     assert!(line.contains("FID-64 **") && line.contains("classes balanced of 8, seed 0"), "{line}");

@@ -121,6 +121,13 @@ impl Picture {
     }
 }
 
+/// A picture's bytes, `[height, width, 3]`, with left and right exchanged: what [`flipped`](crate::loader::flipped) and
+/// [`TokenShard::is_flipped`](crate::TokenShard::is_flipped) ask for.
+pub fn mirrored(rgb: &[u8], width: usize) -> Vec<u8> {
+    let rows = rgb.chunks_exact(3 * width);
+    rows.flat_map(|row| row.as_chunks::<3>().0.iter().rev().flatten().copied()).collect()
+}
+
 fn decode<T>(
     bytes: &[u8],
     limits: Limits,
@@ -218,6 +225,13 @@ mod tests {
     fn png_round_trip() {
         let picture = gradient(20, 17);
         assert_eq!(Picture::decode(&picture.to_png().unwrap(), Limits::default()).unwrap(), picture);
+    }
+
+    #[test]
+    fn a_mirrored_picture_keeps_its_colours() {
+        let picture = [1, 2, 3, 4, 5, 6, 10, 20, 30, 40, 50, 60];
+        assert_eq!(mirrored(&picture, 2), [4, 5, 6, 1, 2, 3, 40, 50, 60, 10, 20, 30]);
+        assert_eq!(mirrored(&mirrored(&picture, 2), 2), picture);
     }
 
     #[test]

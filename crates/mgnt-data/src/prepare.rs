@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::manifest::{Rejected, RejectedList, StoreKind};
 use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
-use crate::source::{Item, Reader, Source, SourceOptions};
+use crate::source::{Item, Reader, Source, SourceOptions, printable};
 use crate::store::{PICTURES, StoreManifest, VERSION};
 use crate::unfinished::{Record, Unfinished};
 use crate::{Crop, Error, MADE_BY};
@@ -307,7 +307,7 @@ impl Job<'_> {
         for (place, index) in range.enumerate() {
             if let Some((_, reason)) = reasons.next_if(|(rejected, _)| *rejected == index) {
                 let key = self.source.key(index).to_owned();
-                tracing::warn!("left out {key}: {reason}");
+                tracing::warn!("left out {}: {reason}", printable(&key));
                 rejected.push(Rejected { key, reason });
                 continue;
             }
@@ -355,7 +355,8 @@ impl Job<'_> {
             return Ok(());
         }
         let path = self.source.path().to_path_buf();
-        let first = rejected.first().map(|r| format!("{}: {}", r.key, r.reason)).unwrap_or_default();
+        let first =
+            rejected.first().map(|r| format!("{}: {}", printable(&r.key), r.reason)).unwrap_or_default();
         Err(Error::TooManyRejected { path, rejected: rejected.len(), total, allowed, first })
     }
 

@@ -333,6 +333,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_no_tokenizer_writes_is_not_sound() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = TokenWriter::new(folder.path(), info());
+        (0..3).for_each(|number| writer.push(&[1; 6], number % 2).unwrap());
+        writer.finish().unwrap();
+        let path = folder.path().join(manifest::MANIFEST);
+        let whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let refused = |field: &str, value: serde_json::Value| {
+            let mut other = whole.clone();
+            other[field] = value;
+            std::fs::write(&path, other.to_string()).unwrap();
+            crate::verify(folder.path()).unwrap_err().to_string()
+        };
+        let error = refused("flips", true.into());
+        assert!(error.ends_with("an even number of pictures, of which half are mirrored, got 3"), "{error}");
+        let error = refused("shards", serde_json::json!([]));
+        assert!(error.ends_with("shards: expected at least one picture, got none"), "{error}");
+    }
+
     /// Labels are u16: class 65,537 would read back as class 1.
     #[test]
     fn more_classes_than_labels_can_tell_apart_are_refused() {

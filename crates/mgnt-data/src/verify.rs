@@ -125,9 +125,18 @@ fn verify_tokens(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Ve
     let manifest: TokenManifest = manifest::read(path, StoreKind::Tokens, tokens::VERSION)?;
     let TokenManifest { info, flips, shards, .. } = &manifest;
     let lengths = each_shard(path, shards, told, |entry| Ok(info.open_shard(path, entry)?.len()))?;
+    let items: usize = lengths.iter().sum();
+    let manifest = path.join(MANIFEST);
+    if items == 0 {
+        return Err(Error::store(manifest, "shards", "at least one picture", "none"));
+    }
+    if *flips && items % 2 == 1 {
+        let expected = "an even number of pictures, of which half are mirrored";
+        return Err(Error::store(manifest, "flips", expected, items));
+    }
     Ok(Verified {
         kind: VerifiedKind::Tokens { grid: info.grid, codes: info.codes, flips: *flips },
-        items: lengths.iter().sum(),
+        items,
         classes: info.classes.len(),
         shards: shards.len(),
     })

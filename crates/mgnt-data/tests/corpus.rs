@@ -438,6 +438,7 @@ fn tars_with_hostile_members() {
         ("up at the end", file(b"class/.."), Err("outside")),
         ("up of another split", file(b"val/../../x/a.png"), Err("outside")),
         ("here", file(b"./class/a.png"), Ok((1, &[]))),
+        ("contiguous", member(b"class/a.png", EntryType::Continuous, &size, &picture), Ok((1, &[]))),
         ("no class", file(b"a.png"), Ok((0, &["beside the class folders"]))),
         ("deeper", file(b"class/deep/a.png"), Ok((0, &["a folder within a class"]))),
         ("hidden", file(b"class/.a.png"), Ok((0, &[]))),

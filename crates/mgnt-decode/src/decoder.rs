@@ -49,7 +49,7 @@ impl fmt::Debug for Decoder<'_> {
 }
 
 /// What a decode leaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// Tokens of each sample in raster order, `[B][N]`.
     pub tokens: Vec<Vec<u16>>,
@@ -92,6 +92,12 @@ impl<'a> Decoder<'a> {
     /// That many samples of no class, which needs a vocabulary with a null class.
     pub fn unconditional(mut self, samples: usize) -> Self {
         self.classes = vec![None; samples];
+        self
+    }
+
+    /// The class of each sample, `None` for no class, which needs a vocabulary with a null class.
+    pub fn labels(mut self, labels: &[Option<usize>]) -> Self {
+        self.classes = labels.to_vec();
         self
     }
 

@@ -15,7 +15,7 @@ pub struct PixelMask {
 impl PixelMask {
     /// A mask from its pixels, row by row; some must be open and some must not.
     pub fn new(width: usize, height: usize, open: Vec<bool>) -> Result<Self, Error> {
-        if width * height != open.len() {
+        if width.checked_mul(height) != Some(open.len()) {
             return Err(Error::field("mask", format!("{width} x {height} pixels"), open.len()));
         }
         if !open.contains(&true) {

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Plan;
 
 /// Planned compute and measured time of a decode, iteration by iteration.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
     /// The model schedule, as written.
     pub schedule: String,
@@ -29,7 +29,7 @@ pub struct Ledger {
 }
 
 /// One iteration of a ledger.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// 0-based.
     pub iteration: usize,

@@ -382,6 +382,18 @@ fn a_recorded_decode_serves_batch_after_batch() {
     assert!(Recorded::new(&model, &on_host, 3).unwrap().is_none());
 }
 
+#[test]
+fn samples_with_and_without_a_class_are_one_batch() {
+    let (model, plan) = (model(), Strategy::parse("8x2,4x2,2x2,1x2").unwrap().plan(&config()).unwrap());
+    let decoder = || Decoder::new(&model, &plan).seed(4);
+    let both = decoder().labels(&[Some(1), None, Some(3)]).run().unwrap().tokens;
+    assert_eq!(both[0], decoder().classes(&[1]).run().unwrap().tokens[0]);
+    assert_eq!(both[1], decoder().unconditional(1).first_sample(1).run().unwrap().tokens[0]);
+    assert_eq!(both[2], decoder().classes(&[3]).first_sample(2).run().unwrap().tokens[0]);
+    let error = Strategy::parse("1x2").unwrap().plan_for(&config(), 0).unwrap_err().to_string();
+    assert!(error.contains("tokens to decide: expected at least one, got 0"), "{error}");
+}
+
 /// Parts of a batch side by side, as on processors: the same tokens, and a ledger of the whole batch.
 #[test]
 fn parts_of_a_batch_are_the_batch() {

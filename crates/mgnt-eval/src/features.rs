@@ -2,8 +2,8 @@ use std::collections::BinaryHeap;
 
 use faer::Mat;
 
-use crate::Error;
 use crate::draw::priority;
+use crate::{Error, Moments, Statistics};
 
 /// Features of some pictures, `[n, dims]` row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,13 @@ impl Features {
     /// The values, row by row.
     pub fn values(&self) -> &[f32] {
         &self.rows
+    }
+
+    /// Their mean and covariance.
+    pub fn moments(&self) -> Result<Moments, Error> {
+        let mut statistics = Statistics::new(self.dims);
+        statistics.add(&self.rows)?;
+        Ok(statistics.moments())
     }
 
     /// A column a picture.

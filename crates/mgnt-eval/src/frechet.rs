@@ -1,11 +1,13 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par, Side};
 
+use serde::Serialize;
+
 use crate::statistics::ROUNDING_OF_OTHERS;
 use crate::{Error, Moments};
 
 /// A Frechet distance and the part of it that the means alone make.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Frechet {
     /// `|m1 - m2|^2 + tr S1 + tr S2 - 2 tr sqrt(S1 S2)`.
     pub distance: f64,

@@ -2,11 +2,13 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, Par};
 
+use serde::Serialize;
+
 use crate::draw::drawn;
 use crate::{Error, Features};
 
 /// Kernel distance of two sets of features.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct KernelDistance {
     /// Mean over the subsets.
     pub mean: f64,

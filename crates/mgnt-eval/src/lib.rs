@@ -30,7 +30,7 @@ pub use error::Error;
 pub use features::Features;
 pub use frechet::{Frechet, frechet_distance};
 pub use inception::{Activations, Dims, Inception, Resize};
-pub use inception_score::InceptionScore;
+pub use inception_score::{InceptionScore, inception_score};
 pub use kernel_distance::{KernelDistance, kernel_distance};
 pub use meter::{Measured, Meter};
 pub use neighbours::{Neighbours, neighbours};

@@ -35,11 +35,21 @@ pub struct Measured {
 impl Meter {
     /// No picture yet, of so many that will come.
     pub fn new(dims: Dims, pictures: usize) -> Self {
+        Self::of_features(dims.count(), pictures)
+    }
+
+    /// The same for `dims` features of any network.
+    ///
+    /// # Panics
+    ///
+    /// Where `dims` is 0.
+    pub fn of_features(dims: usize, pictures: usize) -> Self {
+        assert!(dims > 0, "a picture has one feature at least");
         Self {
             pictures,
-            statistics: Statistics::new(dims.count()),
+            statistics: Statistics::new(dims),
             spatial: None,
-            sample: FeatureSample::new(dims.count(), SAMPLE, SEED),
+            sample: FeatureSample::new(dims, SAMPLE, SEED),
             scorer: None,
         }
     }
@@ -92,6 +102,7 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{frechet_distance, inception_score};
 
     #[test]
     fn all_parts_are_measured_and_the_number_is_held() {
@@ -106,8 +117,17 @@ mod tests {
         let measured = meter.finish().unwrap();
         assert_eq!((measured.moments.dims(), measured.moments.count()), (64, Some(20)));
         assert_eq!(measured.spatial.unwrap().mean()[0], 47.5);
-        assert_eq!(measured.sample.unwrap().values(), &said(0, 20).features[..]);
+        let (of_all, sample) = (said(0, 20), measured.sample.unwrap());
+        assert_eq!(sample.values(), &of_all.features[..]);
+        // Added in other batches, their sums are rounded otherwise.
+        let distance = frechet_distance(&sample.moments().unwrap(), &measured.moments).unwrap().distance;
+        assert!(distance.abs() < 1e-9, "{distance}");
+        let logits = of_all.logits.unwrap();
+        assert_eq!(inception_score(&logits, 3, SPLITS, SEED).unwrap(), measured.inception_score.unwrap());
         assert_eq!(measured.inception_score.unwrap().splits, 10);
+        assert!(
+            inception_score(&logits, 7, SPLITS, SEED).unwrap_err().to_string().contains("a multiple of 7")
+        );
         let mut few = Meter::new(Dims::D64, 19);
         few.add(&said(0, 19)).unwrap();
         assert_eq!(few.finish().unwrap().inception_score, None);

@@ -2,10 +2,12 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, ColRef, Mat, MatRef, Par};
 use rayon::prelude::*;
 
+use serde::Serialize;
+
 use crate::{Error, Features};
 
 /// How two sets of features lie to each other, by balls around each picture that reach to a near neighbour.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Neighbours {
     /// Share of fake pictures inside the ball of any real one (Kynkäänniemi et al., 2019; k = 3).
     pub precision: f64,

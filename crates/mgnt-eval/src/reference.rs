@@ -280,6 +280,11 @@ fn insert_moments(map: &mut TensorMap, prefix: &str, moments: &Moments) -> Resul
 fn load(path: &Path, identity: &Identity) -> Result<Measured, Error> {
     let map = safetensors::read(path)?;
     let fail = |reason: String| Error::File { path: path.into(), reason };
+    if !map.metadata().contains_key("version") {
+        return Err(fail(
+            "no reference that `--save-reference` wrote, which says what it was made with".into(),
+        ));
+    }
     for (name, expected) in identity.fields() {
         let got = map.metadata().get(name).map_or("", String::as_str);
         if got != expected && !(name == "pictures" && identity.pictures.is_none()) {
@@ -465,6 +470,9 @@ mod tests {
             cache.reference(&source, network, dims, 2, &mut |_| {}).map_err(|e| e.to_string())
         };
         assert_eq!(again(&network, Dims::D64).unwrap(), measured);
+        let weights = Source::open(&folder.path().join("w.safetensors")).unwrap();
+        let error = cache.reference(&weights, &network, Dims::D64, 2, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("w.safetensors: no reference that `--save-reference` wrote"), "{error}");
         assert!(again(&network, Dims::D192).unwrap_err().contains("dims: expected 192, got 64"));
         let network = network.with_resize(Resize::Tf1);
         assert!(again(&network, Dims::D64).unwrap_err().contains("resize: expected tf1, got pytorch-fid"));

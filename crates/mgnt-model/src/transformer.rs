@@ -1,4 +1,6 @@
 mod computed_by;
+mod forms;
+mod shapes;
 #[cfg(test)]
 mod tests;
 
@@ -8,7 +10,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, FloatDType, Int, IntDType, Tensor};
+use burn::tensor::{DType, Device, Int, IntDType, Tensor};
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 
@@ -19,7 +21,7 @@ use crate::embedding::Embedding;
 use crate::head::Head;
 use crate::initial::Initial;
 use crate::kernels::{Biases, GoesOn, Kernels, Learned, LearnedBlock, LearnedHead, OnTape};
-use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host, precision};
+use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host};
 
 /// LayerNorm epsilon of the published models.
 pub(crate) const NORM_EPSILON: f64 = 1e-12;
@@ -138,9 +140,10 @@ impl NestedTransformer {
         Ok(directory.fill(Self::built(&config, Initial::undrawn(device))?)?)
     }
 
-    /// Writes a model directory, whole or not at all.
+    /// Writes a model directory, whole or not at all. Low-rank updates ([`Module::apply_lora`]) are added to the weights that they
+    /// change.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
-        let mut model = self.clone();
+        let mut model = self.clone().materialize();
         for block in &mut model.blocks {
             block.attention.joined.clear();
         }
@@ -152,130 +155,6 @@ impl NestedTransformer {
     /// Sizes and options.
     pub fn config(&self) -> &ModelConfig {
         &self.config
-    }
-
-    /// The same model for inference in another type, such as `BF16`: its matrices, keys and values are of that
-    /// type; biases, LayerNorm, the residual stream and logits stay in `f32`.
-    ///
-    /// Fails where the device cannot compute in it.
-    pub fn with_type(self, to: FloatDType) -> Result<Self, Error> {
-        if !self.device().supports_dtype(to) {
-            return Err(Error::Type { asked: format!("{to:?}") });
-        }
-        Ok(self.kept(|model| precision::with_matrices(model, to).with_biases()))
-    }
-
-    /// The same model after `change`, whose tensors stay for as long as it does: a device that looks through its memory for room
-    /// then does not look through them.
-    fn kept(self, change: impl Fn(Self) -> Self + Send) -> Self {
-        self.device().memory_persistent_allocations(self, change)
-    }
-
-    /// Biases as the kernels take them, where there are some.
-    fn with_biases(self) -> Self {
-        let biases = match &self.kernels {
-            Some(kernels) if self.is_joined() => {
-                self.blocks.iter().map(|block| Biases::new(block, kernels.as_ref())).collect()
-            }
-            _ => Vec::new(),
-        };
-        Self { biases, ..self }
-    }
-
-    /// The same model for a step of training whose products are taken in another type, such as `BF16`: the matrices
-    /// of blocks and head are cast, and gradients go through the casts to this model's parameters, which stay in
-    /// `f32`. The embedding is not cast, since its gradient is a sum over many rows. A model [learning
-    /// with](Self::learning_with) kernels shares its parameters among the sub-models of that step, in `f32` too.
-    ///
-    /// Fails where the device cannot compute in it.
-    pub fn computing_in(&self, to: FloatDType) -> Result<Self, Error> {
-        if !self.device().supports_dtype(to) {
-            return Err(Error::Type { asked: format!("{to:?}") });
-        }
-        let all = self.clone();
-        if let Some(kernels) = all.learned_by() {
-            let compute = to.into();
-            let blocks = all.blocks.iter().map(|block| LearnedBlock::new(block, kernels, compute)).collect();
-            let head = LearnedHead::new(&all.head, all.embedding.tokens.val(), kernels, compute);
-            return Ok(Self { learned: Some(Arc::new(Learned { blocks, head })), ..all });
-        }
-        let head = Head { dense: precision::with_matrices(all.head.dense, to), ..all.head };
-        Ok(Self { blocks: precision::with_matrices(all.blocks, to), head, ..all })
-    }
-
-    /// The same model as it is fast on processors: exponentials are taken on the host, since their backend takes them one by
-    /// one. On another device it is right as well, but slow.
-    pub fn on_processor(mut self) -> Self {
-        for block in &mut self.blocks {
-            (block.attention.on_host, block.mlp.on_host) = (true, true);
-        }
-        self.head.on_host = true;
-        self
-    }
-
-    /// Whether it is [`on_processor`](Self::on_processor): who uses it may choose their own ways by that.
-    pub fn is_on_processor(&self) -> bool {
-        self.head.on_host
-    }
-
-    /// The same model as it is fast on accelerators, for inference: queries, keys and values come from one product, for
-    /// which their weights are copied for each sub-model, and attention takes the shapes and types that fused kernels
-    /// are made for. On a processor it is right as well.
-    ///
-    /// The copies do not follow later changes of the weights, and on a tape the weights themselves are taken. [`save`](Self::save) writes the model without them, as it was;
-    /// Burn's own records hold them too, and fit a model of this form alone.
-    ///
-    /// # Panics
-    ///
-    /// Where the model is on a device with a tape: its [`valid`](Module::valid) form is not.
-    pub fn on_accelerator(self) -> Self {
-        self.kept(|mut model| {
-            for block in &mut model.blocks {
-                block.attention.join(&model.config);
-            }
-            model.with_biases()
-        })
-    }
-
-    /// The same model [`on_accelerator`](Self::on_accelerator) whose blocks are computed by kernels of its device, in fewer
-    /// passes and with fewer roundings; by operations as before with [exact products](Self::with_exact_products), or where
-    /// sub-models nest in the features.
-    ///
-    /// # Panics
-    ///
-    /// As [`on_accelerator`](Self::on_accelerator) does.
-    pub fn with_kernels(self, kernels: Arc<dyn Kernels>) -> Self {
-        Self { kernels: Some(kernels), ..self }.on_accelerator()
-    }
-
-    /// The same model for training whose blocks are computed by kernels of its device, and so are their gradients; by operations
-    /// as before where it has LayerNorms before its branches, or sub-models that nest in the features.
-    pub fn learning_with(self, kernels: Arc<dyn Kernels>) -> Self {
-        Self { kernels: Some(kernels), ..self }
-    }
-
-    /// The same model for a pass of each sub-model over one batch, whose dropout is a function of `seed`, the sub-model and the place of a
-    /// number, on any device, where it [learns by kernels](Self::learning_with). Without a seed, or by operations, each pass
-    /// draws from the device.
-    pub fn dropping_by(self, seed: u64) -> Self {
-        Self { dropout_seed: Some(seed), ..self }
-    }
-
-    /// The same model, for inference, whose products of `f32` are as exact as `f32` where a device's tensor cores would round their
-    /// operands to TF32, as they do on CUDA: each takes four. Halves are as they were.
-    ///
-    /// Fails where the device has no bf16, which each device with TF32 has.
-    pub fn with_exact_products(mut self) -> Result<Self, Error> {
-        if !self.device().supports_dtype(FloatDType::BF16) {
-            return Err(Error::Type { asked: "BF16, for exact products of F32".into() });
-        }
-        for block in &mut self.blocks {
-            let Block { attention, mlp, .. } = block;
-            let all = attention.projections().chain([&mut mlp.up, &mut mlp.down]);
-            all.for_each(|dense| dense.exact = true);
-        }
-        self.head.dense.exact = true;
-        Ok(self)
     }
 
     /// Softmax over the last dimension, on the host where the model is [`on_processor`](Self::on_processor) and `x` on no
@@ -296,6 +175,11 @@ impl NestedTransformer {
     }
 
     /// Logits over the whole vocabulary, `[B, 1 + N, vocabulary]`, of `tokens [B, 1 + N]`, class token first.
+    ///
+    /// # Panics
+    ///
+    /// Where there are more tokens, a token is not of the vocabulary (on accelerators it is read from anywhere instead), or the
+    /// sub-model is not of this model.
     pub fn forward(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
         let [batch, length] = tokens.dims();
         let vocabulary = self.config.vocabulary().len();
@@ -304,13 +188,22 @@ impl NestedTransformer {
     }
 
     /// The residual stream after the last block, `[B, A, D]`, of `tokens [B, A]` at positions 0 to A - 1.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward) does.
     pub fn hidden(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
         self.hidden_of(self.embedded(tokens), sub_model)
     }
 
     /// The residual stream before the first block, `[B, A, D]`, of `tokens [B, A]` at positions 0 to A - 1: the same for
     /// every sub-model.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward) does.
     pub fn embedded(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.check_length(&tokens);
         let [batch, length] = tokens.dims();
         let shape = [batch, length, self.config.width];
         if batch * length == 0 {
@@ -347,7 +240,12 @@ impl NestedTransformer {
     }
 
     /// The residual stream after the last block, `[B, A, D]`, of that before the first.
+    ///
+    /// # Panics
+    ///
+    /// Where that is of another width, or the sub-model is not of this model.
     pub fn hidden_of(&self, embedded: Tensor<3>, sub_model: SubModel) -> Tensor<3> {
+        self.check_width(embedded.dims());
         let [batch, length, width] = embedded.dims();
         if batch * length == 0 {
             return embedded;
@@ -364,6 +262,11 @@ impl NestedTransformer {
     /// Position 0 is the class token's, image token i is at position i + 1. The order of the active positions is
     /// the caller's. A cache serves only sub-models of the width that made it
     /// ([`SubModel::shares_cache_with`]).
+    ///
+    /// # Panics
+    ///
+    /// Where there is no active position, `positions` has another shape than `tokens`, the cache is one of another batch, model or
+    /// width, or as [`forward`](Self::forward) does.
     pub fn forward_cached(
         &self,
         tokens: Tensor<2, Int>,
@@ -372,6 +275,7 @@ impl NestedTransformer {
         keep: usize,
         sub_model: SubModel,
     ) -> (Tensor<3>, KvCache) {
+        self.check_cached([&tokens, &positions], cache.as_ref(), sub_model);
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
         let (tokens, positions) = self.taken(tokens, positions);
@@ -446,16 +350,25 @@ impl NestedTransformer {
     }
 
     /// Logits over the whole vocabulary, `[R, vocabulary]`, of rows of the residual stream `[R, D]`.
+    ///
+    /// # Panics
+    ///
+    /// Where those are of another width.
     pub fn vocabulary_logits(&self, rows: Tensor<2>) -> Tensor<2> {
         self.logits(rows, self.config.vocabulary().len())
     }
 
     /// Logits over the V codes, `[R, V]`, of rows of the residual stream `[R, D]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`vocabulary_logits`](Self::vocabulary_logits) does.
     pub fn code_logits(&self, rows: Tensor<2>) -> Tensor<2> {
         self.logits(rows, self.config.codes)
     }
 
     fn logits(&self, rows: Tensor<2>, count: usize) -> Tensor<2> {
+        self.check_width(rows.dims());
         if rows.dims()[0] == 0 {
             return nothing([0, count], &rows.device());
         }

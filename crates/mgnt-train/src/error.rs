@@ -68,6 +68,9 @@ pub enum Error {
     /// Files.
     #[error(transparent)]
     Weights(#[from] mgnt_weights::Error),
+    /// Of a task or a watcher of somebody's own.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {

@@ -1,5 +1,6 @@
 //! A run of any task: its folder, what it begins with, and Burn's training around it.
 
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -40,8 +41,37 @@ pub struct RunOptions<'a> {
     pub saves: bool,
     /// Compute as many parts of a step at once as there are cores: right for CPUs.
     pub side_by_side: bool,
-    /// Looked at between steps: whether to save and stop.
+    /// Looked at between steps: whether to save and stop. The first step is done whatever it says.
     pub stop: &'a Interrupter,
+}
+
+impl<'a> RunOptions<'a> {
+    /// A new run on one device, which is saved, and whose parts are computed one after the other.
+    pub fn new(device: &'a Device, out: &'a Path, stop: &'a Interrupter) -> Self {
+        Self {
+            device,
+            others: &[],
+            one_generator: false,
+            out,
+            resume: false,
+            saves: true,
+            side_by_side: false,
+            stop,
+        }
+    }
+}
+
+impl fmt::Debug for RunOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOptions")
+            .field("device", self.device)
+            .field("others", &self.others)
+            .field("out", &self.out)
+            .field("resume", &self.resume)
+            .field("saves", &self.saves)
+            .field("side_by_side", &self.side_by_side)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a run ended.

@@ -1,6 +1,8 @@
 //! Tells the watcher and the logs what happens in the loop.
 
+use std::any::Any;
 use std::fs;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +17,8 @@ use crate::{Error, Optimization};
 /// Tells the watcher and the logs.
 pub(crate) struct Teller<M> {
     watcher: Box<dyn Watcher<M>>,
+    /// What the watcher panicked with on the thread of Burn's metrics, where nobody would hear of it.
+    panicked: Option<Box<dyn Any + Send>>,
     metrics: JsonLines,
     skips: JsonLines,
     /// Steps done.
@@ -41,7 +45,18 @@ impl<M> Teller<M> {
         let skips = JsonLines::open(&out.join("skipped.jsonl"), |line| line <= step)?;
         let Optimization { steps, log_every, .. } = *optimization;
         let clock = Instant::now();
-        Ok(Self { watcher, metrics, skips, step, steps, log_every, tokens_a_step, clock, counted: 0 })
+        Ok(Self {
+            watcher,
+            panicked: None,
+            metrics,
+            skips,
+            step,
+            steps,
+            log_every,
+            tokens_a_step,
+            clock,
+            counted: 0,
+        })
     }
 
     pub fn event(&mut self, event: &Event) {
@@ -63,14 +78,28 @@ impl<M> Teller<M> {
             ..self.line(figures)
         };
         self.log(&line);
-        self.watcher.event(&Event::Trained(line));
+        self.tell(&Event::Trained(line));
     }
 
     pub fn validated(&mut self, figures: Figures) {
         let figures = figures.into_iter().map(|(name, value)| (format!("validation_{name}"), value));
         let line = self.line(figures.collect());
         self.log(&line);
-        self.watcher.event(&Event::Validated(line));
+        self.tell(&Event::Validated(line));
+    }
+
+    /// Tells what comes from the thread of Burn's metrics. That has to outlive a panic: the loop waits for its answers, for ever if
+    /// it is gone.
+    fn tell(&mut self, event: &Event) {
+        if self.panicked.is_none() {
+            let told = panic::catch_unwind(AssertUnwindSafe(|| self.watcher.event(event)));
+            self.panicked = told.err();
+        }
+    }
+
+    /// What the watcher panicked with since this was asked, for the loop to go on with.
+    pub fn panicked(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.panicked.take()
     }
 
     fn line(&mut self, figures: Figures) -> Line {

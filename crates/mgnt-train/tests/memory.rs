@@ -109,16 +109,7 @@ fn parameters_that_do_not_learn_leave_nothing_from_step_to_step() {
     let (device, stop) = (Device::flex(), Interrupter::new());
     for side_by_side in [false, true] {
         let out = folder.path().join(format!("{side_by_side}"));
-        let options = RunOptions {
-            device: &device,
-            others: &[],
-            one_generator: false,
-            out: &out,
-            resume: false,
-            saves: false,
-            side_by_side,
-            stop: &stop,
-        };
+        let options = RunOptions { saves: false, side_by_side, ..RunOptions::new(&device, &out, &stop) };
         run(Held, &optimization, &optimization, options, watch.clone()).unwrap();
         let lines: Vec<(usize, usize)> = told.try_iter().collect();
         let of = |step: usize| lines.iter().find(|line| line.0 == step).unwrap().1;

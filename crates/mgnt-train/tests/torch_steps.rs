@@ -142,16 +142,7 @@ fn twenty_steps_are_those_of_pytorch() {
     let given = || Given { file: safetensors::read(&golden).unwrap(), config: config.clone() };
     let folder = tempfile::tempdir().unwrap();
     let (device, stop) = (Device::flex(), Interrupter::new());
-    let options = RunOptions {
-        device: &device,
-        others: &[],
-        one_generator: false,
-        out: folder.path(),
-        resume: false,
-        saves: true,
-        side_by_side: false,
-        stop: &stop,
-    };
+    let options = RunOptions::new(&device, folder.path(), &stop);
     let (tell, told) = mpsc::channel();
     let watch = move |event: &Event| {
         if let Event::Trained(line) = event {

@@ -8,12 +8,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::limits::shown;
-use crate::{Error, TensorMap, atomic, safetensors};
+use crate::{Error, TensorMap, atomic, format, safetensors};
 
 /// Name of the configuration in a model directory.
 pub const CONFIG: &str = "config.ron";
 /// Name of the weights in a model directory.
 pub const WEIGHTS: &str = "model.safetensors";
+
+/// Name of what lists the parts of weights in several files, as the Hub has them; they are not read.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// A folder that holds a model's configuration and weights.
 #[derive(Debug, Clone)]
@@ -61,7 +64,12 @@ impl ModelDirectory {
     /// Reads `model.safetensors`; an error as of [`config`](Self::config).
     pub fn weights(&self) -> Result<TensorMap, Error> {
         self.check()?;
-        safetensors::read(&self.path.join(WEIGHTS))
+        let path = self.path.join(WEIGHTS);
+        let index = self.path.join(INDEX);
+        if !path.exists() && index.exists() {
+            return Err(format::of_several_files(&index));
+        }
+        safetensors::read(&path)
     }
 
     /// Writes both files; the folder appears whole, or an older model stays ([`atomic::write_folder`]).
@@ -180,6 +188,14 @@ mod tests {
         // What a process that was killed left aside is looked at as well.
         fs::rename(&photos, folder.path().join("photos.old.tmp")).unwrap();
         assert!(refused().contains("got `p.jpg`") && photos.join("p.jpg").exists(), "{}", refused());
+    }
+
+    #[test]
+    fn weights_in_several_files_are_refused_by_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(INDEX), "{}").unwrap();
+        let error = ModelDirectory::new(folder.path()).weights().unwrap_err().to_string();
+        assert!(error.contains("index.json: ") && error.contains("several files"), "{error}");
     }
 
     #[test]

@@ -68,6 +68,26 @@ pub enum Error {
         /// The type in the file.
         got: DType,
     },
+    /// A tensor of a type that we do not have.
+    #[error("{path}: tensor `{name}` has the type {got}, which is not read", path = path.display())]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// The type in the file.
+        got: String,
+    },
+    /// Dimensions that a tensor does not have, or not all of them.
+    #[error("tensor `{name}`: expected each of {rank} dimensions once, got {got:?}")]
+    Axes {
+        /// Its name.
+        name: String,
+        /// The number of its dimensions.
+        rank: usize,
+        /// What was asked for.
+        got: Vec<usize>,
+    },
     /// Values and shape do not agree.
     #[error("tensor `{name}`: shape {shape:?} needs {expected} bytes, got {got}")]
     Length {

@@ -38,6 +38,13 @@ impl Format {
     }
 }
 
+/// What is said of JSON in the place of tensors.
+pub(crate) fn of_several_files(path: &Path) -> Error {
+    let reason = "it is JSON, as the index of a checkpoint in several files is \
+                  (model.safetensors.index.json); only a file that holds all tensors itself is read";
+    Error::Format { path: path.into(), format: "safetensors", reason: reason.into() }
+}
+
 /// Reads all tensors of a checkpoint, of any [`Format`], told by the file's first bytes. Arrays of NumPy are not one:
 /// [`npz::Archive`](crate::npz::Archive) reads those.
 pub fn read(path: &Path) -> Result<TensorMap, Error> {
@@ -45,9 +52,7 @@ pub fn read(path: &Path) -> Result<TensorMap, Error> {
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(Format::START as u64).read_to_end(&mut start).map_err(Error::io(path))?;
     if start.first() == Some(&b'{') && Format::of(&start) != Format::Safetensors {
-        let reason = "it is JSON, as the index of a checkpoint in several files is \
-                      (model.safetensors.index.json); only a file that holds all tensors itself is read";
-        return Err(Error::Format { path: path.into(), format: "safetensors", reason: reason.into() });
+        return Err(of_several_files(path));
     }
     match Format::of(&start) {
         Format::Safetensors => safetensors::read(path),

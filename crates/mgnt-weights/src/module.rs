@@ -8,7 +8,8 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::{Error, TensorMap};
 
-/// Copies every float parameter of a module, as `f32`.
+/// Copies every float parameter of a module, as `f32`. With low-rank updates ([`Module::apply_lora`]) these are parameters too;
+/// [`Module::materialize`] adds them to the weights that they change.
 ///
 /// Fails where the device does, with the first parameter that it did not give.
 pub fn to_map<M: Module>(module: &M) -> Result<TensorMap, Error> {
@@ -25,11 +26,21 @@ pub fn to_map<M: Module>(module: &M) -> Result<TensorMap, Error> {
 /// Every parameter must be in the map with its shape, and every tensor of the map must be a parameter;
 /// otherwise [`Error::Mismatch`] lists all differences.
 pub fn from_map<M: Module>(module: M, map: TensorMap) -> Result<M, Error> {
-    let mut filler = Filler { path: Vec::new(), map, problems: Vec::new() };
+    let mut filler = Filler { path: Vec::new(), map, missing: Vec::new(), problems: Vec::new() };
     let module = module.map(&mut filler);
     let mut problems = filler.problems;
+    if let Some(prefix) = prefix_of(&filler.missing, &filler.map) {
+        problems.insert(0, format!("  all that is missing is there below `{prefix}`"));
+    }
     problems.extend(filler.map.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())));
     if problems.is_empty() { Ok(module) } else { Err(Error::Mismatch(problems)) }
+}
+
+/// What all missing names have before them in the map: the commonest reason why none is there.
+fn prefix_of<'a>(missing: &[String], map: &'a TensorMap) -> Option<&'a str> {
+    let first = missing.first()?;
+    let prefixes = map.iter().filter_map(|(name, _)| name.strip_suffix(first.as_str()));
+    prefixes.into_iter().find(|prefix| missing.iter().all(|name| map.get(&format!("{prefix}{name}")).is_ok()))
 }
 
 /// Fails where a device was [configured](Device::configure) to make floats of another type than `f32`: parameters would
@@ -76,6 +87,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, String> {
 struct Filler {
     path: Vec<String>,
     map: TensorMap,
+    missing: Vec<String>,
     problems: Vec<String>,
 }
 
@@ -93,7 +105,10 @@ impl ModuleMapper for Filler {
         // Nothing here touches the old value, which a module may not have drawn yet and then never will.
         let expected = param.lazy_shape().to_vec();
         match self.map.remove(&name) {
-            None => self.problems.push(format!("  missing  {name} {expected:?}")),
+            None => {
+                self.problems.push(format!("  missing  {name} {expected:?}"));
+                self.missing.push(name);
+            }
             Some(tensor) if tensor.shape() != expected => {
                 self.problems
                     .push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
@@ -124,6 +139,21 @@ mod tests {
     struct Pair {
         first: Linear,
         rest: Vec<Linear>,
+    }
+
+    #[test]
+    fn names_below_a_prefix_are_told_of_first() {
+        let device = Device::flex();
+        let map = to_map(&pair(&device)).unwrap();
+        let prefixed: TensorMap = map.into_iter().map(|(name, t)| (format!("net.trunk.{name}"), t)).collect();
+        let error = from_map(pair(&device), prefixed.clone()).unwrap_err().to_string();
+        let second = error.lines().nth(1).unwrap();
+        assert_eq!(second, "  all that is missing is there below `net.trunk.`");
+        let mut fewer = prefixed.clone();
+        fewer.remove("net.trunk.first.weight").unwrap();
+        let error = from_map(pair(&device), fewer).unwrap_err().to_string();
+        assert!(!error.contains("below"), "{error}");
+        from_map(pair(&device), prefixed.below("net.trunk.")).unwrap();
     }
 
     fn pair(device: &Device) -> Pair {

@@ -107,6 +107,34 @@ impl NamedTensor {
         }
     }
 
+    /// The same numbers with dimension `axes[i]` in the place of dimension `i`, as NumPy's `transpose` has it. A linear layer's
+    /// weight is `[in, out]` here and `[out, in]` in PyTorch: `permuted(name, &[1, 0])`. `name` is for the error only.
+    pub fn permuted(&self, name: &str, axes: &[usize]) -> Result<Self, Error> {
+        let rank = self.shape.len();
+        let mut sorted = axes.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..rank) {
+            return Err(Error::Axes { name: name.into(), rank, got: axes.to_vec() });
+        }
+        let mut strides = vec![1; rank];
+        for i in (1..rank).rev() {
+            strides[i - 1] = strides[i] * self.shape[i];
+        }
+        let shape: Vec<usize> = axes.iter().map(|&axis| self.shape[axis]).collect();
+        let strides: Vec<usize> = axes.iter().map(|&axis| strides[axis]).collect();
+        let size = self.dtype.size();
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for number in 0..self.bytes.len() / size {
+            let (mut rest, mut from) = (number, 0);
+            for (length, stride) in shape.iter().zip(&strides).rev() {
+                from += rest % length * stride;
+                rest /= length;
+            }
+            bytes.extend_from_slice(&self.bytes[from * size..][..size]);
+        }
+        Ok(Self { dtype: self.dtype, shape, bytes })
+    }
+
     /// The same numbers in another float type, rounded to nearest; integers stay what they are. `name` is for the error only.
     ///
     /// Fails where that would make a finite number infinite.
@@ -171,6 +199,23 @@ fn to_odd(value: f64) -> f32 {
 pub struct TensorMap {
     tensors: BTreeMap<String, NamedTensor>,
     metadata: BTreeMap<String, String>,
+}
+
+/// Names and tensors in name order; the free text is dropped.
+impl IntoIterator for TensorMap {
+    type Item = (String, NamedTensor);
+    type IntoIter = std::collections::btree_map::IntoIter<String, NamedTensor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.tensors.into_iter()
+    }
+}
+
+/// Of two tensors of one name the last stays.
+impl FromIterator<(String, NamedTensor)> for TensorMap {
+    fn from_iter<I: IntoIterator<Item = (String, NamedTensor)>>(tensors: I) -> Self {
+        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new() }
+    }
 }
 
 impl TensorMap {
@@ -323,6 +368,34 @@ mod tests {
         assert_eq!(error, "tensor `x`: 7e4 is beyond what F16 can hold");
         let infinite = infinite.to_float("infinite", DType::F16).unwrap().to_f32();
         assert!(infinite[0] == f32::NEG_INFINITY && infinite[1].is_nan());
+    }
+
+    #[test]
+    fn dimensions_change_places_as_in_numpy() {
+        let numbers: Vec<i32> = (0..24).collect();
+        let mut map = TensorMap::new();
+        map.insert_i32("x", &[2, 3, 4], &numbers).unwrap();
+        let x = map.get("x").unwrap();
+        let turned = x.permuted("x", &[2, 0, 1]).unwrap();
+        assert_eq!(turned.shape(), [4, 2, 3]);
+        // np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1).ravel()[:8]
+        assert_eq!(turned.to_i64().unwrap()[..8], [0, 4, 8, 12, 16, 20, 1, 5]);
+        assert_eq!(turned.permuted("x", &[1, 2, 0]).unwrap(), *x);
+        for wrong in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 3]] {
+            let error = x.permuted("x", wrong).unwrap_err().to_string();
+            assert_eq!(error, format!("tensor `x`: expected each of 3 dimensions once, got {wrong:?}"));
+        }
+    }
+
+    #[test]
+    fn tensors_are_renamed_on_the_way_from_map_to_map() {
+        let mut map = TensorMap::new();
+        map.insert_i32("b", &[1], &[1]).unwrap();
+        map.insert_i32("a", &[1], &[2]).unwrap();
+        let renamed: TensorMap =
+            map.into_iter().map(|(name, tensor)| (format!("net.{name}"), tensor)).collect();
+        assert_eq!(renamed.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["net.a", "net.b"]);
+        assert_eq!(renamed.below("net.").integers("b").unwrap(), [1]);
     }
 
     #[test]

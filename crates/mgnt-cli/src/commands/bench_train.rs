@@ -55,16 +55,8 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     let (mut full, mut all, mut repeated) = (Times::default(), Times::default(), Times::default());
     for round in 0..arguments.repeat {
         let timed = |task: &Drawn, recipe, saves, times: &mut Times| {
-            let options = RunOptions {
-                device,
-                others: &[],
-                one_generator: false,
-                out: &folder.path().join("run"),
-                resume: false,
-                saves,
-                side_by_side: cpu,
-                stop: &Interrupter::new(),
-            };
+            let (out, stop) = (folder.path().join("run"), Interrupter::new());
+            let options = RunOptions { saves, side_by_side: cpu, ..RunOptions::new(device, &out, &stop) };
             timed(task.clone(), recipe, options, times)
         };
         timed(&of_full, &plain, false, &mut full)?;

@@ -41,13 +41,19 @@ pub fn of_another_kind(path: &Path, expected: &str) -> Option<anyhow::Error> {
     if path.is_dir() {
         return Some(named("a folder without one"));
     }
+    // A map of RON begins as an object of JSON does; what is expected was looked for before.
+    fn is_json(path: &Path) -> bool {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text).is_ok()
+    }
     type IsOne = fn(&Path) -> bool;
-    let kinds: [(&str, IsOne); 5] = [
+    let kinds: [(&str, IsOne); 6] = [
         ("a recipe of train-imagenet", is::<Recipe>),
         ("a recipe of train-tokenizer", is::<TokenizerRecipe>),
         ("a model's config", is::<ModelConfig>),
         ("a tokenizer's config", is::<ImageTokenizerConfig>),
         ("a strategy", is::<Strategy>),
+        ("JSON, where RON is read: (layers: 4, …)", is_json),
     ];
     let (got, _) = kinds.into_iter().find(|(_, is_one)| is_one(path))?;
     Some(named(got))
@@ -73,6 +79,10 @@ mod tests {
         }
         let error = recipe(&configs().join("model-L.ron")).unwrap_err().to_string();
         assert!(error.ends_with("(configs/image/debug.ron), got a model's config"), "{error}");
+        let json = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(json.path(), "{\"layers\": 4}").unwrap();
+        let error = recipe(json.path()).unwrap_err().to_string();
+        assert!(error.ends_with(", got JSON, where RON is read: (layers: 4, …)"), "{error}");
         let error = recipe(&configs().join("nosuch.ron")).unwrap_err().to_string();
         assert!(error.contains("nosuch.ron: "), "{error}");
     }

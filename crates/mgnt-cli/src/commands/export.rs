@@ -1,16 +1,16 @@
 //! `mgnt export`: a model directory as one safetensors file for other programs, or as a model directory of half the size.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use mgnt_model::ModelConfig;
-use mgnt_tokenizer::{ImageTokenizerConfig, published};
+use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
 use super::output_folder::{check_file, check_not_read};
-use crate::device::other_kind;
+use crate::device::{DeviceWord, other_kind};
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt export`.
@@ -46,19 +46,35 @@ enum Precision {
     Bf16,
 }
 
+/// Fails where the weights do not fit the config, since whoever is given them would find out late.
+fn check(model: &Path) -> anyhow::Result<()> {
+    let (directory, device) = (ModelDirectory::new(model), DeviceWord::Cpu.open()?);
+    if directory.config::<ImageTokenizerConfig>().is_ok() {
+        drop(ImageTokenizer::load(model, &device)?);
+    } else if directory.config::<VideoTokenizerConfig>().is_ok() {
+        drop(VideoTokenizer::load(model, &device)?);
+    } else {
+        drop(NestedTransformer::load(model, &device)?);
+    }
+    Ok(())
+}
+
 /// Exports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (model, out) = (&arguments.model, &arguments.out);
-    let [config, weights] = [CONFIG, WEIGHTS].map(|file| model.join(file));
-    let read = [("the model", model), ("the model's config", &config), ("the model's weights", &weights)];
+    let [config, weights_path] = [CONFIG, WEIGHTS].map(|file| model.join(file));
+    let read =
+        [("the model", model), ("the model's config", &config), ("the model's weights", &weights_path)];
     check_not_read("--out", out, &read.map(|(name, path)| (name, Some(path.as_path()))))?;
     if !arguments.directory {
         check_file("--out", out)?;
     } else if out.is_file() {
         return Err(bad_use(format!("--out {}: expected a folder, or nothing, got a file", out.display())));
     }
+    check(model)?;
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;
+    weights.check_finite().map_err(|error| error.at(&weights_path))?;
     if arguments.names == Names::Port {
         let config = directory.config::<ImageTokenizerConfig>().map_err(|error| {
             other_kind::<ModelConfig>(model, "an image tokenizer", "a transformer", error.into())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::manifest::sha256_of_file;
+use mgnt_data::picture::mirrored;
 use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
 use mgnt_tokenizer::codes_sha256;
 use mgnt_weights::directory::{self, ModelDirectory};
@@ -119,21 +120,4 @@ pub fn tokenize(
     job.publish()?;
     progress.finish();
     Ok(())
-}
-
-/// A picture `[size, size, 3]` with left and right exchanged.
-fn mirrored(picture: &[u8], size: usize) -> Vec<u8> {
-    let rows = picture.chunks_exact(3 * size);
-    rows.flat_map(|row| row.as_chunks::<3>().0.iter().rev().flatten().copied()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mirrored_picture_keeps_its_colours() {
-        let picture = [1, 2, 3, 4, 5, 6, 10, 20, 30, 40, 50, 60];
-        assert_eq!(mirrored(&picture, 2), [4, 5, 6, 1, 2, 3, 40, 50, 60, 10, 20, 30]);
-    }
 }

@@ -167,14 +167,11 @@ impl TrainingArguments {
         let stop = stop_on_interrupt()?;
         let others = self.others()?;
         let options = RunOptions {
-            device,
             others: &others,
             one_generator: self.of_this_process().count() > 1,
-            out,
             resume: self.resume,
-            saves: true,
             side_by_side: self.home()?.is_cpu(),
-            stop: &stop,
+            ..RunOptions::new(device, out, &stop)
         };
         let outcome = train(task, optimization, recipe, options, RunWatcher::new(out, draw))?;
         match outcome {

@@ -111,7 +111,8 @@ fn walk(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Member>, Error> 
         let kind = match entry.header().entry_type() {
             // What it says of all members does not matter here.
             EntryType::XGlobalHeader => continue,
-            EntryType::Regular => Kind::File,
+            // The second is to be read as the first (POSIX), and Python's tarfile can write it.
+            EntryType::Regular | EntryType::Continuous => Kind::File,
             EntryType::Directory => Kind::Folder,
             EntryType::Link | EntryType::Symlink => Kind::Other("a link, which is not followed"),
             EntryType::GNUSparse => SPARSE,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Classes, DEEPER, Found, Place, folder, is_hidden, not_a_file};
+use super::{Classes, DEEPER, Found, Place, first_of, folder, is_hidden, not_a_file};
 use crate::{Error, is_picture_name};
 
 /// Why a picture beside the classes is skipped.
@@ -20,7 +20,7 @@ pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
         && matches!(&found.classes, Classes::Named { classes, .. } if classes.is_empty())
     {
         let place = split.map(|split| format!(" under `{split}`")).unwrap_or_default();
-        let first = found.skipped.first().map(|s| format!("; {}: {}", s.key, s.reason)).unwrap_or_default();
+        let first = first_of(&found.skipped);
         let reason = format!(
             "no class folders{place}; expected <class>/<picture> (of pictures without classes, all in one folder){first}"
         );

@@ -171,7 +171,7 @@ impl Source {
             }
         };
         if entries.is_empty() {
-            let first = skipped.first().map(|s| format!("; {}: {}", s.key, s.reason)).unwrap_or_default();
+            let first = first_of(&skipped);
             return Err(layout(format!("no pictures with classes{first}")));
         }
         if classes.len() > MOST_CLASSES {
@@ -485,6 +485,17 @@ fn folder(path: &Path) -> Result<Vec<(String, fs::FileType)>, Error> {
         .collect::<Result<Vec<_>, Error>>()?;
     entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
     Ok(entries)
+}
+
+/// A name of a file where it is shown: one with a line break would look like two lines of ours.
+pub(crate) fn printable(name: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    name.chars().map(escaped).collect()
+}
+
+/// The first that was skipped, at the end of an error.
+fn first_of(skipped: &[Rejected]) -> String {
+    skipped.first().map(|s| format!("; {}: {}", printable(&s.key), s.reason)).unwrap_or_default()
 }
 
 /// Whether a file or folder is hidden, as those are that systems and editors leave beside data.

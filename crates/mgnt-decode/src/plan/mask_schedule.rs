@@ -43,6 +43,9 @@ impl MaskSchedule {
     /// Tokens still masked after each of `iterations` iterations on `tokens` masked ones: at least one token is
     /// decided in each iteration, each but the last leaves at least one, and the last decides all.
     pub fn masked_after(&self, tokens: usize, iterations: usize) -> Result<Vec<usize>, Error> {
+        if tokens == 0 {
+            return Err(Error::field("tokens to decide", "at least one", 0));
+        }
         if iterations == 0 || iterations > tokens {
             let expected = format!("1 to {tokens}, the number of tokens to decide");
             return Err(Error::field("iterations", expected, iterations));

@@ -96,9 +96,10 @@ impl ImageTokenizer {
         Ok(directory.fill(Self::undrawn(&config, device)?)?)
     }
 
-    /// Writes a model directory, whole or not at all.
+    /// Writes a model directory, whole or not at all. Low-rank updates ([`Module::apply_lora`]) are added to the weights that they
+    /// change.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
-        let weights = module::to_map(self)?;
+        let weights = module::to_map(&self.clone().materialize())?;
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
     }
 
@@ -128,12 +129,23 @@ impl ImageTokenizer {
 
     /// Latents `[B, D, h, w]` of pictures `[B, 3, H, W]` in 0 to 1, of any height and width; sides that do not divide
     /// are rounded up, as the published code does.
+    ///
+    /// # Panics
+    ///
+    /// Where they have another number of channels, or there are none.
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
+        host::check_channels("pictures", pictures.dims()).unwrap_or_else(|error| panic!("{error}"));
         self.encoder.forward(pictures, self.products)
     }
 
     /// Pictures `[B, 3, H, W]`, not clamped, of codes `[B, D, h, w]`.
+    ///
+    /// # Panics
+    ///
+    /// Where codes are of another width.
     pub fn decode(&self, codes: Tensor<4>) -> Tensor<4> {
+        let (width, got) = (self.config.embedding, codes.dims());
+        assert!(got[1] == width, "codes: expected shape [B, {width}, h, w], got {got:?}");
         self.decoder.forward(codes, self.products)
     }
 
@@ -163,6 +175,10 @@ impl ImageTokenizer {
     }
 
     /// One pass for training.
+    ///
+    /// # Panics
+    ///
+    /// As [`encode`](Self::encode) does.
     pub fn forward_train(&self, pictures: Tensor<4>) -> TrainOutput {
         let latents = self.encode(pictures);
         let dims = latents.dims();
@@ -174,6 +190,10 @@ impl ImageTokenizer {
 
     /// One pass for training the decoder alone, and the numbers of the codes, `[B h w]`: encoder and codebook leave nothing on
     /// the tape.
+    ///
+    /// # Panics
+    ///
+    /// As [`encode`](Self::encode) does.
     pub fn forward_train_decoder(&self, pictures: Tensor<4>) -> (Rebuilt, Tensor<1, Int>) {
         let held = self.clone().no_grad();
         let latents = held.encode(pictures);

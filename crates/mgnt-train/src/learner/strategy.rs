@@ -1,5 +1,6 @@
 //! The loop: Burn's custom strategy that counts steps instead of epochs.
 
+use std::panic;
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,7 +125,7 @@ impl<T: Task> StepCounted<T> {
             let last = done == steps;
             if done.is_multiple_of(log_every) || last {
                 // What the watcher answers counts for this step.
-                components.flush();
+                drop(self.teller(components));
             }
             begins = done.is_multiple_of(validate_every) || last;
             if begins {
@@ -152,6 +153,7 @@ impl<T: Task> StepCounted<T> {
                 return Ok(Outcome::Interrupted(done));
             }
         }
+        drop(self.teller(components));
         Ok(Outcome::Finished)
     }
 
@@ -283,10 +285,15 @@ impl<T: Task> StepCounted<T> {
         Ok(())
     }
 
-    /// The teller, once it has heard all that came before.
+    /// The teller, once it has heard all that came before. A panic of the watcher goes on here.
     fn teller(&self, components: &mut Components<T>) -> MutexGuard<'_, Teller<T::Model>> {
         components.flush();
-        self.teller.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(panicked) = teller.panicked() {
+            drop(teller);
+            panic::resume_unwind(panicked);
+        }
+        teller
     }
 }
 

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Tensor;
@@ -111,16 +113,7 @@ fn train(
     stop_after: Option<usize>,
 ) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop) = (Device::flex(), Interrupter::new());
-    let options = RunOptions {
-        device: &device,
-        others: &[],
-        one_generator: false,
-        out,
-        resume,
-        saves: true,
-        side_by_side: false,
-        stop: &stop,
-    };
+    let options = RunOptions { resume, ..RunOptions::new(&device, out, &stop) };
     let (tell, told) = mpsc::channel();
     let stopper = stop.clone();
     let watch = move |event: &Event| {
@@ -162,21 +155,36 @@ fn checkpoints(run: &Path) -> Vec<String> {
 fn a_run_that_saves_nothing_leaves_its_logs_alone() {
     let (folder, stop) = (tempfile::tempdir().unwrap(), Interrupter::new());
     let (out, recipe) = (folder.path().join("run"), recipe());
-    let options = RunOptions {
-        device: &Device::flex(),
-        others: &[],
-        one_generator: false,
-        out: &out,
-        resume: false,
-        saves: false,
-        side_by_side: false,
-        stop: &stop,
-    };
+    let device = Device::flex();
+    let options = RunOptions { saves: false, ..RunOptions::new(&device, &out, &stop) };
     let outcome = run(slope(&[]), &recipe, &recipe, options, |_: &Event| ()).unwrap();
     assert_eq!(outcome, Outcome::Finished);
     assert!(out.join("metrics.jsonl").exists() && !out.join("model").exists() && !out.join("best").exists());
     let saved = fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count);
     assert_eq!(saved, 0);
+}
+
+/// Burn's metrics have a thread of their own, which the loop would wait for in vain if it died.
+#[test]
+fn a_panic_of_the_watcher_is_the_runs() {
+    for saves in [true, false] {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let (folder, stop, device) = (tempfile::tempdir().unwrap(), Interrupter::new(), Device::flex());
+            let (out, recipe) = (folder.path().join("run"), Optimization { log_every: 1, ..recipe() });
+            let options = RunOptions { saves, ..RunOptions::new(&device, &out, &stop) };
+            let watch = |event: &Event| match event {
+                Event::Trained(line) if line.step == 2 => panic!("what the watcher says"),
+                Event::Trained(line) => assert!(line.step < 2, "step {} was told", line.step),
+                _ => (),
+            };
+            let run = AssertUnwindSafe(|| run(slope(&[]), &recipe, &recipe, options, watch));
+            let panicked = panic::catch_unwind(run).unwrap_err();
+            tell.send(panicked.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap();
+        });
+        let said = told.recv_timeout(Duration::from_secs(60)).expect("the run ends");
+        assert_eq!(said.as_deref(), Some("what the watcher says"));
+    }
 }
 
 #[test]
@@ -410,16 +418,7 @@ fn what_was_learnt_before_a_validation_that_fails_is_kept() {
 /// Resumes a run in which a file stands where the checkpoint of step 6 is to be written.
 fn train_blocking(out: &Path) -> (Result<Outcome, Error>, Vec<Event>) {
     let (device, stop, recipe) = (Device::flex(), Interrupter::new(), recipe());
-    let options = RunOptions {
-        device: &device,
-        others: &[],
-        one_generator: false,
-        out,
-        resume: true,
-        saves: true,
-        side_by_side: false,
-        stop: &stop,
-    };
+    let options = RunOptions { resume: true, ..RunOptions::new(&device, out, &stop) };
     let (tell, told) = mpsc::channel();
     let place = out.join("checkpoints/step-00000006");
     let watch = move |event: &Event| {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use mgnt_data::loader::{Order, flipped};
+use mgnt_data::picture::mirrored;
 use mgnt_data::{Picture, PictureStore};
 use mgnt_eval::{Dims, Inception, Moments, Statistics, frechet_distance, psnr, ssim};
 use mgnt_tokenizer::quantizer::CodeUsage;
@@ -453,11 +454,6 @@ fn spread(length: usize, most: usize) -> Vec<usize> {
 
 fn whole(pictures: Vec<Vec<u8>>, size: usize) -> Result<Vec<Picture>, Error> {
     pictures.into_iter().map(|rgb| Ok(Picture::new(size, size, rgb)?)).collect()
-}
-
-/// A picture `[size, size, 3]` with left and right exchanged.
-fn mirrored(picture: &[u8], size: usize) -> Vec<u8> {
-    picture.chunks(size * 3).flat_map(|row| row.chunks(3).rev().flatten().copied()).collect()
 }
 
 #[cfg(test)]

@@ -77,16 +77,7 @@ fn train(
             stopper.stop(None);
         }
     };
-    let options = RunOptions {
-        device: &device,
-        others: &[],
-        one_generator: false,
-        out,
-        resume,
-        saves: true,
-        side_by_side: true,
-        stop: &stop,
-    };
+    let options = RunOptions { resume, side_by_side: true, ..RunOptions::new(&device, out, &stop) };
     let outcome = run(task, &recipe.optimization, recipe, options, watch);
     (outcome, told.iter().collect())
 }
@@ -136,16 +127,7 @@ fn trained(store: &Arc<TokenStore>, parts: usize, side_by_side: bool, out: &Path
     let device = Device::flex();
     let task = TransformerTask::new(&recipe, store, None, &device).unwrap();
     let stop = Interrupter::new();
-    let options = RunOptions {
-        device: &device,
-        others: &[],
-        one_generator: false,
-        out,
-        resume: false,
-        saves: true,
-        side_by_side,
-        stop: &stop,
-    };
+    let options = RunOptions { side_by_side, ..RunOptions::new(&device, out, &stop) };
     run(task, &recipe.optimization, &recipe, options, |_: &Event| {}).unwrap();
     let weights = mgnt_weights::safetensors::read(&out.join("model/model.safetensors")).unwrap();
     weights.iter().flat_map(|(_, tensor)| tensor.to_f32()).collect()

@@ -126,16 +126,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let tokenizer_run = out.join("tokenizer");
     let task = TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), Networks::default(), &device)?;
     let optimization = &tokenizer_recipe.optimization;
-    let options = RunOptions {
-        device: &device,
-        out: &tokenizer_run,
-        resume: false,
-        saves: true,
-        others: &[],
-        one_generator: false,
-        side_by_side: arguments.device.is_cpu(),
-        stop: &stop,
-    };
+    let side_by_side = arguments.device.is_cpu();
+    let options = RunOptions { side_by_side, ..RunOptions::new(&device, &tokenizer_run, &stop) };
     if !finish(task, optimization, &tokenizer_recipe, options)? {
         return Ok(());
     }

@@ -11,6 +11,7 @@ use mgnt_decode::Plan;
 use mgnt_eval::{Activations, Dims, Generation, Inception, Measured, Meter, Side};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
+use mgnt_weights::directory::WEIGHTS;
 use mgnt_weights::npz::Writer;
 use mgnt_weights::{DType, Error, NamedTensor, TensorMap, atomic, safetensors};
 use serde::Serialize;
@@ -40,6 +41,8 @@ pub(super) struct Request {
     choice: ClassChoice,
     keep: Option<Keep>,
     model_path: PathBuf,
+    /// Of the transformer's weights, and of the tokenizer's.
+    weights_sha256: [String; 2],
 }
 
 /// What `manifest.json` holds.
@@ -103,7 +106,10 @@ impl Request {
             shard: arguments.shard as usize,
         };
         let (choice, keep) = (arguments.classes, arguments.keep);
-        Ok(Self { model, tokenizer, plan, identity, choice, keep, model_path: model_path.into() })
+        let weights_sha256 =
+            [sha256_of_file(&model_path.join(WEIGHTS))?, sha256_of_file(&tokenizer_path.join(WEIGHTS))?];
+        let model_path = model_path.into();
+        Ok(Self { model, tokenizer, plan, identity, choice, keep, model_path, weights_sha256 })
     }
 
     /// The folder of the samples, of this run or new.
@@ -120,6 +126,7 @@ impl Request {
         device: &Device,
     ) -> anyhow::Result<(Measured, Side, Generation)> {
         let identity = &self.identity;
+        let [model_sha256, tokenizer_sha256] = self.weights_sha256.clone();
         let schedule = self.plan.strategy().models.to_string();
         let generator =
             Generator::new(&self.model, &self.tokenizer, self.plan.clone(), identity.seed, device)?;
@@ -153,8 +160,8 @@ impl Request {
         atomic::write_bytes(&folder.manifest(), &serde_json::to_vec(&manifest)?)?;
         let fake = Side::generated(&self.model_path, sha256(all.as_bytes()), identity.samples as u64);
         let generation = Generation {
-            model_sha256: identity.model_sha256.clone(),
-            tokenizer_sha256: identity.tokenizer_sha256.clone(),
+            model_sha256,
+            tokenizer_sha256,
             seed: identity.seed,
             classes: identity.classes.clone(),
             class_count: identity.class_count,

@@ -143,8 +143,8 @@ fn replayed(
     })
 }
 
-/// `image [B, H, W, 3]`, floats in 0 to 1, to latents, codes and reconstruction; `indices` alone to a reconstruction. All
-/// channels-last.
+/// `image [B, H, W, 3]`, floats in 0 to 1, to latents, codes and reconstruction; `indices` or `tokens` alone to a reconstruction.
+/// All channels-last.
 pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(image) = input.get("image") {
@@ -155,6 +155,14 @@ pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> 
         insert(&mut output, "reconstruction", channels_last(said.reconstruction))?;
     } else if let Ok(indices) = input.get("indices") {
         let said = tokenizer.decode_indices(integers::<3>("indices", indices, device)?)?;
+        insert(&mut output, "reconstruction", channels_last(said))?;
+    } else if let Ok(tokens) = input.get("tokens") {
+        let tokens = integers::<2>("tokens", tokens, device)?;
+        let ([batch, count], side) = (tokens.dims(), tokenizer.config().grid());
+        if count != side * side {
+            return Err(anyhow!("`tokens`: expected shape [B, {}], got {:?}", side * side, [batch, count]));
+        }
+        let said = tokenizer.decode_indices(tokens.reshape([batch, side, side]))?;
         insert(&mut output, "reconstruction", channels_last(said))?;
     }
     Ok(output)

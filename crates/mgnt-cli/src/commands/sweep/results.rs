@@ -89,11 +89,14 @@ pub(super) fn points(compared: &[Vec<Row>]) -> Vec<Point> {
     compared.iter().map(point).collect()
 }
 
-/// Rows as comma-separated values, below a line of names.
+/// Rows as comma-separated values, below a line of names: of a plan and seed the newest, since a further name is a further row.
 pub(super) fn csv(rows: &[(String, &Row)]) -> String {
     let mut csv =
         String::from("name,schedule,seed,samples,dims,gflops,less_compute,fid,images_per_second,strategy\n");
-    for (_, row) in rows {
+    let newest: BTreeMap<_, _> =
+        rows.iter().enumerate().map(|(at, (plan, row))| ((plan, row.seed), at)).collect();
+    let is_newest = |&(at, (plan, row)): &(usize, &(String, &Row))| newest[&(plan, row.seed)] == at;
+    for (_, (_, row)) in rows.iter().enumerate().filter(is_newest) {
         // Writing to a string cannot fail.
         let _ = writeln!(
             csv,
@@ -177,6 +180,16 @@ mod tests {
             ]
         );
         assert_eq!(means(&rows[1..2], &[0], &[])[0].0, "1x2");
+    }
+
+    #[test]
+    fn a_plan_and_seed_are_one_line() {
+        let rows =
+            [Row::of("a1", 0, 1.0), Row::of("a2", 1, 3.0), Row::of("a3", 0, 1.0), Row::of("b1", 0, 5.0)];
+        let rows: Vec<_> = rows.iter().map(|row| (row.strategy[..1].to_owned(), row)).collect();
+        let csv = csv(&rows);
+        let names: Vec<&str> = csv.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+        assert_eq!(names, ["\"größer a2\"", "\"größer a3\"", "\"größer b1\""]);
     }
 
     #[test]

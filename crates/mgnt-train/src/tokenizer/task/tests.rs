@@ -96,16 +96,7 @@ fn train_from(
             stopper.stop(None);
         }
     };
-    let options = RunOptions {
-        device: &device,
-        others: &[],
-        one_generator: false,
-        out,
-        resume,
-        saves: true,
-        side_by_side: true,
-        stop: &stop,
-    };
+    let options = RunOptions { resume, side_by_side: true, ..RunOptions::new(&device, out, &stop) };
     let outcome = run(task, &recipe.optimization, recipe, options, watch).unwrap();
     (outcome, told.iter().collect())
 }
