@@ -200,13 +200,19 @@ pub(crate) fn read<M: DeserializeOwned + HasClasses>(
     version: u32,
 ) -> Result<M, Error> {
     let path = folder.join(MANIFEST);
-    if folder.is_dir() && !path.exists() {
-        return Err(Error::store(
-            &path,
-            "file",
-            "a manifest, the last file written",
-            "none: the store is incomplete",
-        ));
+    if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
+        return Err(Error::store(folder, "folder", kind.made(), "a file"));
+    }
+    if !path.exists() {
+        return Err(match has_shards(folder)? {
+            true => Error::store(
+                &path,
+                "file",
+                "a manifest, the last file written",
+                "none: the store is incomplete",
+            ),
+            false => Error::store(folder, "folder", kind.made(), "one without a manifest"),
+        });
     }
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     let invalid = |e| Error::store(&path, "manifest", "a manifest of this kind of store", e);
@@ -220,6 +226,14 @@ pub(crate) fn read<M: DeserializeOwned + HasClasses>(
     let manifest: M = serde_json::from_str(&text).map_err(invalid)?;
     check_classes(folder, manifest.classes())?;
     Ok(manifest)
+}
+
+/// Whether a folder has files such as shards are.
+fn has_shards(folder: &Path) -> Result<bool, Error> {
+    let files = fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut files = files.filter_map(Result::ok);
+    Ok(files
+        .any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "safetensors")))
 }
 
 /// A checksum of what a store holds: of its manifest, which has the checksum of every shard.

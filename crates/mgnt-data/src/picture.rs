@@ -123,6 +123,10 @@ impl Picture {
 
 /// A picture's bytes, `[height, width, 3]`, with left and right exchanged: what [`flipped`](crate::loader::flipped) and
 /// [`TokenShard::is_flipped`](crate::TokenShard::is_flipped) ask for.
+///
+/// # Panics
+///
+/// Where `width` is 0.
 pub fn mirrored(rgb: &[u8], width: usize) -> Vec<u8> {
     let rows = rgb.chunks_exact(3 * width);
     rows.flat_map(|row| row.as_chunks::<3>().0.iter().rev().flatten().copied()).collect()

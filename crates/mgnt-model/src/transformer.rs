@@ -265,8 +265,9 @@ impl NestedTransformer {
     ///
     /// # Panics
     ///
-    /// Where there is no active position, `positions` has another shape than `tokens`, the cache is one of another batch, model or
-    /// width, or as [`forward`](Self::forward) does.
+    /// Where there is no sample or no active position, `positions` has another shape than `tokens`, the cache's batch, width or number
+    /// of blocks is another, a token or position is none of the model's (on accelerators it is read from anywhere instead), or the sub-model is
+    /// not of this model. A cache that other weights of the same sizes made is not noticed.
     pub fn forward_cached(
         &self,
         tokens: Tensor<2, Int>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
 
@@ -169,6 +169,27 @@ pub struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     /// Figures by name; those of a validation begin with `validation_`.
-    #[serde(flatten)]
+    #[serde(flatten, deserialize_with = "figures")]
     pub figures: BTreeMap<String, f64>,
+}
+
+/// JSON has no number that is not finite: a figure that was none is `null` in a line, and read as NaN.
+fn figures<'de, D: Deserializer<'de>>(line: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let figures = BTreeMap::<String, Option<f64>>::deserialize(line)?;
+    Ok(figures.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_back_and_what_was_not_finite_is_nan() {
+        let text = r#"{"step":3,"steps":9,"time":0.5,"seconds_a_step":2.0,"loss":null,"loss_p1":2.5}"#;
+        let line: Line = serde_json::from_str(text).unwrap();
+        assert_eq!((line.step, line.seconds_a_step, line.learning_rate), (3, Some(2.0), None));
+        assert!(line.figures["loss"].is_nan());
+        assert_eq!(line.figures["loss_p1"], 2.5);
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+    }
 }

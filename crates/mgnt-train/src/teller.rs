@@ -118,7 +118,7 @@ impl<M> Teller<M> {
 
     fn log(&mut self, line: &Line) {
         if let Err(error) = self.metrics.write(line) {
-            self.warn(Warning::NotLogged { reason: error.to_string() });
+            self.tell(&Event::Warning(Warning::NotLogged { reason: error.to_string() }));
         }
     }
 

@@ -43,16 +43,19 @@ impl ModelDirectory {
         read_ron(&self.path.join(CONFIG))
     }
 
-    /// Refuses the folder of a training, and says where its model is.
+    /// Refuses what is no model directory, and says of the folder of a training where its model is.
     fn check(&self) -> Result<(), Error> {
-        let models = ["model", "best"].map(|name| self.path.join(name));
-        if !self.path.join(CONFIG).exists()
-            && let Some(model) = models.into_iter().find(|model| model.join(CONFIG).exists())
-        {
-            let got = format!("the folder of a training, whose model is {}", model.display());
-            return Err(Error::Place { path: self.path.clone(), expected: "a model directory", got });
+        let is_folder = fs::metadata(&self.path).map_err(Error::io(&self.path))?.is_dir();
+        if self.path.join(CONFIG).exists() {
+            return Ok(());
         }
-        Ok(())
+        let models = ["model", "best"].map(|name| self.path.join(name));
+        let got = match models.into_iter().find(|model| model.join(CONFIG).exists()) {
+            Some(model) => format!("the folder of a training, whose model is {}", model.display()),
+            None if is_folder => format!("a folder without {CONFIG}"),
+            None => "a file".into(),
+        };
+        Err(Error::Place { path: self.path.clone(), expected: "a model directory", got })
     }
 
     /// Fills a module with the weights.
@@ -193,9 +196,23 @@ mod tests {
     #[test]
     fn weights_in_several_files_are_refused_by_their_index() {
         let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(CONFIG), "()").unwrap();
         fs::write(folder.path().join(INDEX), "{}").unwrap();
         let error = ModelDirectory::new(folder.path()).weights().unwrap_err().to_string();
         assert!(error.contains("index.json: ") && error.contains("several files"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_model_directory_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |path: &Path| ModelDirectory::new(path).weights().unwrap_err().to_string();
+        assert!(
+            refused(folder.path()).ends_with("expected a model directory, got a folder without config.ron")
+        );
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(refused(&file).ends_with("file: expected a model directory, got a file"));
+        assert!(refused(&folder.path().join("nosuch")).contains("nosuch: "));
     }
 
     #[test]

@@ -54,6 +54,7 @@ fn check(model: &Path) -> anyhow::Result<()> {
     } else if directory.config::<VideoTokenizerConfig>().is_ok() {
         drop(VideoTokenizer::load(model, &device)?);
     } else {
+        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
         drop(NestedTransformer::load(model, &device)?);
     }
     Ok(())

@@ -114,6 +114,13 @@ fn a_held_out_part_is_named_in_the_store() {
     };
     let held_out = part(HoldOut::Every(4), "val");
     assert_eq!(held_out, (classes, vec![1; classes], "source (every 4)".to_owned()));
+    // A class may have no other picture there.
+    let only = source.join(format!("{}/0003.png", synthetic::CLASSES[1]));
+    let whole = fs::read(&only).unwrap();
+    fs::write(&only, "no picture").unwrap();
+    let (pictures, counts, _) = part(HoldOut::Every(4), "val");
+    assert_eq!((pictures, counts[1]), (classes - 1, 0));
+    fs::write(&only, whole).unwrap();
     let rest = part(HoldOut::ExceptEvery(4), "train");
     assert_eq!(rest, (3 * classes, vec![3; classes], "source (except every 4)".to_owned()));
 }
@@ -224,4 +231,13 @@ fn a_damaged_or_incomplete_store_is_refused() {
     assert!(PictureStore::open(&out).is_err());
     fs::remove_file(out.join("manifest.json")).unwrap();
     assert!(PictureStore::open(&out).unwrap_err().to_string().contains("incomplete"));
+    let refused = |path: &Path| PictureStore::open(path).unwrap_err().to_string();
+    let made = "expected a store of pictures, which `mgnt prepare-imagenet` makes, got";
+    for (path, got) in
+        [(source.as_path(), "one without a manifest"), (&out.join("pictures-00000.safetensors"), "a file")]
+    {
+        let error = refused(path);
+        assert!(error.ends_with(&format!("{made} {got}")), "{error}");
+    }
+    assert!(refused(&folder.path().join("nosuch")).contains("nosuch: "));
 }

@@ -10,9 +10,8 @@ use crate::{Error, is_picture_name};
 /// Why a picture beside the classes is skipped.
 const NO_CLASS: &str = "beside the class folders, so without a class";
 
-/// Lists `[split/]<class>/<file>`. Hidden files and folders are passed over, and so is what else lies beside the class folders, but
-/// for pictures, which are skipped; a deeper folder is skipped as one, however many
-/// files it holds.
+/// Lists `[split/]<class>/<file>`. Hidden files and folders are ignored, and so are files beside the class folders that are no
+/// pictures; pictures there are listed as skipped. A deeper folder is skipped as one, however many files it holds.
 pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
     let is_folder = std::fs::metadata(path).map_err(Error::io(path))?.is_dir();
     let found = if is_folder { of_folder(path, split)? } else { of_tar(path, split)? };
@@ -22,7 +21,7 @@ pub(super) fn list(path: &Path, split: Option<&str>) -> Result<Found, Error> {
         let place = split.map(|split| format!(" under `{split}`")).unwrap_or_default();
         let first = first_of(&found.skipped);
         let reason = format!(
-            "no class folders{place}; expected <class>/<picture> (of pictures without classes, all in one folder){first}"
+            "no class folders{place}; expected <class>/<picture>, of pictures without classes all/<picture>{first}"
         );
         return Err(Error::Layout { path: path.into(), reason });
     }

@@ -73,9 +73,10 @@ impl VideoTokenizer {
         Ok(directory.fill(Self::undrawn(&config, device)?)?)
     }
 
-    /// Writes a model directory, whole or not at all.
+    /// Writes a model directory, whole or not at all. Low-rank updates ([`Module::apply_lora`]) are added to the weights that they
+    /// change.
     pub fn save(&self, directory: impl AsRef<Path>) -> Result<(), Error> {
-        let weights = module::to_map(self)?;
+        let weights = module::to_map(&self.clone().materialize())?;
         Ok(ModelDirectory::new(directory.as_ref()).save(&self.config, &weights)?)
     }
 
@@ -99,12 +100,23 @@ impl VideoTokenizer {
 
     /// Latents `[B, D, t, h, w]` of videos `[B, 3, T, H, W]` in 0 to 1, of any number of frames, height and width;
     /// lengths that do not divide are rounded up.
+    ///
+    /// # Panics
+    ///
+    /// Where they have another number of channels, or there are none.
     pub fn encode(&self, videos: Tensor<5>) -> Tensor<5> {
+        host::check_channels("videos", videos.dims()).unwrap_or_else(|error| panic!("{error}"));
         self.encoder.forward(videos, self.products)
     }
 
     /// Videos `[B, 3, T, H, W]`, not clamped, of codes `[B, D, t, h, w]`.
+    ///
+    /// # Panics
+    ///
+    /// Where codes are of another width.
     pub fn decode(&self, codes: Tensor<5>) -> Tensor<5> {
+        let (width, got) = (self.config.embedding, codes.dims());
+        assert!(got[1] == width, "codes: expected shape [B, {width}, t, h, w], got {got:?}");
         self.decoder.forward(codes, self.products)
     }
 

@@ -130,7 +130,9 @@ impl<T: Task> StepCounted<T> {
             begins = done.is_multiple_of(validate_every) || last;
             if begins {
                 components.tell_train(LearnerEvent::EndSplit(epoch));
-                if let Err(error) = self.validate(components, &mut progress, epoch) {
+                let validated = self.validate(components, &mut progress, epoch);
+                drop(self.teller(components));
+                if let Err(error) = validated {
                     // What was learnt until here need not be lost with it.
                     progress.unvalidated = true;
                     self.save(components, &mut progress, false)?;
@@ -153,7 +155,6 @@ impl<T: Task> StepCounted<T> {
                 return Ok(Outcome::Interrupted(done));
             }
         }
-        drop(self.teller(components));
         Ok(Outcome::Finished)
     }
 

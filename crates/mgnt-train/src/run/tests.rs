@@ -1,7 +1,7 @@
+mod watching;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::panic::{self, AssertUnwindSafe};
-use std::time::Duration;
 
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Tensor;
@@ -162,29 +162,6 @@ fn a_run_that_saves_nothing_leaves_its_logs_alone() {
     assert!(out.join("metrics.jsonl").exists() && !out.join("model").exists() && !out.join("best").exists());
     let saved = fs::read_dir(out.join("checkpoints")).map_or(0, Iterator::count);
     assert_eq!(saved, 0);
-}
-
-/// Burn's metrics have a thread of their own, which the loop would wait for in vain if it died.
-#[test]
-fn a_panic_of_the_watcher_is_the_runs() {
-    for saves in [true, false] {
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            let (folder, stop, device) = (tempfile::tempdir().unwrap(), Interrupter::new(), Device::flex());
-            let (out, recipe) = (folder.path().join("run"), Optimization { log_every: 1, ..recipe() });
-            let options = RunOptions { saves, ..RunOptions::new(&device, &out, &stop) };
-            let watch = |event: &Event| match event {
-                Event::Trained(line) if line.step == 2 => panic!("what the watcher says"),
-                Event::Trained(line) => assert!(line.step < 2, "step {} was told", line.step),
-                _ => (),
-            };
-            let run = AssertUnwindSafe(|| run(slope(&[]), &recipe, &recipe, options, watch));
-            let panicked = panic::catch_unwind(run).unwrap_err();
-            tell.send(panicked.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap();
-        });
-        let said = told.recv_timeout(Duration::from_secs(60)).expect("the run ends");
-        assert_eq!(said.as_deref(), Some("what the watcher says"));
-    }
 }
 
 #[test]

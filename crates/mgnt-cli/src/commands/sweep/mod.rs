@@ -385,7 +385,7 @@ impl Sweep<'_> {
         let (samples, dims) = (self.arguments.samples, self.arguments.dims);
         let all: Vec<(String, &Row)> = self.rows().map(|row| (self.plan_of(row), row)).collect();
         let out = &self.arguments.out;
-        atomic::write_bytes(&out.join("results.csv"), results::csv(&all).as_bytes())?;
+        atomic::write_bytes(&out.join("results.csv"), results::csv(&all, &self.given).as_bytes())?;
         let compared = results::compared(&all, &self.seeds, &self.given);
         let points = results::points(&compared);
         let title = format!("FID-{}", dims.count());

@@ -18,12 +18,17 @@ pub(super) fn compared(
     seeds: &BTreeSet<u64>,
     given: &[(String, String)],
 ) -> Vec<Vec<Row>> {
+    let has_all = |rows: &Vec<Row>| rows.len() == seeds.len();
+    let of_seeds = |rows: Vec<Row>| rows.into_iter().filter(|row| seeds.contains(&row.seed)).collect();
+    told_apart(plans(rows, given).into_iter().map(of_seeds).filter(has_all).collect())
+}
+
+/// Of each plan the newest row of each seed.
+fn plans(rows: &[(String, &Row)], given: &[(String, String)]) -> Vec<Vec<Row>> {
     let mut seen = BTreeSet::new();
-    let mut compared = Vec::new();
-    for (plan, _) in rows.iter().filter(|(plan, _)| seen.insert(plan)) {
-        let newest_first = || rows.iter().rev().filter(|(other, _)| other == plan).map(|(_, row)| *row);
-        let of_seed = |seed: &u64| newest_first().find(|row| row.seed == *seed).cloned();
-        let Some(mut all_seeds) = seeds.iter().map(of_seed).collect::<Option<Vec<Row>>>() else { continue };
+    let plans = rows.iter().map(|(plan, _)| plan).filter(|&plan| seen.insert(plan));
+    let of_plan = |plan: &String| {
+        let own = || rows.iter().filter(|(other, _)| other == plan).map(|(_, row)| *row);
         let mut names: Vec<&str> = Vec::new();
         for (_, name) in given.iter().filter(|(other, _)| other == plan) {
             if !names.contains(&name.as_str()) {
@@ -31,20 +36,19 @@ pub(super) fn compared(
             }
         }
         if names.is_empty() {
-            names.extend(newest_first().next().map(|row| row.name.as_str()));
+            names.extend(own().next_back().map(|row| row.name.as_str()));
         }
         let name = names.join(" = ");
-        all_seeds.iter_mut().for_each(|row| row.name.clone_from(&name));
-        compared.push(all_seeds);
-    }
-    tell_apart(&mut compared);
-    compared
+        let newest: BTreeMap<u64, &Row> = own().map(|row| (row.seed, row)).collect();
+        newest.into_values().map(|row| Row { name: name.clone(), ..row.clone() }).collect()
+    };
+    plans.map(of_plan).collect()
 }
 
 /// Adds to names that several plans have the options in which these differ.
-fn tell_apart(compared: &mut [Vec<Row>]) {
+fn told_apart(mut plans: Vec<Vec<Row>>) -> Vec<Vec<Row>> {
     let mut named: BTreeMap<String, Vec<&mut Vec<Row>>> = BTreeMap::new();
-    for rows in compared {
+    for rows in &mut plans {
         named.entry(rows[0].name.clone()).or_default().push(rows);
     }
     for (name, mut alike) in named.into_iter().filter(|(_, alike)| alike.len() > 1) {
@@ -59,6 +63,7 @@ fn tell_apart(compared: &mut [Vec<Row>]) {
             rows.iter_mut().for_each(|row| row.name = words.join(", "));
         }
     }
+    plans
 }
 
 /// The options of a row's strategy and their values, as RON; none where another version wrote it.
@@ -89,14 +94,11 @@ pub(super) fn points(compared: &[Vec<Row>]) -> Vec<Point> {
     compared.iter().map(point).collect()
 }
 
-/// Rows as comma-separated values, below a line of names: of a plan and seed the newest, since a further name is a further row.
-pub(super) fn csv(rows: &[(String, &Row)]) -> String {
+/// All rows as comma-separated values, below a line of names: one for a plan and seed, with the names of [`compared`].
+pub(super) fn csv(rows: &[(String, &Row)], given: &[(String, String)]) -> String {
     let mut csv =
         String::from("name,schedule,seed,samples,dims,gflops,less_compute,fid,images_per_second,strategy\n");
-    let newest: BTreeMap<_, _> =
-        rows.iter().enumerate().map(|(at, (plan, row))| ((plan, row.seed), at)).collect();
-    let is_newest = |&(at, (plan, row)): &(usize, &(String, &Row))| newest[&(plan, row.seed)] == at;
-    for (_, (_, row)) in rows.iter().enumerate().filter(is_newest) {
+    for row in told_apart(plans(rows, given)).concat() {
         // Writing to a string cannot fail.
         let _ = writeln!(
             csv,
@@ -185,18 +187,26 @@ mod tests {
     #[test]
     fn a_plan_and_seed_are_one_line() {
         let rows =
-            [Row::of("a1", 0, 1.0), Row::of("a2", 1, 3.0), Row::of("a3", 0, 1.0), Row::of("b1", 0, 5.0)];
+            [Row::of("a1", 0, 1.0), Row::of("a2", 1, 3.0), Row::of("a3", 0, 2.5), Row::of("b1", 0, 5.0)];
         let rows: Vec<_> = rows.iter().map(|row| (row.strategy[..1].to_owned(), row)).collect();
-        let csv = csv(&rows);
-        let names: Vec<&str> = csv.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
-        assert_eq!(names, ["\"größer a2\"", "\"größer a3\"", "\"größer b1\""]);
+        let lines = |given: &[(String, String)]| {
+            let of = |line: &str| {
+                let fields: Vec<_> = line.split(',').collect();
+                [fields[0], fields[2], fields[7]].join(" ")
+            };
+            csv(&rows, given).lines().skip(1).map(of).collect::<Vec<_>>()
+        };
+        let expected = ["\"größer a3\" 0 2.500000", "\"größer a3\" 1 3.000000", "\"größer b1\" 0 5.000000"];
+        assert_eq!(lines(&[]), expected);
+        let given = [("a", "x"), ("a", "y")].map(|(plan, name)| (plan.to_owned(), name.to_owned()));
+        assert_eq!(lines(&given), expected.map(|line| line.replace("größer a3", "x = y")));
     }
 
     #[test]
     fn quotes_in_a_field_are_doubled() {
         let row = Row { name: "a \"b\", c".into(), ..Row::of("s", 0, 1.0) };
         assert!(
-            csv(&[(String::new(), &row)])
+            csv(&[(String::new(), &row)], &[])
                 .lines()
                 .nth(1)
                 .unwrap()
