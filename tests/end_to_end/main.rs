@@ -8,6 +8,7 @@ mod decoding;
 mod devices;
 mod evaluation;
 mod faults;
+mod foreign_tokens;
 mod library;
 mod training;
 mod watching;

@@ -40,6 +40,8 @@ enum Command {
     TrainTokenizer(commands::train_tokenizer::Arguments),
     /// Turn a store into tokens
     Tokenize(commands::tokenize::Arguments),
+    /// Turn tokens that another program made into a store of tokens
+    ImportTokens(commands::import_tokens::Arguments),
     /// Recompute the checksums and ranges of a store of pictures or tokens
     Verify(commands::verify::Arguments),
     /// Train the nested transformer on tokens
@@ -135,6 +137,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::PrepareImagenet(arguments) => commands::prepare::run(arguments),
         Command::TrainTokenizer(arguments) => commands::train_tokenizer::run(arguments),
         Command::Tokenize(arguments) => commands::tokenize::run(arguments),
+        Command::ImportTokens(arguments) => commands::import_tokens::run(arguments),
         Command::Verify(arguments) => commands::verify::run(arguments),
         Command::TrainImagenet(arguments) => commands::train_imagenet::run(arguments),
         Command::Generate(arguments) => commands::generate::run(arguments),

@@ -61,19 +61,31 @@ impl TokenJob {
         flips: bool,
         shard_items: Option<usize>,
     ) -> Result<Self, Error> {
+        Self::of(out, store.len(), store.sha256()?, info, flips, shard_items)
+    }
+
+    /// The same for `count` pictures that lie elsewhere; `pictures` is a checksum that tells them from others.
+    pub fn of(
+        out: &Path,
+        count: usize,
+        pictures: String,
+        info: TokenStoreInfo,
+        flips: bool,
+        shard_items: Option<usize>,
+    ) -> Result<Self, Error> {
         let shard_items = shard_items.unwrap_or(SHARD_ITEMS);
         if shard_items == 0 {
             return Err(Error::ShardItems { expected: "at least 1".into(), got: 0 });
         }
         let copies: &[bool] = if flips { &[false, true] } else { &[false] };
-        shard::check_count(store.len(), copies.len(), shard_items)?;
+        shard::check_count(count, copies.len(), shard_items)?;
         check_classes(out, &info.classes)?;
         info.checked_positions(out)?;
-        let plan = Plan { made_by: MADE_BY, info: &info, flips, pictures: store.sha256()?, shard_items };
+        let plan = Plan { made_by: MADE_BY, info: &info, flips, pictures, shard_items };
         let unfinished = Unfinished::open(out, StoreKind::Tokens, &plan)?;
         let ranges = copies.iter().flat_map(|&flipped| {
-            let starts = (0..store.len()).step_by(shard_items);
-            starts.map(move |start| (flipped, start..(start + shard_items).min(store.len())))
+            let starts = (0..count).step_by(shard_items);
+            starts.map(move |start| (flipped, start..(start + shard_items).min(count)))
         });
         let shards = ranges
             .enumerate()

@@ -174,7 +174,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let count = usize::from(arguments.count);
     arguments.compute.check_memory(&plan, "--count", count.min(AT_ONCE))?;
     warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
-    let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
+    let made_with = MadeWith::new(&arguments.model, Some(&arguments.tokenizer))?;
     let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
     let feather = arguments.feather.map_or(size / grid / 2, usize::from);
     let (mut edits, mut ledger) = (Vec::with_capacity(count), None);

@@ -1,4 +1,4 @@
-//! `mgnt generate`: pictures under a schedule of sub-models.
+//! `mgnt generate`: pictures under a schedule of sub-models, or their tokens alone.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,8 @@ use super::output_folder::{self, Contents, is_number};
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
 use super::{in_words, print_json};
-use crate::device::{Compute, Dtype};
+use crate::device::{Compute, Dtype, decoder};
+use crate::failure::bad_use;
 use crate::output::animation::gif;
 use crate::output::canvas::stacked;
 use crate::output::grid::{Cell, columns, labelled_grid};
@@ -25,9 +26,9 @@ pub struct Arguments {
     /// The transformer's model directory
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// The tokenizer's model directory
-    #[arg(long, value_name = "DIR")]
-    tokenizer: PathBuf,
+    /// The tokenizer's model directory; without it there are only tokens, in the file of --save-tokens
+    #[arg(long, value_name = "DIR", requires = "out")]
+    tokenizer: Option<PathBuf>,
     /// Class of all pictures; without it they go through the classes in turn
     #[arg(long, value_name = "C", value_parser = parse_class)]
     class: Option<usize>,
@@ -43,14 +44,14 @@ pub struct Arguments {
     #[command(flatten)]
     strategy: StrategyArguments,
     /// Folder for the pictures, and grid/grid.png of the first 256; one that an earlier `generate` made is replaced
-    #[arg(long, short, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, short, value_name = "DIR", requires = "tokenizer", required_unless_present = "save_tokens")]
+    out: Option<PathBuf>,
     /// Also write the tokens, i32 [count, N], and the classes; not into the folder, which is replaced as a whole
     #[arg(long, value_name = "FILE")]
     save_tokens: Option<PathBuf>,
     /// Also write grid/iterations.gif and grid/iterations.png into the folder: the first pictures as they are decoded, masked
     /// cells grey; 8 at most, and of the first --batch alone
-    #[arg(long)]
+    #[arg(long, requires = "out")]
     iterations: bool,
     #[command(flatten)]
     compute: Compute,
@@ -85,35 +86,84 @@ struct Report<'a> {
     ledger: &'a Ledger,
 }
 
-/// Generates the pictures.
+/// Generates.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let out = &arguments.out;
+    match (&arguments.tokenizer, &arguments.out, &arguments.save_tokens) {
+        (Some(tokenizer), Some(out), _) => pictures(&arguments, tokenizer, out),
+        (_, _, Some(path)) => tokens(&arguments, path),
+        _ => Err(bad_use("--tokenizer and --out are needed, or --save-tokens")),
+    }
+}
+
+/// Refuses a file of tokens that would be written over what is read.
+fn check_tokens_file(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
+    output_folder::check_file("--save-tokens", path)?;
+    let of = |folder: Option<&PathBuf>, file| folder.map(|folder| folder.join(file));
+    let (model, tokenizer) = (Some(&arguments.model), arguments.tokenizer.as_ref());
+    let read = [
+        ("the model's config", of(model, CONFIG)),
+        ("the model's weights", of(model, WEIGHTS)),
+        ("the tokenizer's config", of(tokenizer, CONFIG)),
+        ("the tokenizer's weights", of(tokenizer, WEIGHTS)),
+        ("--strategy", arguments.strategy.strategy.clone()),
+    ];
+    output_folder::check_not_read(
+        "--save-tokens",
+        path,
+        &read.each_ref().map(|(name, path)| (*name, path.as_deref())),
+    )
+}
+
+/// Tokens alone, for who makes pictures of them elsewhere.
+fn tokens(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
+    check_tokens_file(arguments, path)?;
+    let device = arguments.compute.open()?;
+    let model = arguments.compute.load(&arguments.model, &device)?;
+    let plan = arguments.strategy.plan(model.config())?;
+    let count = arguments.count as usize;
+    arguments.compute.check_memory(&plan, "--batch", count.min(arguments.batch.into()))?;
+    let classes = classes(model.config().classes, arguments.class, count)?;
+    let made_with = MadeWith::new(&arguments.model, None)?;
+
+    let mut progress = Progress::new(count, "pictures' tokens");
+    let (mut all_tokens, mut ledger) = (Vec::with_capacity(count), None);
+    let batch = usize::from(arguments.batch);
+    for (first, chunk) in (0..).step_by(batch).zip(classes.chunks(batch)) {
+        let decoder = decoder(&model, &plan).classes(chunk).seed(arguments.seed).first_sample(first);
+        let decoded = decoder.run()?;
+        all_tokens.extend(decoded.tokens);
+        add_up(&mut ledger, decoded.ledger);
+        progress.add(chunk.len());
+    }
+    save_tokens(path, &all_tokens, &classes)?;
+    progress.finish();
+    let Some(ledger) = &ledger else { return Ok(()) };
+    if arguments.json {
+        return print_json(&report(arguments, path, &made_with, &classes, plan.strategy(), ledger));
+    }
+    println!("tokens of {count} pictures in {}; times are of all of them", path.display());
+    print!("{ledger}");
+    Ok(())
+}
+
+/// Pictures in a folder, and their tokens where they are asked for.
+fn pictures(arguments: &Arguments, tokenizer_path: &Path, out: &Path) -> anyhow::Result<()> {
     output_folder::check(out, &CONTENTS)?;
     if let Some(path) = &arguments.save_tokens {
-        output_folder::check_file("--save-tokens", path)?;
+        check_tokens_file(arguments, path)?;
         output_folder::check_outside(out, "--save-tokens", path)?;
-        let of = |file| [&arguments.model, &arguments.tokenizer].map(|directory| directory.join(file));
-        let ([model_config, tokenizer_config], [model, tokenizer]) = (of(CONFIG), of(WEIGHTS));
-        let read = [
-            ("the model's config", Some(model_config.as_path())),
-            ("the model's weights", Some(&model)),
-            ("the tokenizer's config", Some(&tokenizer_config)),
-            ("the tokenizer's weights", Some(&tokenizer)),
-            ("--strategy", arguments.strategy.strategy.as_deref()),
-        ];
-        output_folder::check_not_read("--save-tokens", path, &read)?;
     }
     let device = arguments.compute.open()?;
     let model = arguments.compute.load(&arguments.model, &device)?;
-    let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
+    let tokenizer = arguments.compute.image_tokenizer(tokenizer_path, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
     let count = arguments.count as usize;
     arguments.compute.check_memory(&plan, "--batch", count.min(arguments.batch.into()))?;
     let strategy = plan.strategy().clone();
     let generator = Generator::new(&model, &tokenizer, plan, arguments.seed, &device)?;
     let classes = classes(model.config().classes, arguments.class, count)?;
-    warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
-    let made_with = MadeWith::new(&arguments.model, &arguments.tokenizer)?;
+    warn_of_another_tokenizer(&arguments.model, tokenizer_path)?;
+    let made_with = MadeWith::new(&arguments.model, Some(tokenizer_path))?;
 
     let mut progress = Progress::new(count, "pictures");
     let (mut all_tokens, mut ledger) = (Vec::new(), None);
@@ -150,7 +200,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         output_folder::check_again(out, &CONTENTS)?;
         let Some(ledger) = &ledger else { return Ok(()) };
-        let report = report(&arguments, &made_with, &classes, &strategy, ledger);
+        let report = report(arguments, out, &made_with, &classes, &strategy, ledger);
         Ok::<_, anyhow::Error>(atomic::write_within(
             &folder.join(CONTENTS.manifest),
             &serde_json::to_vec(&report)?,
@@ -160,7 +210,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     if let Some(ledger) = &ledger {
         if arguments.json {
-            return print_json(&report(&arguments, &made_with, &classes, &strategy, ledger));
+            return print_json(&report(arguments, out, &made_with, &classes, &strategy, ledger));
         }
         println!("{count} pictures in {}; times are of all of them", out.display());
         print!("{ledger}");
@@ -170,13 +220,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn report<'a>(
     arguments: &'a Arguments,
+    out: &'a Path,
     made_with: &'a MadeWith<'a>,
     classes: &'a [usize],
     strategy: &'a Strategy,
     ledger: &'a Ledger,
 ) -> Report<'a> {
     let (count, seed, dtype) = (classes.len(), arguments.seed, arguments.compute.dtype);
-    Report { out: &arguments.out, count, seed, dtype, made_with, classes, strategy, ledger }
+    Report { out, count, seed, dtype, made_with, classes, strategy, ledger }
 }
 
 fn save_tokens(path: &Path, tokens: &[Vec<u16>], classes: &[usize]) -> anyhow::Result<()> {

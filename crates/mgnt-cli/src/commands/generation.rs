@@ -148,7 +148,8 @@ fn at_once(config: &ImageTokenizerConfig) -> usize {
 #[derive(Serialize)]
 pub struct MadeWith<'a> {
     model: Weights<'a>,
-    tokenizer: Weights<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokenizer: Option<Weights<'a>>,
 }
 
 /// A model directory.
@@ -160,12 +161,12 @@ struct Weights<'a> {
 }
 
 impl<'a> MadeWith<'a> {
-    /// Reads the weights of both model directories.
-    pub fn new(model: &'a Path, tokenizer: &'a Path) -> anyhow::Result<Self> {
+    /// Reads the weights of the model directories.
+    pub fn new(model: &'a Path, tokenizer: Option<&'a Path>) -> anyhow::Result<Self> {
         let weights = |path: &'a Path| -> anyhow::Result<Weights<'a>> {
             Ok(Weights { path, weights_sha256: sha256_of_file(&path.join(directory::WEIGHTS))? })
         };
-        Ok(Self { model: weights(model)?, tokenizer: weights(tokenizer)? })
+        Ok(Self { model: weights(model)?, tokenizer: tokenizer.map(weights).transpose()? })
     }
 }
 

@@ -14,6 +14,7 @@ pub mod flops;
 pub mod generate;
 mod generation;
 pub mod import;
+pub mod import_tokens;
 pub mod init;
 mod output_folder;
 pub mod parity;

@@ -1,0 +1,199 @@
+//! `mgnt import-tokens`: tokens that another program made become a token store.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use mgnt_data::manifest::{sha256, sha256_of_file};
+use mgnt_data::{TokenJob, TokenStoreInfo};
+use mgnt_tokenizer::{ImageTokenizerConfig, codes_sha256};
+use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
+use mgnt_weights::{NamedTensor, TensorMap};
+
+use super::prepare::of_options;
+use super::watch::Progress;
+use crate::failure::bad_use;
+
+/// Arguments of `mgnt import-tokens`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Files of `tokens` [n, N] or [n, h, w] and `labels` (or `class_ids`) [n], integers of any type: safetensors, or what
+    /// PyTorch's `save` writes of a dictionary
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Number of the tokenizer's codes
+    #[arg(long, value_name = "V", required_unless_present = "tokenizer", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    codes: Option<u32>,
+    /// Rows and columns of the tokens; as many of both if not given
+    #[arg(long, value_name = "ROWSxCOLUMNS", value_parser = parse_grid)]
+    grid: Option<[usize; 2]>,
+    /// Names of the classes, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "classes")]
+    class_names: Option<PathBuf>,
+    /// Number of classes, where they have no names [default: as many as the labels need]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    classes: Option<u32>,
+    /// Name of the tokenizer: stores of other names are not trained on together
+    #[arg(long, value_name = "NAME", default_value = "of another program", conflicts_with = "tokenizer")]
+    tokenizer_name: String,
+    /// The tokenizer's model directory, where it is one of ours
+    #[arg(long, value_name = "DIR", conflicts_with = "codes")]
+    tokenizer: Option<PathBuf>,
+    /// The token store to write
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+}
+
+fn parse_grid(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once('x').unwrap_or((text, text));
+    let side = |text: &str| text.parse().ok().filter(|&side| side > 0);
+    match (side(sides.0), side(sides.1)) {
+        (Some(rows), Some(columns)) => Ok([rows, columns]),
+        _ => Err("expected rows and columns, such as 16x16".into()),
+    }
+}
+
+/// Tokens and labels of all pictures.
+struct Gathered {
+    /// Tokens of a picture.
+    positions: usize,
+    /// Rows and columns, where a file tells.
+    grid: Option<[usize; 2]>,
+    tokens: Vec<u16>,
+    labels: Vec<u16>,
+}
+
+/// Writes the store.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let (codes, of_tokenizer, tokenizer, codes_sha256) = match &arguments.tokenizer {
+        Some(folder) => {
+            let directory = ModelDirectory::new(folder);
+            let config: ImageTokenizerConfig = directory.config()?;
+            let sum = sha256_of_file(&folder.join(WEIGHTS))?;
+            (config.codes, Some([config.grid(); 2]), sum, Some(codes_sha256(&directory)?))
+        }
+        None => {
+            let codes = arguments.codes.map_or(0, |codes| codes as usize);
+            (codes, None, arguments.tokenizer_name.clone(), None)
+        }
+    };
+    let mut gathered: Option<Gathered> = None;
+    for file in &arguments.files {
+        let map = mgnt_weights::read(file)?;
+        gather(&map, codes, &mut gathered).with_context(|| file.display().to_string())?;
+    }
+    let Some(Gathered { positions, grid, tokens, labels }) = gathered else {
+        return Err(bad_use("there is no file"));
+    };
+    let grid =
+        of_tokenizer.or(arguments.grid).or(grid).or_else(|| square(positions)).ok_or_else(|| {
+            bad_use(format!("--grid: {positions} tokens are no square: expected ROWSxCOLUMNS"))
+        })?;
+    if grid[0] * grid[1] != positions {
+        let [rows, columns] = grid;
+        return Err(bad_use(format!("a grid of {rows}x{columns} has other than {positions} tokens")));
+    }
+    let classes = class_names(&arguments, labels.iter().max().map_or(0, |&last| usize::from(last) + 1))?;
+    let sums: String =
+        arguments.files.iter().map(|file| sha256_of_file(file)).collect::<Result<String, _>>()?;
+    let names = arguments.files.iter().map(|file| file.file_name().unwrap_or(file.as_os_str()));
+    let source = names.map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(", ");
+    let count = classes.len();
+    let info = TokenStoreInfo { grid, codes, classes, tokenizer, codes_sha256, source };
+    let pictures = sha256(sums.as_bytes());
+    let job = TokenJob::of(&arguments.out, labels.len(), pictures, info, false, None).map_err(of_options)?;
+    let mut progress = Progress::new(job.len(), "tokens of pictures");
+    for shard in job.pending() {
+        let pictures = shard.pictures();
+        let of_shard: Vec<Vec<u16>> = tokens[pictures.start * positions..pictures.end * positions]
+            .chunks(positions)
+            .map(<[u16]>::to_vec)
+            .collect();
+        job.write(&shard, &of_shard, &labels[pictures.clone()])?;
+        progress.add(pictures.len());
+    }
+    job.publish()?;
+    progress.finish();
+    tell!("{}: tokens of {} pictures of {count} classes", arguments.out.display(), labels.len());
+    Ok(())
+}
+
+/// Adds a file's tokens and labels to those of the files before.
+fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::Result<()> {
+    let tokens = map.get("tokens")?;
+    let (count, positions, grid) = match *tokens.shape() {
+        [count, positions] => (count, positions, None),
+        [count, rows, columns] => (count, rows * columns, Some([rows, columns])),
+        ref shape => return Err(anyhow!("`tokens`: expected shape [n, N] or [n, h, w], got {shape:?}")),
+    };
+    if count == 0 || positions == 0 {
+        return Err(anyhow!("`tokens`: expected some, got shape {:?}", tokens.shape()));
+    }
+    let name = if map.get("labels").is_ok() { "labels" } else { "class_ids" };
+    let labels = map.get(name).map_err(|_| anyhow!("`labels` and `class_ids` are missing"))?;
+    if *labels.shape() != [count] {
+        return Err(anyhow!("`{name}`: expected shape [{count}], got {:?}", labels.shape()));
+    }
+    let all = all.get_or_insert(Gathered { positions, grid, tokens: Vec::new(), labels: Vec::new() });
+    if all.positions != positions || all.grid != grid {
+        let (expected, got) = (all.positions, tokens.shape());
+        return Err(anyhow!(
+            "`tokens`: expected {expected} of a picture, as in the files before, got shape {got:?}"
+        ));
+    }
+    all.tokens.extend(numbers("tokens", tokens, codes)?);
+    all.labels.extend(numbers(name, labels, 1 << 16)?);
+    Ok(())
+}
+
+/// Integers from 0 to below `end`.
+fn numbers(name: &str, tensor: &NamedTensor, end: usize) -> anyhow::Result<Vec<u16>> {
+    let values =
+        tensor.to_i64().ok_or_else(|| anyhow!("`{name}`: expected integers, got {:?}", tensor.dtype()))?;
+    let number = |value: i64| u16::try_from(value).ok().filter(|&number| usize::from(number) < end);
+    values
+        .into_iter()
+        .map(|value| number(value).ok_or_else(|| anyhow!("`{name}`: expected 0 to {}, got {value}", end - 1)))
+        .collect()
+}
+
+/// The grid of as many rows as columns.
+fn square(positions: usize) -> Option<[usize; 2]> {
+    let side = positions.isqrt();
+    (side * side == positions).then_some([side; 2])
+}
+
+/// Names of the classes, of which the labels need so many.
+fn class_names(arguments: &Arguments, needed: usize) -> anyhow::Result<Vec<String>> {
+    let (option, names) = match (&arguments.class_names, arguments.classes) {
+        (Some(path), _) => (format!("--class-names {}", path.display()), lines(path)?),
+        (None, Some(count)) => {
+            (format!("--classes {count}"), (0..count).map(|class| class.to_string()).collect())
+        }
+        (None, None) => return Ok((0..needed).map(|class| class.to_string()).collect()),
+    };
+    if names.len() < needed {
+        let (last, count) = (needed - 1, names.len());
+        return Err(bad_use(format!("{option}: label {last} is used, and there are {count} classes")));
+    }
+    Ok(names)
+}
+
+fn lines(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_has_two_sides() {
+        assert_eq!((parse_grid("4x6"), parse_grid("8")), (Ok([4, 6]), Ok([8, 8])));
+        for wrong in ["", "x", "4x", "0x4", "-1x2", "4x4x4"] {
+            assert!(parse_grid(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((square(256), square(255), square(1)), (Some([16, 16]), None, Some([1, 1])));
+    }
+}
