@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use mgnt_data::TokenStore;
+use mgnt_weights::npz::Writer;
 use mgnt_weights::{TensorMap, safetensors};
 
 use crate::world::{fail, model, succeed, world};
@@ -32,6 +33,17 @@ fn they_are_trained_on_and_generated() {
     assert_eq!((0..7).map(|i| store.label(i)).collect::<Vec<_>>(), [0, 2, 1, 2, 0, 1, 1]);
     assert_eq!(store.tokens(1), (12..24).map(|i| i % 16).collect::<Vec<u16>>());
     assert_eq!(store.tokens(5), (0..12).collect::<Vec<u16>>());
+    let map = safetensors::read(&path.join("a.safetensors")).unwrap();
+    let archive = path.join("a.npz");
+    let mut writer = Writer::new(fs::File::create(&archive).unwrap(), &archive);
+    for (name, tensor) in map.iter() {
+        writer.start(name, tensor.dtype(), tensor.shape()).unwrap();
+        writer.write(tensor.bytes()).unwrap();
+    }
+    writer.finish().unwrap();
+    succeed("import-tokens a.npz b.safetensors --codes 16 --classes 4 --out of-numpy", path);
+    let shard = |store: &str| fs::read(path.join(store).join("tokens-00000.safetensors")).unwrap();
+    assert!(shard("of-numpy") == shard("store"));
     // The second time it replaces itself.
     succeed("import-tokens b.safetensors --codes 16 --classes 4 --tokenizer-name theirs --out store", path);
     assert_eq!(TokenStore::open(path.join("store")).unwrap().info().tokenizer, "theirs");

@@ -6,8 +6,10 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_data::{TokenJob, TokenStoreInfo};
+use mgnt_eval::is_npz;
 use mgnt_tokenizer::{ImageTokenizerConfig, codes_sha256};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
+use mgnt_weights::npz::Archive;
 use mgnt_weights::{NamedTensor, TensorMap};
 
 use super::prepare::of_options;
@@ -17,8 +19,8 @@ use crate::failure::bad_use;
 /// Arguments of `mgnt import-tokens`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Files of `tokens` [n, N] or [n, h, w] and `labels` (or `class_ids`) [n], integers of any type: safetensors, or what
-    /// PyTorch's `save` writes of a dictionary
+    /// Files of `tokens` [n, N] or [n, h, w] and `labels` (or `class_ids`) [n], both integers: safetensors, NumPy's npz, or a
+    /// dictionary of tensors that PyTorch saved
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Number of the tokenizer's codes
@@ -79,7 +81,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let mut gathered: Option<Gathered> = None;
     for file in &arguments.files {
-        let map = mgnt_weights::read(file)?;
+        let map = read(file)?;
         gather(&map, codes, &mut gathered).with_context(|| file.display().to_string())?;
     }
     let Some(Gathered { positions, grid, tokens, labels }) = gathered else {
@@ -116,6 +118,21 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     progress.finish();
     tell!("{}: tokens of {} pictures of {count} classes", arguments.out.display(), labels.len());
     Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<TensorMap> {
+    if !is_npz(file) {
+        return Ok(mgnt_weights::read(file)?);
+    }
+    let (mut archive, mut map) = (Archive::open(file)?, TensorMap::new());
+    for name in ["tokens", "labels", "class_ids"] {
+        if archive.has(name) {
+            let array = archive.array(name)?;
+            let shape = array.shape().to_vec();
+            map.insert(name, array.read(&shape)?);
+        }
+    }
+    Ok(map)
 }
 
 /// Adds a file's tokens and labels to those of the files before.
