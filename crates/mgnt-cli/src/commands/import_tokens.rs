@@ -19,7 +19,7 @@ use crate::failure::bad_use;
 /// Arguments of `mgnt import-tokens`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Files of `tokens` [n, N] or [n, h, w] and `labels` (or `class_ids`) [n], both integers: safetensors, NumPy's npz, or a
+    /// Files with `tokens [n, N]` or `[n, h, w]` and `labels [n]` (or `class_ids`), both integers: safetensors, NumPy's npz, or a
     /// dictionary of tensors that PyTorch saved
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
