@@ -84,7 +84,7 @@ impl NestedTransformer {
     ///
     /// # Panics
     ///
-    /// Where the model is on a device with a tape: its [`valid`](Module::valid) form is not.
+    /// Where the model is on a device with a tape: its [`valid`](burn::module::Module::valid) form is not.
     pub fn on_accelerator(self) -> Self {
         assert!(!self.device().is_autodiff(), "the model is on a device with a tape; take its `valid` form");
         self.kept(|mut model| {
