@@ -106,13 +106,16 @@ fn what_is_wrong_with_them_is_named() {
     floats.insert_f32("tokens", &[1, 4], &[0.0; 4]).unwrap();
     floats.insert_i32("labels", &[1], &[0]).unwrap();
     safetensors::write(&path.join("floats.safetensors"), &floats).unwrap();
-    fs::write(path.join("names"), "zero\none\n").unwrap();
+    fs::write(path.join("names"), "\u{feff}zero\none\n\n").unwrap();
+    fs::write(path.join("gap"), "zero\n\none\n").unwrap();
     for (files, options, code, part) in [
         ("a", "--codes 11", 1, "a.safetensors: `tokens`: expected 0 to 10, got 11"),
         ("a", "--codes 16", 2, "--grid: 6 tokens are no square"),
-        ("a", "--codes 16 --grid 4x2", 2, "a grid of 4x2 has other than 6 tokens"),
+        ("a", "--codes 16 --grid 4x2", 2, "--grid is 4x2, and a picture has 6 tokens"),
+        ("other", "--codes 16 --grid 2x3", 2, "--grid is 2x3, and the files' shape is 3x2"),
         ("a", "--codes 16 --grid 3x2 --classes 7", 2, "--classes 7: label 7 is used"),
-        ("a", "--codes 16 --grid 3x2 --class-names names", 2, "--class-names names: label 7 is used"),
+        ("a", "--codes 16 --grid 3x2 --class-names names", 2, "label 7 is used, and there are 2 classes"),
+        ("a", "--codes 16 --grid 3x2 --class-names gap", 1, "gap: line 2 is empty"),
         ("flat", "--codes 16", 1, "`tokens`: expected shape [n, N] or [n, h, w], got [12]"),
         ("few", "--codes 16", 1, "`labels`: expected shape [2], got [1]"),
         ("unnamed", "--codes 16", 1, "`labels` and `class_ids` are missing"),
@@ -124,7 +127,9 @@ fn what_is_wrong_with_them_is_named() {
     ] {
         fail(&format!("import-tokens {files}.safetensors {options} --out x"), path, code, &[part]);
     }
-    let line = "import-tokens a.safetensors other.safetensors --codes 16 --grid 3x2 --out x";
-    fail(line, path, 1, &["other.safetensors: `tokens`: expected 6 of a picture, as in the files before"]);
+    write(&path.join("longer.safetensors"), &[2, 8], "labels", &[0, 1]);
+    fail("import-tokens . --codes 16 --out x", path, 2, &["expected a file"]);
+    let line = "import-tokens a.safetensors longer.safetensors --codes 16 --grid 3x2 --out x";
+    fail(line, path, 1, &["longer.safetensors: `tokens`: expected 6 of a picture, as in the files before"]);
     assert!(!path.join("x").exists());
 }

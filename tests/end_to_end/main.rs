@@ -43,7 +43,8 @@ fn bad_input_is_one_clear_error() {
     fail(&format!("{train} impossible.ron"), world, 1, &["heads", "12"]);
     fail(&format!("{train} transformer.ron layers=x"), world, 2, &["layers"]);
     fail(&format!("{train} transformer.ron optimization.stpes=2"), world, 2, &["one of", "steps", "`stpes`"]);
-    let other_kind = ["a store of tokens, which `mgnt tokenize` makes", "got a store of pictures"];
+    let other_kind =
+        ["a store of tokens, which `mgnt tokenize` or `import-tokens` makes", "got a store of pictures"];
     fail("train-imagenet --config transformer.ron --data store --out x", world, 1, &other_kind);
 
     // What is there already is nobody's to take but its own command's.

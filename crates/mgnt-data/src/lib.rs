@@ -38,7 +38,7 @@ pub use guard::in_guarded_decoder;
 pub use picture::{Limits, Picture};
 pub use prepare::{PrepareOptions, PrepareReport, prepare};
 pub use set::{PictureSet, is_picture_name};
-pub use source::{Format, HoldOut, Source, SourceOptions};
+pub use source::{Format, HoldOut, Source, SourceOptions, class_names};
 pub use store::{PictureStore, StoreManifest};
 pub use token_job::{TokenJob, TokenShard};
 pub use tokens::{TokenStore, TokenStoreInfo, TokenWriter};

@@ -69,7 +69,7 @@ impl StoreKind {
     fn made(self) -> &'static str {
         match self {
             Self::Pictures => "a store of pictures, which `mgnt prepare-imagenet` makes",
-            Self::Tokens => "a store of tokens, which `mgnt tokenize` makes",
+            Self::Tokens => "a store of tokens, which `mgnt tokenize` or `import-tokens` makes",
         }
     }
 }
@@ -231,9 +231,8 @@ pub(crate) fn read<M: DeserializeOwned + HasClasses>(
 /// Whether a folder has files such as shards are.
 fn has_shards(folder: &Path) -> Result<bool, Error> {
     let files = fs::read_dir(folder).map_err(Error::io(folder))?;
-    let mut files = files.filter_map(Result::ok);
-    Ok(files
-        .any(|file| Path::new(&file.file_name()).extension().is_some_and(|ending| ending == "safetensors")))
+    let is_shard = |name: &str| name.starts_with("pictures-") || name.starts_with("tokens-");
+    Ok(files.filter_map(Result::ok).any(|file| file.file_name().to_str().is_some_and(is_shard)))
 }
 
 /// A checksum of what a store holds: of its manifest, which has the checksum of every shard.

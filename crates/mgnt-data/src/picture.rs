@@ -121,6 +121,13 @@ impl Picture {
     }
 }
 
+/// What a file's metadata asks for, if it can be read.
+fn orientation(decoder: &mut impl ImageDecoder) -> Option<Orientation> {
+    let metadata = decoder.exif_metadata().ok()??;
+    // Some writers of PNG and WebP keep the mark that begins it in a JPEG.
+    Orientation::from_exif_chunk(metadata.strip_prefix(b"Exif\0\0").unwrap_or(&metadata))
+}
+
 /// A picture's bytes, `[height, width, 3]`, with left and right exchanged: what [`flipped`](crate::loader::flipped) and
 /// [`TokenShard::is_flipped`](crate::TokenShard::is_flipped) ask for.
 ///
@@ -155,7 +162,7 @@ fn decode<T>(
     if format == Jpeg && !jpeg_ends(bytes) {
         return Err(refuse("a JPEG file that is cut off".into()));
     }
-    let orientation = if upright { decoder.orientation().ok() } else { None };
+    let orientation = if upright { orientation(&mut decoder) } else { None };
     let _turn = wait(width * height);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?;
     picture.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));

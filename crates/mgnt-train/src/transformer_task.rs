@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use mgnt_data::TokenStore;
 use mgnt_data::loader::Order;
 use mgnt_data::manifest::sha256_of_file;
+use mgnt_data::{TokenStore, TokenStoreInfo};
 use mgnt_model::kernels::Kernels;
 use mgnt_model::kernels::philox::philox;
 use mgnt_model::{ModelConfig, NestedTransformer};
@@ -52,15 +52,26 @@ impl TransformerTask {
             return Err(Error::run("token store", "holds no picture"));
         }
         if let Some(other) = held_out {
-            let refuse = |reason| Err(Error::run("validation tokens", reason));
+            let refuse = |reason: String| Err(Error::run("validation tokens", reason));
             if other.is_empty() {
-                return refuse("hold no picture");
+                return refuse("hold no picture".into());
             }
             if !other.info().has_tokens_of(store.info()) {
-                return refuse("are of another tokenizer than those to train on");
+                let of = |info: &TokenStoreInfo| {
+                    let [rows, columns] = info.grid;
+                    format!(
+                        "{rows}x{columns} of {} codes of the tokenizer {}",
+                        info.codes,
+                        info.tokens_sha256()
+                    )
+                };
+                let (ours, theirs) = (of(store.info()), of(other.info()));
+                return refuse(format!(
+                    "are of another tokenizer than those to train on: {theirs}, not {ours}"
+                ));
             }
             if other.info().classes != store.info().classes {
-                return refuse("are of other classes than those to train on");
+                return refuse("are of other classes than those to train on".into());
             }
         }
         let config = recipe.model(store.info());

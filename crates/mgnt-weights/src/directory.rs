@@ -44,7 +44,7 @@ impl ModelDirectory {
     }
 
     /// Refuses what is no model directory, and says of the folder of a training where its model is.
-    fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), Error> {
         let is_folder = fs::metadata(&self.path).map_err(Error::io(&self.path))?.is_dir();
         if self.path.join(CONFIG).exists() {
             return Ok(());

@@ -167,6 +167,19 @@ impl NamedTensor {
         }
     }
 
+    /// The values of an integer tensor one by one, without a copy of all; `None` of floats.
+    pub fn iter_i64(&self) -> Option<Box<dyn Iterator<Item = i64> + '_>> {
+        let size = self.dtype.size();
+        let each = move |read: fn(&[u8]) -> i64| self.bytes.chunks_exact(size).map(read);
+        Some(match self.dtype {
+            DType::U8 => Box::new(self.bytes.iter().map(|&byte| i64::from(byte))),
+            DType::U16 => Box::new(each(|b| i64::from(u16::from_le_bytes([b[0], b[1]])))),
+            DType::I32 => Box::new(each(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))),
+            DType::I64 => Box::new(each(|b| b.try_into().map_or(0, i64::from_le_bytes))),
+            DType::F16 | DType::Bf16 | DType::F32 | DType::F64 => return None,
+        })
+    }
+
     fn to_i64_unchecked(&self) -> Vec<i64> {
         match self.dtype {
             DType::U8 => self.bytes.iter().map(|&b| i64::from(b)).collect(),
@@ -380,11 +393,27 @@ mod tests {
         assert_eq!(turned.shape(), [4, 2, 3]);
         // np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1).ravel()[:8]
         assert_eq!(turned.to_i64().unwrap()[..8], [0, 4, 8, 12, 16, 20, 1, 5]);
+        assert!(turned.iter_i64().unwrap().eq(turned.to_i64().unwrap()));
         assert_eq!(turned.permuted("x", &[1, 2, 0]).unwrap(), *x);
         for wrong in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 3]] {
             let error = x.permuted("x", wrong).unwrap_err().to_string();
             assert_eq!(error, format!("tensor `x`: expected each of 3 dimensions once, got {wrong:?}"));
         }
+    }
+
+    #[test]
+    fn integers_come_one_by_one() {
+        for (dtype, bytes, expected) in [
+            (DType::U8, vec![7, 255], [7, 255]),
+            (DType::U16, vec![1, 2, 255, 255], [513, 65_535]),
+            (DType::I32, [(-3i32).to_le_bytes(), 4i32.to_le_bytes()].concat(), [-3, 4]),
+            (DType::I64, [(-3i64).to_le_bytes(), (1i64 << 40).to_le_bytes()].concat(), [-3, 1 << 40]),
+        ] {
+            let tensor = NamedTensor::new("x", dtype, vec![2], bytes).unwrap();
+            assert!(tensor.iter_i64().unwrap().eq(expected), "{dtype:?}");
+            assert_eq!(tensor.to_i64().unwrap(), expected);
+        }
+        assert!(NamedTensor::new("x", DType::F16, vec![1], vec![0, 0]).unwrap().iter_i64().is_none());
     }
 
     #[test]

@@ -49,6 +49,7 @@ enum Precision {
 /// Fails where the weights do not fit the config, since whoever is given them would find out late.
 fn check(model: &Path) -> anyhow::Result<()> {
     let (directory, device) = (ModelDirectory::new(model), DeviceWord::Cpu.open()?);
+    directory.check()?;
     if directory.config::<ImageTokenizerConfig>().is_ok() {
         drop(ImageTokenizer::load(model, &device)?);
     } else if directory.config::<VideoTokenizerConfig>().is_ok() {

@@ -141,8 +141,14 @@ fn tokens(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     if arguments.json {
         return print_json(&report(arguments, path, &made_with, &classes, plan.strategy(), ledger));
     }
-    println!("tokens of {count} pictures in {}; times are of all of them", path.display());
-    print!("{ledger}");
+    let told =
+        format!("tokens of {count} pictures in {}; times are of all of them\n{ledger}", path.display());
+    // What went into a pipe, such as standard output, is not to be followed by it.
+    if path.is_file() {
+        print!("{told}")
+    } else {
+        tell!("{told}")
+    }
     Ok(())
 }
 

@@ -215,8 +215,12 @@ pub fn other_tokens(tokenizer: &Path, tokens: &str) -> anyhow::Result<Option<Str
     let is_right = tokens == got
         || tokens == sha256_of_file(&tokenizer.join(directory::WEIGHTS))?
         || tokens_of(tokenizer).is_some_and(|kept| tokens == kept);
-    Ok((!is_right)
-        .then(|| format!("{}: has other tokens (checksum {got}, not {tokens})", tokenizer.display())))
+    let own = match tokens.len() {
+        64 => format!("checksum {got}, not {tokens}"),
+        // A name that was given to what another program made.
+        _ => format!("checksum {got}; those are named \"{tokens}\""),
+    };
+    Ok((!is_right).then(|| format!("{}: has other tokens ({own})", tokenizer.display())))
 }
 
 /// The checksum of the tokens that a model was trained on, or that a tokenizer keeps, where it lies in the folder of its run.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use mgnt_data::manifest::{sha256, sha256_of_file};
-use mgnt_data::{TokenJob, TokenStoreInfo};
+use mgnt_data::{TokenJob, TokenStoreInfo, class_names};
 use mgnt_eval::is_npz;
+use mgnt_model::ModelConfig;
 use mgnt_tokenizer::{ImageTokenizerConfig, codes_sha256};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
 use mgnt_weights::npz::Archive;
@@ -14,6 +15,7 @@ use mgnt_weights::{NamedTensor, TensorMap};
 
 use super::prepare::of_options;
 use super::watch::Progress;
+use crate::device::other_kind;
 use crate::failure::bad_use;
 
 /// Arguments of `mgnt import-tokens`.
@@ -70,7 +72,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (codes, of_tokenizer, tokenizer, codes_sha256) = match &arguments.tokenizer {
         Some(folder) => {
             let directory = ModelDirectory::new(folder);
-            let config: ImageTokenizerConfig = directory.config()?;
+            let config: ImageTokenizerConfig = directory.config().map_err(|error| {
+                other_kind::<ModelConfig>(folder, "an image tokenizer", "a transformer", error.into())
+            })?;
             let sum = sha256_of_file(&folder.join(WEIGHTS))?;
             (config.codes, Some([config.grid(); 2]), sum, Some(codes_sha256(&directory)?))
         }
@@ -87,15 +91,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Some(Gathered { positions, grid, tokens, labels }) = gathered else {
         return Err(bad_use("there is no file"));
     };
-    let grid =
-        of_tokenizer.or(arguments.grid).or(grid).or_else(|| square(positions)).ok_or_else(|| {
-            bad_use(format!("--grid: {positions} tokens are no square: expected ROWSxCOLUMNS"))
-        })?;
-    if grid[0] * grid[1] != positions {
-        let [rows, columns] = grid;
-        return Err(bad_use(format!("a grid of {rows}x{columns} has other than {positions} tokens")));
-    }
-    let classes = class_names(&arguments, labels.iter().max().map_or(0, |&last| usize::from(last) + 1))?;
+    let told =
+        [("the tokenizer's grid", of_tokenizer), ("--grid", arguments.grid), ("the files' shape", grid)];
+    let grid = grid_of(&told, positions)?;
+    let classes = names(&arguments, labels.iter().max().map_or(0, |&last| usize::from(last) + 1))?;
     let sums: String =
         arguments.files.iter().map(|file| sha256_of_file(file)).collect::<Result<String, _>>()?;
     let names = arguments.files.iter().map(|file| file.file_name().unwrap_or(file.as_os_str()));
@@ -121,11 +120,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn read(file: &Path) -> anyhow::Result<TensorMap> {
-    if !is_npz(file) {
+    if std::fs::metadata(file).is_ok_and(|there| !there.is_file()) {
+        return Err(bad_use(format!("{}: expected a file, which is read twice", file.display())));
+    }
+    if !is_npz(file) && !Archive::open(file).is_ok_and(|archive| archive.has("tokens")) {
         return Ok(mgnt_weights::read(file)?);
     }
     let (mut archive, mut map) = (Archive::open(file)?, TensorMap::new());
-    for name in ["tokens", "labels", "class_ids"] {
+    let labels = if archive.has("labels") { "labels" } else { "class_ids" };
+    for name in ["tokens", labels] {
         if archive.has(name) {
             let array = archive.array(name)?;
             let shape = array.shape().to_vec();
@@ -152,26 +155,47 @@ fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::
         return Err(anyhow!("`{name}`: expected shape [{count}], got {:?}", labels.shape()));
     }
     let all = all.get_or_insert(Gathered { positions, grid, tokens: Vec::new(), labels: Vec::new() });
-    if all.positions != positions || all.grid != grid {
+    if all.positions != positions || grid.is_some_and(|grid| all.grid.is_some_and(|before| before != grid)) {
         let (expected, got) = (all.positions, tokens.shape());
         return Err(anyhow!(
             "`tokens`: expected {expected} of a picture, as in the files before, got shape {got:?}"
         ));
     }
-    all.tokens.extend(numbers("tokens", tokens, codes)?);
-    all.labels.extend(numbers(name, labels, 1 << 16)?);
+    all.grid = all.grid.or(grid);
+    add(&mut all.tokens, "tokens", tokens, codes)?;
+    add(&mut all.labels, name, labels, 1 << 16)
+}
+
+/// Adds integers from 0 to below `end`.
+fn add(all: &mut Vec<u16>, name: &str, tensor: &NamedTensor, end: usize) -> anyhow::Result<()> {
+    let values =
+        tensor.iter_i64().ok_or_else(|| anyhow!("`{name}`: expected integers, got {:?}", tensor.dtype()))?;
+    all.reserve_exact(tensor.shape().iter().product());
+    for value in values {
+        let number = u16::try_from(value).ok().filter(|&number| usize::from(number) < end);
+        all.push(number.ok_or_else(|| anyhow!("`{name}`: expected 0 to {}, got {value}", end - 1))?);
+    }
     Ok(())
 }
 
-/// Integers from 0 to below `end`.
-fn numbers(name: &str, tensor: &NamedTensor, end: usize) -> anyhow::Result<Vec<u16>> {
-    let values =
-        tensor.to_i64().ok_or_else(|| anyhow!("`{name}`: expected integers, got {:?}", tensor.dtype()))?;
-    let number = |value: i64| u16::try_from(value).ok().filter(|&number| usize::from(number) < end);
-    values
-        .into_iter()
-        .map(|value| number(value).ok_or_else(|| anyhow!("`{name}`: expected 0 to {}, got {value}", end - 1)))
-        .collect()
+/// The grid that is told, in one way or more, or the square.
+fn grid_of(told: &[(&str, Option<[usize; 2]>)], positions: usize) -> anyhow::Result<[usize; 2]> {
+    let in_words = |[rows, columns]: [usize; 2]| format!("{rows}x{columns}");
+    let mut told = told.iter().filter_map(|&(name, grid)| Some((name, grid?)));
+    let Some((name, grid)) = told.next() else {
+        let no_square =
+            || bad_use(format!("--grid: {positions} tokens are no square: expected ROWSxCOLUMNS"));
+        return square(positions).ok_or_else(no_square);
+    };
+    if let Some((other, differs)) = told.find(|&(_, other)| other != grid) {
+        let (grid, differs) = (in_words(grid), in_words(differs));
+        return Err(bad_use(format!("{name} is {grid}, and {other} is {differs}")));
+    }
+    if grid[0] * grid[1] != positions {
+        let grid = in_words(grid);
+        return Err(bad_use(format!("{name} is {grid}, and a picture has {positions} tokens")));
+    }
+    Ok(grid)
 }
 
 /// The grid of as many rows as columns.
@@ -181,9 +205,9 @@ fn square(positions: usize) -> Option<[usize; 2]> {
 }
 
 /// Names of the classes, of which the labels need so many.
-fn class_names(arguments: &Arguments, needed: usize) -> anyhow::Result<Vec<String>> {
+fn names(arguments: &Arguments, needed: usize) -> anyhow::Result<Vec<String>> {
     let (option, names) = match (&arguments.class_names, arguments.classes) {
-        (Some(path), _) => (format!("--class-names {}", path.display()), lines(path)?),
+        (Some(path), _) => (format!("--class-names {}", path.display()), class_names(path)?),
         (None, Some(count)) => {
             (format!("--classes {count}"), (0..count).map(|class| class.to_string()).collect())
         }
@@ -194,11 +218,6 @@ fn class_names(arguments: &Arguments, needed: usize) -> anyhow::Result<Vec<Strin
         return Err(bad_use(format!("{option}: label {last} is used, and there are {count} classes")));
     }
     Ok(names)
-}
-
-fn lines(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
 #[cfg(test)]

@@ -77,14 +77,16 @@ fn pictures_are_turned_where_it_is_asked_for() {
     let source = folder.path().join("source");
     fs::create_dir_all(source.join("a")).unwrap();
     let rgb: Vec<u8> = (0..32 * 16).flat_map(|i| [if i % 32 < 16 { 0 } else { 255 }; 3]).collect();
-    let mut png = Vec::new();
-    let mut encoder = PngEncoder::new(&mut png);
     // A big-endian TIFF header, and one field, 0x0112, a short of 6: to be turned right.
-    encoder
-        .set_exif_metadata(b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec())
-        .unwrap();
-    encoder.write_image(&rgb, 32, 16, ExtendedColorType::Rgb8).unwrap();
-    fs::write(source.join("a/0.png"), png).unwrap();
+    let metadata = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let write = |before: &[u8]| {
+        let mut png = Vec::new();
+        let mut encoder = PngEncoder::new(&mut png);
+        encoder.set_exif_metadata([before, metadata].concat()).unwrap();
+        encoder.write_image(&rgb, 32, 16, ExtendedColorType::Rgb8).unwrap();
+        fs::write(source.join("a/0.png"), png).unwrap();
+    };
+    write(b"");
     let of = |upright: bool, out: &str| {
         let out = folder.path().join(out);
         quiet(&source, &PrepareOptions { size: 16, upright, ..options() }, &out).unwrap();
@@ -97,6 +99,9 @@ fn pictures_are_turned_where_it_is_asked_for() {
     };
     assert_eq!(of(false, "as it is"), [0, 255, 0, 255]);
     assert_eq!(of(true, "upright"), [0, 0, 255, 255]);
+    // As a JPEG has it.
+    write(b"Exif\0\0");
+    assert_eq!(of(true, "upright again"), [0, 0, 255, 255]);
 }
 
 #[test]

@@ -405,6 +405,12 @@ impl Names {
     }
 }
 
+/// Names of classes by number, one a line, as [`SourceOptions::names`] are read: without what some editors put before them, and
+/// without empty lines at the end. One between them is refused.
+pub fn class_names(path: &Path) -> Result<Vec<String>, Error> {
+    Ok(Names::read(path)?.names)
+}
+
 /// What a listing found.
 struct Found {
     containers: Vec<PathBuf>,

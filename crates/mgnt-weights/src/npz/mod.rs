@@ -122,11 +122,13 @@ impl<R: Read> Array<'_, R> {
         let length = usize::try_from(self.left).map_err(|_| self.fail("too large".into()))?;
         let mut bytes = vec![0; length];
         self.fill(&mut bytes)?;
-        if self.header.fortran {
-            bytes = self.transposed(bytes)?;
-        }
         let Self { header, name, .. } = self;
-        NamedTensor::new(&name, header.dtype, header.shape, bytes)
+        if !header.fortran {
+            return NamedTensor::new(&name, header.dtype, header.shape, bytes);
+        }
+        let reversed: Vec<usize> = header.shape.iter().rev().copied().collect();
+        let axes: Vec<usize> = (0..reversed.len()).rev().collect();
+        NamedTensor::new(&name, header.dtype, reversed, bytes)?.permuted(&name, &axes)
     }
 
     /// The next `bytes.len()` bytes of the values. An array whose first index runs fastest cannot be read in pieces.
@@ -151,25 +153,6 @@ impl<R: Read> Array<'_, R> {
                 Err(e) => Err(self.fail(shown(&e.to_string()))),
             },
             _ => Ok(()),
-        }
-    }
-
-    fn transposed(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
-        match *self.shape() {
-            [] | [_] => Ok(bytes),
-            [rows, columns] => {
-                let size = self.dtype().size();
-                let at = |row: usize, column: usize| (column * rows + row) * size;
-                let mut out = Vec::with_capacity(bytes.len());
-                for row in 0..rows {
-                    for column in 0..columns {
-                        out.extend_from_slice(&bytes[at(row, column)..][..size]);
-                    }
-                }
-                Ok(out)
-            }
-            _ => Err(self
-                .fail("its first index runs fastest (Fortran order), which is read of matrices only".into())),
         }
     }
 

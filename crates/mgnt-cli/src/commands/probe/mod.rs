@@ -118,6 +118,7 @@ impl Probed {
         let folder =
             arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;
         let directory = ModelDirectory::new(folder);
+        directory.check()?;
         if directory.config::<ImageTokenizerConfig>().is_ok() {
             return Ok(Self::Image(Box::new(arguments.compute.image_tokenizer(folder, device)?)));
         }
