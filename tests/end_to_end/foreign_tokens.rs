@@ -127,6 +127,14 @@ fn what_is_wrong_with_them_is_named() {
     ] {
         fail(&format!("import-tokens {files}.safetensors {options} --out x"), path, code, &[part]);
     }
+    write(&path.join("turned.safetensors"), &[2, 2, 3], "labels", &[0, 1]);
+    let line = "import-tokens other.safetensors turned.safetensors --codes 16 --out x";
+    fail(
+        line,
+        path,
+        1,
+        &["turned.safetensors: `tokens`: expected 3x2 of a picture, as in the files before, got 2x3"],
+    );
     write(&path.join("longer.safetensors"), &[2, 8], "labels", &[0, 1]);
     fail("import-tokens . --codes 16 --out x", path, 2, &["expected a file"]);
     let line = "import-tokens a.safetensors longer.safetensors --codes 16 --grid 3x2 --out x";

@@ -231,7 +231,8 @@ pub(crate) fn read<M: DeserializeOwned + HasClasses>(
 /// Whether a folder has files such as shards are.
 fn has_shards(folder: &Path) -> Result<bool, Error> {
     let files = fs::read_dir(folder).map_err(Error::io(folder))?;
-    let is_shard = |name: &str| name.starts_with("pictures-") || name.starts_with("tokens-");
+    let is_shard =
+        |name: &str| [StoreKind::Pictures, StoreKind::Tokens].iter().any(|kind| kind.is_shard(name));
     Ok(files.filter_map(Result::ok).any(|file| file.file_name().to_str().is_some_and(is_shard)))
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::manifest::{Rejected, RejectedList, StoreKind};
 use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
-use crate::source::{Item, Reader, Source, SourceOptions, printable};
+use crate::source::{HoldOut, Item, Reader, Source, SourceOptions, printable};
 use crate::store::{PICTURES, StoreManifest, VERSION};
 use crate::unfinished::{Record, Unfinished};
 use crate::{Crop, Error, MADE_BY};
@@ -360,10 +360,10 @@ impl Job<'_> {
         Err(Error::TooManyRejected { path, rejected: rejected.len(), total, allowed, first })
     }
 
-    /// A class of which nothing is left is a fault, unless its number may be unused, or a part of the source was asked for, in which
-    /// small classes have few or none.
+    /// A class of which nothing is left is a fault, unless its number may be unused, or the held-out part was asked for, in which small
+    /// classes have few pictures or none.
     fn accept_counts(&self, counts: &[usize]) -> Result<(), Error> {
-        if self.options.source.hold_out.is_some() {
+        if matches!(self.options.source.hold_out, Some(HoldOut::Every(_))) {
             return Ok(());
         }
         let empty =

@@ -27,7 +27,7 @@ pub struct TokenStoreInfo {
     pub codes: usize,
     /// Class names by number.
     pub classes: Vec<String>,
-    /// SHA-256 of the tokenizer's weights.
+    /// SHA-256 of the tokenizer's weights; a name, where tokens are another program's.
     pub tokenizer: String,
     /// Checksum of what of the tokenizer decides tokens (`mgnt_tokenizer::codes_sha256`); older stores have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ impl TokenStoreInfo {
         self.grid[0] * self.grid[1]
     }
 
-    /// What tells its tokens from those of other tokenizers: the checksum of what decides them, or of all weights.
+    /// What tells its tokens from those of other tokenizers: the checksum of what decides them, or of all weights, or a name.
     pub fn tokens_sha256(&self) -> &str {
         self.codes_sha256.as_ref().unwrap_or(&self.tokenizer)
     }

@@ -84,7 +84,7 @@ impl NamedTensor {
             DType::F64 => self.values(|b| f64::from_le_bytes(b) as f32),
             DType::F16 => self.values(|b| f16::from_le_bytes(b).to_f32()),
             DType::Bf16 => self.values(|b| bf16::from_le_bytes(b).to_f32()),
-            _ => self.to_i64_unchecked().into_iter().map(|v| v as f32).collect(),
+            _ => self.iter_i64().into_iter().flatten().map(|v| v as f32).collect(),
         }
     }
 
@@ -93,7 +93,7 @@ impl NamedTensor {
         match self.dtype {
             DType::F64 => self.values(f64::from_le_bytes),
             DType::F32 | DType::F16 | DType::Bf16 => self.to_f32().into_iter().map(f64::from).collect(),
-            _ => self.to_i64_unchecked().into_iter().map(|v| v as f64).collect(),
+            _ => self.iter_i64().into_iter().flatten().map(|v| v as f64).collect(),
         }
     }
 
@@ -161,33 +161,22 @@ impl NamedTensor {
 
     /// The values of an integer tensor; `None` for a float tensor.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
-        match self.dtype {
-            DType::F16 | DType::Bf16 | DType::F32 | DType::F64 => None,
-            _ => Some(self.to_i64_unchecked()),
-        }
+        Some(self.iter_i64()?.collect())
     }
 
     /// The values of an integer tensor one by one, without a copy of all; `None` of floats.
     pub fn iter_i64(&self) -> Option<Box<dyn Iterator<Item = i64> + '_>> {
-        let size = self.dtype.size();
-        let each = move |read: fn(&[u8]) -> i64| self.bytes.chunks_exact(size).map(read);
         Some(match self.dtype {
             DType::U8 => Box::new(self.bytes.iter().map(|&byte| i64::from(byte))),
-            DType::U16 => Box::new(each(|b| i64::from(u16::from_le_bytes([b[0], b[1]])))),
-            DType::I32 => Box::new(each(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])))),
-            DType::I64 => Box::new(each(|b| b.try_into().map_or(0, i64::from_le_bytes))),
+            DType::U16 => Box::new(self.each(|bytes| i64::from(u16::from_le_bytes(bytes)))),
+            DType::I32 => Box::new(self.each(|bytes| i64::from(i32::from_le_bytes(bytes)))),
+            DType::I64 => Box::new(self.each(i64::from_le_bytes)),
             DType::F16 | DType::Bf16 | DType::F32 | DType::F64 => return None,
         })
     }
 
-    fn to_i64_unchecked(&self) -> Vec<i64> {
-        match self.dtype {
-            DType::U8 => self.bytes.iter().map(|&b| i64::from(b)).collect(),
-            DType::U16 => self.values(|b| i64::from(u16::from_le_bytes(b))),
-            DType::I32 => self.values(|b| i64::from(i32::from_le_bytes(b))),
-            DType::I64 => self.values(i64::from_le_bytes),
-            _ => Vec::new(),
-        }
+    fn each<const W: usize>(&self, read: fn([u8; W]) -> i64) -> impl Iterator<Item = i64> + '_ {
+        self.bytes.as_chunks::<W>().0.iter().map(move |&bytes| read(bytes))
     }
 
     fn values<const W: usize, T>(&self, read: impl Fn([u8; W]) -> T) -> Vec<T> {

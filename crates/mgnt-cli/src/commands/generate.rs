@@ -98,6 +98,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// Refuses a file of tokens that would be written over what is read.
 fn check_tokens_file(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     output_folder::check_file("--save-tokens", path)?;
+    if arguments.json && is_to_stdout(arguments) {
+        return Err(bad_use("--json and --save-tokens: both would go to standard output"));
+    }
     let of = |folder: Option<&PathBuf>, file| folder.map(|folder| folder.join(file));
     let (model, tokenizer) = (Some(&arguments.model), arguments.tokenizer.as_ref());
     let read = [
@@ -141,15 +144,23 @@ fn tokens(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     if arguments.json {
         return print_json(&report(arguments, path, &made_with, &classes, plan.strategy(), ledger));
     }
-    let told =
-        format!("tokens of {count} pictures in {}; times are of all of them\n{ledger}", path.display());
-    // What went into a pipe, such as standard output, is not to be followed by it.
-    if path.is_file() {
-        print!("{told}")
-    } else {
-        tell!("{told}")
-    }
+    say(
+        arguments,
+        &format!("tokens of {count} pictures in {}; times are of all of them", path.display()),
+        ledger,
+    );
     Ok(())
+}
+
+/// Whether tokens go to standard output, where nothing else may follow them.
+fn is_to_stdout(arguments: &Arguments) -> bool {
+    let names = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+    arguments.save_tokens.as_ref().is_some_and(|path| names.iter().any(|name| path == Path::new(name)))
+}
+
+fn say(arguments: &Arguments, title: &str, ledger: &Ledger) {
+    let table = format!("{title}\n{ledger}");
+    if is_to_stdout(arguments) { tell!("{}", table.trim_end()) } else { print!("{table}") }
 }
 
 /// Pictures in a folder, and their tokens where they are asked for.
@@ -218,8 +229,7 @@ fn pictures(arguments: &Arguments, tokenizer_path: &Path, out: &Path) -> anyhow:
         if arguments.json {
             return print_json(&report(arguments, out, &made_with, &classes, &strategy, ledger));
         }
-        println!("{count} pictures in {}; times are of all of them", out.display());
-        print!("{ledger}");
+        say(arguments, &format!("{count} pictures in {}; times are of all of them", out.display()), ledger);
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub struct Arguments {
     /// The tokenizer's model directory, where it is one of ours
     #[arg(long, value_name = "DIR", conflicts_with = "codes")]
     tokenizer: Option<PathBuf>,
-    /// The token store to write
+    /// The token store to write; what a stopped run left in DIR.part is continued
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
 }
@@ -103,8 +103,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let info = TokenStoreInfo { grid, codes, classes, tokenizer, codes_sha256, source };
     let pictures = sha256(sums.as_bytes());
     let job = TokenJob::of(&arguments.out, labels.len(), pictures, info, false, None).map_err(of_options)?;
+    let pending = job.pending();
+    let left: usize = pending.iter().map(|shard| shard.pictures().len()).sum();
     let mut progress = Progress::new(job.len(), "tokens of pictures");
-    for shard in job.pending() {
+    progress.skip(job.len() - left);
+    for shard in pending {
         let pictures = shard.pictures();
         let of_shard: Vec<Vec<u16>> = tokens[pictures.start * positions..pictures.end * positions]
             .chunks(positions)
@@ -155,11 +158,15 @@ fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::
         return Err(anyhow!("`{name}`: expected shape [{count}], got {:?}", labels.shape()));
     }
     let all = all.get_or_insert(Gathered { positions, grid, tokens: Vec::new(), labels: Vec::new() });
-    if all.positions != positions || grid.is_some_and(|grid| all.grid.is_some_and(|before| before != grid)) {
+    if all.positions != positions {
         let (expected, got) = (all.positions, tokens.shape());
         return Err(anyhow!(
             "`tokens`: expected {expected} of a picture, as in the files before, got shape {got:?}"
         ));
+    }
+    if let Some((expected, got)) = all.grid.zip(grid).filter(|(before, grid)| before != grid) {
+        let (expected, got) = (in_words(expected), in_words(got));
+        return Err(anyhow!("`tokens`: expected {expected} of a picture, as in the files before, got {got}"));
     }
     all.grid = all.grid.or(grid);
     add(&mut all.tokens, "tokens", tokens, codes)?;
@@ -178,9 +185,12 @@ fn add(all: &mut Vec<u16>, name: &str, tensor: &NamedTensor, end: usize) -> anyh
     Ok(())
 }
 
+fn in_words([rows, columns]: [usize; 2]) -> String {
+    format!("{rows}x{columns}")
+}
+
 /// The grid that is told, in one way or more, or the square.
 fn grid_of(told: &[(&str, Option<[usize; 2]>)], positions: usize) -> anyhow::Result<[usize; 2]> {
-    let in_words = |[rows, columns]: [usize; 2]| format!("{rows}x{columns}");
     let mut told = told.iter().filter_map(|&(name, grid)| Some((name, grid?)));
     let Some((name, grid)) = told.next() else {
         let no_square =

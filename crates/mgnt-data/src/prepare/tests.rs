@@ -5,7 +5,7 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use super::*;
-use crate::{HoldOut, PictureStore, synthetic};
+use crate::{PictureStore, synthetic};
 
 fn quiet(source: &Path, options: &PrepareOptions, out: &Path) -> Result<PrepareReport, Error> {
     prepare(source, options, out, &mut |_, _| {})
@@ -125,9 +125,17 @@ fn a_held_out_part_is_named_in_the_store() {
     fs::write(&only, "no picture").unwrap();
     let (pictures, counts, _) = part(HoldOut::Every(4), "val");
     assert_eq!((pictures, counts[1]), (classes - 1, 0));
-    fs::write(&only, whole).unwrap();
+    fs::write(&only, &whole).unwrap();
     let rest = part(HoldOut::ExceptEvery(4), "train");
     assert_eq!(rest, (3 * classes, vec![3; classes], "source (except every 4)".to_owned()));
+    // What is trained on needs some of each.
+    for number in 0..3 {
+        fs::write(source.join(format!("{}/{number:04}.png", synthetic::CLASSES[1])), "no picture").unwrap();
+    }
+    let hold_out = SourceOptions { hold_out: Some(HoldOut::ExceptEvery(4)), ..SourceOptions::default() };
+    let options = PrepareOptions { source: hold_out, max_rejected: 1.0, ..options() };
+    let error = quiet(&source, &options, &folder.path().join("none")).unwrap_err().to_string();
+    assert!(error.contains("has no usable picture"), "{error}");
 }
 
 /// What is left out of a shard is looked at again if it has changed, and so is what was packed.

@@ -20,7 +20,7 @@ pub(super) fn compared(
 ) -> Vec<Vec<Row>> {
     let has_all = |rows: &Vec<Row>| rows.len() == seeds.len();
     let of_seeds = |rows: Vec<Row>| rows.into_iter().filter(|row| seeds.contains(&row.seed)).collect();
-    told_apart(plans(rows, given).into_iter().map(of_seeds).filter(has_all).collect())
+    told_apart(plans(rows, given)).into_iter().map(of_seeds).filter(has_all).collect()
 }
 
 /// Of each plan the newest row of each seed.
