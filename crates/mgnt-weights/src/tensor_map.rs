@@ -175,12 +175,12 @@ impl NamedTensor {
         })
     }
 
-    fn each<const W: usize>(&self, read: fn([u8; W]) -> i64) -> impl Iterator<Item = i64> + '_ {
+    fn each<const W: usize, T>(&self, read: impl Fn([u8; W]) -> T) -> impl Iterator<Item = T> {
         self.bytes.as_chunks::<W>().0.iter().map(move |&bytes| read(bytes))
     }
 
     fn values<const W: usize, T>(&self, read: impl Fn([u8; W]) -> T) -> Vec<T> {
-        self.bytes.as_chunks::<W>().0.iter().map(|&b| read(b)).collect()
+        self.each(read).collect()
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::archive::{self, Kind};
-use super::{Classes, Found, Names, Place, folder, is_hidden, not_a_file};
+use super::names::Names;
+use super::{Classes, Found, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
 /// Label files and lists of names are small; what is larger is something else.

@@ -9,6 +9,7 @@ mod flat;
 mod format;
 mod hold_out;
 mod ilsvrc;
+mod names;
 mod parquet;
 mod reader;
 mod shards;
@@ -25,6 +26,8 @@ use sha2::{Digest, Sha256};
 
 pub use format::Format;
 pub use hold_out::HoldOut;
+use names::Names;
+pub use names::class_names;
 pub use reader::Reader;
 
 use crate::Error;
@@ -382,33 +385,6 @@ fn counts(entries: &[Entry], classes: usize) -> Vec<usize> {
     let mut counts = vec![0; classes];
     entries.iter().for_each(|entry| counts[entry.label as usize] += 1);
     counts
-}
-
-/// Names of classes by number.
-struct Names {
-    /// The file they are from.
-    path: PathBuf,
-    names: Vec<String>,
-}
-
-impl Names {
-    /// Reads a name a line.
-    fn read(path: &Path) -> Result<Self, Error> {
-        let mut names = flat::lines(path)?;
-        names.truncate(names.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1));
-        // Whether it is a class without a name or none is for the writer to say: the numbers of those behind it differ.
-        if let Some(empty) = names.iter().position(String::is_empty) {
-            let reason = format!("line {} is empty; each has the name of a class", empty + 1);
-            return Err(Error::Layout { path: path.into(), reason });
-        }
-        Ok(Self { path: path.into(), names })
-    }
-}
-
-/// Names of classes by number, one a line, as [`SourceOptions::names`] are read: without what some editors put before them, and
-/// without empty lines at the end. One between them is refused.
-pub fn class_names(path: &Path) -> Result<Vec<String>, Error> {
-    Ok(Names::read(path)?.names)
 }
 
 /// What a listing found.
