@@ -26,18 +26,6 @@ pub enum Filter {
     Area,
 }
 
-impl Filter {
-    /// How far it reaches, in pixels of the smaller picture.
-    fn radius(self) -> f64 {
-        match self {
-            Self::Lanczos => 3.0,
-            Self::Bicubic => 2.0,
-            Self::Bilinear => 1.0,
-            Self::Area => 0.5,
-        }
-    }
-}
-
 /// A convention of cropping and resizing to a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -187,12 +175,18 @@ fn resize(picture: &Picture, windows: [Window; 2], filter: Filter, rgb: &mut [u8
         rgb.copy_from_slice(picture.rgb());
         return Ok(());
     }
-    if filter == Filter::Area {
-        area::resize(picture.rgb(), picture.width(), windows, rgb);
-        return Ok(());
-    }
+    // A convolution, and how far it reaches in pixels of the smaller picture.
+    let (filter, radius) = match filter {
+        Filter::Lanczos => (FilterType::Lanczos3, 3.0),
+        Filter::Bicubic => (FilterType::CatmullRom, 2.0),
+        Filter::Bilinear => (FilterType::Bilinear, 1.0),
+        Filter::Area => {
+            area::resize(picture.rgb(), picture.width(), windows, rgb);
+            return Ok(());
+        }
+    };
     // The rows of the picture that the columns' filter reaches, and one more.
-    let reach = filter.radius() * (down / height as f64).max(1.0) + 1.0;
+    let reach = radius * (down / height as f64).max(1.0) + 1.0;
     let first = (top - reach).floor().max(0.0);
     let end = (top + down + reach).ceil().min(picture.height() as f64);
     let rows_there = (end - first) as usize;
@@ -217,19 +211,17 @@ fn pass(
     source: &[u8],
     [source_width, source_height]: [usize; 2],
     part: Part,
-    filter: Filter,
+    filter: FilterType,
     target: &mut [u8],
     [width, height]: [usize; 2],
 ) -> Result<(), Error> {
-    let algorithm = ResizeAlg::Convolution(match filter {
-        Filter::Lanczos => FilterType::Lanczos3,
-        Filter::Bicubic => FilterType::CatmullRom,
-        Filter::Bilinear => FilterType::Bilinear,
-        Filter::Area => FilterType::Box,
-    });
     let failed = |e: &dyn fmt::Display| Error::Picture(e.to_string());
-    let options =
-        ResizeOptions::new().resize_alg(algorithm).crop(part.left, part.top, part.width, part.height);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
+        part.left,
+        part.top,
+        part.width,
+        part.height,
+    );
     let source = ImageRef::new(source_width as u32, source_height as u32, source, PixelType::U8x3)
         .map_err(|e| failed(&e))?;
     let mut target =

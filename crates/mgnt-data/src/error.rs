@@ -91,8 +91,8 @@ pub enum Error {
     Weights(#[from] mgnt_weights::Error),
 }
 
-/// A reason that may repeat a file's text, without what would command a terminal.
-fn printable(text: &str) -> String {
+/// A text that a file may have chosen, without what would command a terminal or break the line.
+pub(crate) fn printable(text: &str) -> String {
     let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(one).collect()
 }

@@ -7,6 +7,12 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// At most `most` places, evenly over `length`: stores are sorted by class.
+pub fn spread(length: usize, most: usize) -> impl Iterator<Item = usize> {
+    let count = length.min(most);
+    (0..count).map(move |i| i * length / count)
+}
+
 /// An order of items for training. Epochs are laid end to end, each a new permutation, so that every batch is full.
 #[derive(Debug)]
 pub struct Order {

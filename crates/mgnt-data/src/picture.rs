@@ -75,9 +75,18 @@ impl Picture {
 
     /// Reads and decodes a file.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, Self::decode)
+    }
+
+    /// Reads and decodes a file [upright](Self::decode_upright).
+    pub fn open_upright(path: &Path) -> Result<Self, Error> {
+        Self::open_by(path, Self::decode_upright)
+    }
+
+    fn open_by(path: &Path, decode: fn(&[u8], Limits) -> Result<Self, Error>) -> Result<Self, Error> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let any = Limits { shortest: 1, ..Limits::default() };
-        Self::decode(&bytes, any).map_err(|e| Error::Picture(format!("{}: {e}", path.display())))
+        decode(&bytes, any).map_err(|e| Error::Picture(format!("{}: {e}", path.display())))
     }
 
     /// Width in pixels.
@@ -217,7 +226,8 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use image::{GrayImage, Rgba, RgbaImage};
+    use image::codecs::png::PngEncoder;
+    use image::{ExtendedColorType, GrayImage, ImageEncoder, Rgba, RgbaImage};
 
     use super::*;
 
@@ -243,6 +253,34 @@ mod tests {
         let picture = [1, 2, 3, 4, 5, 6, 10, 20, 30, 40, 50, 60];
         assert_eq!(mirrored(&picture, 2), [4, 5, 6, 1, 2, 3, 40, 50, 60, 10, 20, 30]);
         assert_eq!(mirrored(&mirrored(&picture, 2), 2), picture);
+    }
+
+    #[test]
+    fn a_photo_is_turned_as_its_metadata_asks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.png");
+        // Rows of 0 1 and 2 3 and 4 5.
+        let rgb: Vec<u8> = (0..6).flat_map(|i| [i; 3]).collect();
+        let of = |orientation: Option<u8>| {
+            let mut png = Vec::new();
+            let mut encoder = PngEncoder::new(&mut png);
+            if let Some(number) = orientation {
+                // A big-endian TIFF header, and one field: 0x0112, a short.
+                let head = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+                encoder.set_exif_metadata([head, vec![number, 0, 0, 0, 0, 0, 0]].concat()).unwrap();
+            }
+            encoder.write_image(&rgb, 2, 3, ExtendedColorType::Rgb8).unwrap();
+            std::fs::write(&path, png).unwrap();
+            let photo = Picture::open_upright(&path).unwrap();
+            (photo.width(), photo.rgb().iter().step_by(3).copied().collect::<Vec<_>>())
+        };
+        assert_eq!(of(None), (2, vec![0, 1, 2, 3, 4, 5]));
+        assert_eq!(of(Some(1)), (2, vec![0, 1, 2, 3, 4, 5]));
+        assert_eq!(of(Some(3)), (2, vec![5, 4, 3, 2, 1, 0]));
+        assert_eq!(of(Some(6)), (3, vec![4, 2, 0, 5, 3, 1]));
+        assert_eq!(Picture::open(&path).unwrap().width(), 2);
+        std::fs::write(&path, "text").unwrap();
+        assert!(Picture::open_upright(&path).unwrap_err().to_string().contains("photo.png: not a JPEG"));
     }
 
     #[test]

@@ -11,13 +11,14 @@ use std::thread;
 
 use mgnt_weights::atomic;
 use rayon::prelude::*;
-use safetensors_crate::Dtype;
+use safetensors::Dtype;
 use serde::Serialize;
 
+use crate::error::printable;
 use crate::manifest::{Rejected, RejectedList, StoreKind};
 use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
-use crate::source::{HoldOut, Item, Reader, Source, SourceOptions, printable};
+use crate::source::{HoldOut, Item, Reader, Source, SourceOptions};
 use crate::store::{PICTURES, StoreManifest, VERSION};
 use crate::unfinished::{Record, Unfinished};
 use crate::{Crop, Error, MADE_BY};
@@ -355,8 +356,7 @@ impl Job<'_> {
             return Ok(());
         }
         let path = self.source.path().to_path_buf();
-        let first =
-            rejected.first().map(|r| format!("{}: {}", printable(&r.key), r.reason)).unwrap_or_default();
+        let first = rejected.first().map(|r| format!("{}: {}", r.key, r.reason)).unwrap_or_default();
         Err(Error::TooManyRejected { path, rejected: rejected.len(), total, allowed, first })
     }
 

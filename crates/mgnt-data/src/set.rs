@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::loader::spread;
 use crate::manifest::{self, StoreKind, sha256, sha256_of_file};
 use crate::source::is_hidden;
 use crate::{Crop, Error, Picture, PictureStore};
@@ -107,7 +108,7 @@ impl PictureSet {
     pub fn thinned(mut self, count: usize) -> Self {
         let all = self.chosen.len();
         if count < all {
-            self.chosen = (0..count).map(|i| self.chosen[i * all / count]).collect();
+            self.chosen = spread(all, count).map(|i| self.chosen[i]).collect();
             self.sha256 = OnceLock::new();
         }
         self

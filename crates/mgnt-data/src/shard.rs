@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use mgnt_weights::atomic;
-use safetensors_crate::tensor::TensorView;
-use safetensors_crate::{Dtype, SafeTensors};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 use crate::Error;
 use crate::manifest::{self, ShardEntry, sha256};
@@ -157,7 +157,7 @@ pub(crate) fn write(
         (name, TensorView::new(dtype, full_shape, items).map_err(invalid)?),
         (LABELS, TensorView::new(Dtype::U16, vec![labels.len()], &label_bytes).map_err(invalid)?),
     ];
-    let bytes = safetensors_crate::serialize(views, None).map_err(invalid)?;
+    let bytes = safetensors::serialize(views, None).map_err(invalid)?;
     atomic::write_bytes(&path, &bytes)?;
     let entry = ShardEntry { file, items: labels.len(), sha256: sha256(&bytes) };
     Ok((entry, bytes.len() as u64))

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors_crate::Dtype;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;

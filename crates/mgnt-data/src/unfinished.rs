@@ -7,7 +7,7 @@
 //! A folder without a plan is not ours, and whatever else lies beside our own files stays. Where the store's place is a
 //! link, all this is beside the folder that it leads to: a folder can be renamed within one file system only.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -55,14 +55,7 @@ impl Unfinished {
         let part = out.with_file_name(name);
         check_part(&part)?;
         fs::create_dir_all(&part).map_err(Error::io(&part))?;
-        let lock_path = part.join(LOCK);
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
-        let lock = opened.map_err(Error::io(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: part }),
-            Err(TryLockError::Error(error)) => return Err(Error::io(&lock_path)(error)),
-        }
+        let lock = atomic::lock(&part.join(LOCK))?.ok_or_else(|| Error::Busy { path: part.clone() })?;
         let old = part.join("old");
         if !out.exists() && old.exists() {
             // Killed when the older store was out of its place and the new one not yet there.

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use safetensors_crate::Dtype;
-use serde::Deserialize;
+use safetensors::Dtype;
 
 use crate::manifest::{self, MANIFEST, ShardEntry, StoreKind};
 use crate::shard::Shard;
@@ -70,12 +69,6 @@ impl fmt::Display for Verified {
     }
 }
 
-/// What tells the two kinds of manifest apart.
-#[derive(Deserialize)]
-struct AnyManifest {
-    info: Option<serde::de::IgnoredAny>,
-}
-
 /// Reads every byte of a store of pictures or tokens: checksums, types and shapes, ranges of labels and tokens, and
 /// counts must be what the manifest says. The error names the first shard that is not.
 pub fn verify(path: &Path) -> Result<Verified, Error> {
@@ -84,16 +77,11 @@ pub fn verify(path: &Path) -> Result<Verified, Error> {
 
 /// [`verify`], which tells after each shard how many are done, of how many; from any thread.
 pub fn verify_telling(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified, Error> {
-    let manifest_path = path.join(MANIFEST);
-    if path.is_dir() && manifest_path.exists() {
-        let text = std::fs::read(&manifest_path).map_err(Error::io(&manifest_path))?;
-        let any: AnyManifest = serde_json::from_slice(&text)
-            .map_err(|e| Error::store(&manifest_path, "manifest", "that of a store", e))?;
-        if any.info.is_some() {
-            return verify_tokens(path, told);
-        }
+    match StoreKind::of(path) {
+        Some(StoreKind::Tokens) => verify_tokens(path, told),
+        // The error of what is no store is that of one of pictures.
+        Some(StoreKind::Pictures) | None => verify_pictures(path, told),
     }
-    verify_pictures(path, told)
 }
 
 fn verify_pictures(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified, Error> {

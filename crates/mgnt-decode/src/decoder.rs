@@ -161,27 +161,15 @@ impl<'a> Decoder<'a> {
             None => vec![None; config.tokens],
         };
         if known.len() != config.tokens {
-            return Err(Error::Field {
-                field: "known tokens",
-                expected: config.tokens.to_string(),
-                got: known.len().to_string(),
-            });
+            return Err(Error::field("known tokens", config.tokens, known.len()));
         }
         if let Some(token) = known.iter().flatten().find(|&&token| usize::from(token) >= config.codes) {
-            return Err(Error::Field {
-                field: "known tokens",
-                expected: format!("codes below {}", config.codes),
-                got: token.to_string(),
-            });
+            return Err(Error::field("known tokens", format!("codes below {}", config.codes), token));
         }
         let unknown = known.iter().filter(|token| token.is_none()).count();
         let planned = self.plan.iterations().first().map_or(0, |iteration| iteration.masked);
         if unknown != planned {
-            return Err(Error::Field {
-                field: "tokens to decode",
-                expected: format!("{planned}, as planned"),
-                got: unknown.to_string(),
-            });
+            return Err(Error::field("tokens to decode", format!("{planned}, as planned"), unknown));
         }
         let vocabulary = config.vocabulary();
         let token = |class: Option<usize>| match class {
@@ -268,7 +256,7 @@ pub(crate) fn logits(
     if iteration.refresh {
         *cache = None;
     }
-    let guided = iteration.guidance > 0.0;
+    let guided = iteration.is_guided();
     let active = samples.active(cache.as_ref().map_or(0, KvCache::len), guided);
     let (hidden, kept) = undecided(model, iteration, active, cache.take());
     *cache = kept;

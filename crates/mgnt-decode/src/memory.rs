@@ -38,7 +38,7 @@ impl DecodeMemory {
         };
         let copies = 3 * config.layers * config.sub_models.iter().filter_map(of).sum::<usize>();
         let whole = |i: &Iteration| {
-            let context = i.context.max(1);
+            let context = i.context;
             i.cache_bytes.div_ceil(context as u64) * (whole_rows(context) - context) as u64 * number / F32
         };
         let beyond = plan.iterations().iter().map(whole).max().unwrap_or(0);
@@ -90,14 +90,9 @@ impl Counts {
     }
 }
 
-/// Copies of a sample that an iteration computes.
-fn copies(iteration: &Iteration) -> u64 {
-    if iteration.guidance > 0.0 { 2 } else { 1 }
-}
-
 /// Bytes of so many numbers of each sample, at the iteration that has the most.
 fn most(plan: &Plan, of: impl Fn(Counts) -> u64) -> u64 {
-    let bytes = |iteration| copies(iteration) * F32 * of(Counts::new(plan, iteration));
+    let bytes = |iteration: &Iteration| iteration.copies() * F32 * of(Counts::new(plan, iteration));
     plan.iterations().iter().map(bytes).max().unwrap_or(0)
 }
 
@@ -105,7 +100,7 @@ fn of_iteration(plan: &Plan, iteration: &Iteration, number: u64) -> u64 {
     let Counts { rows, scores } = Counts::new(plan, iteration);
     // The plan counts both copies of the cache.
     let cached = iteration.cache_bytes * number / F32;
-    copies(iteration) * F32 * (rows + scores) + cached
+    iteration.copies() * F32 * (rows + scores) + cached
 }
 
 #[cfg(test)]

@@ -25,9 +25,6 @@ pub struct Draws {
     pub choice: f64,
 }
 
-/// Two numbers of 64 bits are four words of the generator.
-const WORDS_A_PLACE: u128 = 4;
-
 impl Noise {
     /// The random numbers of `seed`.
     pub fn new(seed: u64) -> Self {
@@ -52,11 +49,9 @@ impl Stream {
         let end = places.iter().max().map_or(0, |place| place + 1);
         let mut all = Vec::with_capacity(end);
         // One run over all places: seeking would cost a block of the generator for each.
-        rng.set_word_pos(0);
         for _ in 0..end {
             all.push(Draws { token: open_unit(rng.next_u64()), choice: open_unit(rng.next_u64()) });
         }
-        debug_assert_eq!(rng.get_word_pos(), WORDS_A_PLACE * end as u128);
         places.iter().map(|&place| all[place]).collect()
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use mgnt_model::{KvCache, NestedTransformer};
 
 use crate::decoder::{off_the_tape, undecided};
+use crate::order::first_wrong;
 use crate::samples::{active, read};
 use crate::sequence::Sequence;
 use crate::{Error, Iteration, Plan};
@@ -85,12 +86,8 @@ fn ascending(samples: &[Sequence]) -> (Vec<Vec<usize>>, Vec<i32>) {
 
 fn sequence(model: &NestedTransformer, given: &Given) -> Result<Sequence, Error> {
     let config = model.config();
-    let mut seen = vec![false; config.tokens];
-    for &place in &given.order {
-        match seen.get_mut(place) {
-            Some(seen) if !*seen => *seen = true,
-            _ => return Err(Error::field("order", format!("each of {} places once", config.tokens), place)),
-        }
+    if let Some(place) = first_wrong(&given.order, config.tokens) {
+        return Err(Error::field("order", format!("each of {} places once", config.tokens), place));
     }
     for (field, got) in [("order", given.order.len()), ("final tokens", given.tokens.len())] {
         if got != config.tokens {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Int, Tensor, TensorData};
 use mgnt_model::Vocabulary;
+use mgnt_weights::module::numbers;
 use rayon::prelude::*;
 
 use crate::sequence::Sequence;
@@ -100,9 +101,7 @@ impl Samples for OnHost<'_> {
 
 /// A tensor's numbers in order.
 pub(crate) fn read<const D: usize, K: Basic, E: Element>(tensor: Tensor<D, K>) -> Result<Vec<E>, Error> {
-    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
-    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
-    data.convert::<E>().try_into_vec().map_err(|error| failed(&error))
+    numbers(tensor).map_err(Error::Device)
 }
 
 /// [`Samples::active`] of sequences.

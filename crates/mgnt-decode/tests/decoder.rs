@@ -80,7 +80,7 @@ fn naive(
         let draws = Noise::new(seed).stream(sample, i).at(&(0..n).collect::<Vec<_>>());
         let mut candidates = Vec::new();
         for place in (0..n).filter(|&place| tokens[place].is_none()) {
-            let row = &logits[(place + 1) * vocabulary.len()..][..config.codes];
+            let row = &logits[(place + 1) * vocabulary.size()..][..config.codes];
             let exps: Vec<f64> = row.iter().map(|&l| f64::from(l).exp()).collect();
             let sum: f64 = exps.iter().sum();
             let mut cumulative = 0.0;

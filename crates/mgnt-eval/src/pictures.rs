@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use mgnt_data::loader::spread;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_data::{Picture, PictureSet};
 use mgnt_weights::DType;
@@ -51,7 +52,7 @@ impl Pictures {
             Self::Array(mut array) => {
                 let all = array.chosen.len();
                 if count < all {
-                    array.chosen = (0..count).map(|i| array.chosen[i * all / count]).collect();
+                    array.chosen = spread(all, count).map(|i| array.chosen[i]).collect();
                 }
                 Self::Array(array)
             }
@@ -125,9 +126,8 @@ impl Pictures {
         size: usize,
         visit: &mut dyn FnMut(&[Picture]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let (all, size) = (self.len(), size.max(1));
-        let count = count.min(all);
-        let numbers: Vec<usize> = (0..count).map(|i| i * all / count).collect();
+        let size = size.max(1);
+        let numbers: Vec<usize> = spread(self.len(), count).collect();
         match self {
             Self::Set(set) => numbers.chunks(size).try_for_each(|part| {
                 let pictures: Vec<Picture> =

@@ -205,7 +205,7 @@ impl ModelConfig {
 
     /// Number of parameters of the full model.
     pub fn parameters(&self) -> usize {
-        let (d, f, v) = (self.width, self.hidden, self.vocabulary().len());
+        let (d, f, v) = (self.width, self.hidden, self.vocabulary().size());
         let block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 4 * d;
         let embedding = v * d + self.positions() * d + 2 * d;
         let head = d * d + d + 2 * d + v;

@@ -2,7 +2,7 @@
 //!
 //! Source: google-research/maskgit and google-research/magvit; shapes and names as in their checkpoints.
 
-use mgnt_weights::{Error as WeightsError, TensorMap};
+use mgnt_weights::{Fitting, Sizing, TensorMap};
 
 use crate::{Error, ModelConfig, Nesting, Norm};
 
@@ -48,7 +48,7 @@ impl Family {
 /// checkpoint none was trained but the full one. A tensor that is missing, left over or of another shape is an error, which
 /// lists them all.
 pub fn from_flax(
-    mut tensors: TensorMap,
+    tensors: TensorMap,
     classes: usize,
     null_class: bool,
 ) -> Result<(ModelConfig, TensorMap), Error> {
@@ -57,19 +57,11 @@ pub fn from_flax(
     let config = sizes(&tensors, prefix, layer, classes, null_class)?;
     config.validate()?;
 
-    let (mut ours, mut problems) = (TensorMap::new(), Vec::new());
-    let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
+    let (mut ours, mut tensors) = (TensorMap::new(), Fitting::new(tensors));
+    let (d, f, v) = (config.width, config.hidden, config.vocabulary().size());
     let mut take = |theirs: String, name: String, given: &[usize], shape: &[usize]| -> Result<(), Error> {
-        match tensors.remove(&theirs) {
-            None => problems.push(format!("  missing  {theirs} {given:?}")),
-            Some(tensor) if tensor.shape() != given => {
-                problems.push(format!("  shape    {theirs}: expected {given:?}, got {:?}", tensor.shape()));
-            }
-            Some(tensor) if !tensor.dtype().is_float() => {
-                let got = tensor.dtype();
-                problems.push(format!("  type     {theirs}: expected a floating-point type, got {got:?}"));
-            }
-            Some(tensor) => ours.insert_f32(&name, shape, &tensor.to_f32())?,
+        if let Some(tensor) = tensors.take(&theirs, given) {
+            ours.insert_f32(&name, shape, &tensor.to_f32())?;
         }
         Ok(())
     };
@@ -116,8 +108,8 @@ pub fn from_flax(
         take(format!("{theirs}/scale"), format!("{name}.gamma"), &[d], &[d])?;
         take(format!("{theirs}/bias"), format!("{name}.beta"), &[d], &[d])?;
     }
-    problems.extend(tensors.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())));
-    if problems.is_empty() { Ok((config, ours)) } else { Err(WeightsError::Mismatch(problems).into()) }
+    tensors.end()?;
+    Ok((config, ours))
 }
 
 fn sizes(
@@ -127,26 +119,12 @@ fn sizes(
     classes: usize,
     null_class: bool,
 ) -> Result<ModelConfig, Error> {
-    let mut problems = Vec::new();
-    let mut shape = |name: String, rank: usize| {
-        match tensors.get(&name).map(|tensor| tensor.shape()) {
-            Ok(shape) if shape.len() == rank => return shape.to_vec(),
-            Ok(shape) => {
-                problems.push(format!("  shape    {name}: expected {rank} dimensions, got {shape:?}"));
-            }
-            Err(_) => problems.push(format!("  missing  {name}")),
-        }
-        vec![0; rank]
-    };
-    let words = shape(format!("{prefix}Embed_0/word_embeddings/embedding"), 2);
-    let positions = shape(format!("{prefix}Embed_0/position_embeddings/embedding"), 2);
-    let query = shape(format!("{layer}_0/{prefix}Attention_0/self_attention/query/kernel"), 3);
-    let up = shape(format!("{layer}_0/{prefix}Mlp_0/intermediate_output/kernel"), 2);
-    if !problems.is_empty() {
-        // Without sizes nothing more can be compared: what the names are instead shows why.
-        problems.extend(tensors.iter().map(|(name, t)| format!("  there    {name} {:?}", t.shape())));
-        return Err(WeightsError::Mismatch(problems).into());
-    }
+    let mut sizing = Sizing::new(tensors);
+    let words = sizing.shape(&format!("{prefix}Embed_0/word_embeddings/embedding"), 2);
+    let positions = sizing.shape(&format!("{prefix}Embed_0/position_embeddings/embedding"), 2);
+    let query = sizing.shape(&format!("{layer}_0/{prefix}Attention_0/self_attention/query/kernel"), 3);
+    let up = sizing.shape(&format!("{layer}_0/{prefix}Mlp_0/intermediate_output/kernel"), 2);
+    sizing.end()?;
     let layers = (0..)
         .take_while(|i| {
             tensors.get(&format!("{layer}_{i}/{prefix}Attention_0/self_attention/query/kernel")).is_ok()

@@ -91,7 +91,7 @@ impl NestedTransformer {
         config.validate()?;
         let device = initial.device();
         module::check_float_type(device)?;
-        let (d, f, v) = (config.width, config.hidden, config.vocabulary().len());
+        let (d, f, v) = (config.width, config.hidden, config.vocabulary().size());
         let norm = || LayerNormConfig::new(d).with_epsilon(NORM_EPSILON).init(device);
         let dropout = || DropoutConfig::new(config.dropout).init();
         Ok(Self {
@@ -182,7 +182,7 @@ impl NestedTransformer {
     /// sub-model is not of this model.
     pub fn forward(&self, tokens: Tensor<2, Int>, sub_model: SubModel) -> Tensor<3> {
         let [batch, length] = tokens.dims();
-        let vocabulary = self.config.vocabulary().len();
+        let vocabulary = self.config.vocabulary().size();
         let hidden = self.hidden(tokens, sub_model).reshape([batch * length, self.config.width]);
         self.vocabulary_logits(hidden).reshape([batch, length, vocabulary])
     }
@@ -356,7 +356,7 @@ impl NestedTransformer {
     ///
     /// Where those are of another width.
     pub fn vocabulary_logits(&self, rows: Tensor<2>) -> Tensor<2> {
-        self.logits(rows, self.config.vocabulary().len())
+        self.logits(rows, self.config.vocabulary().size())
     }
 
     /// Logits over the V codes, `[R, V]`, of rows of the residual stream `[R, D]`.

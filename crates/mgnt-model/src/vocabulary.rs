@@ -10,13 +10,8 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// Rows of the token table.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.codes + self.classes + usize::from(self.null_class) + 1
-    }
-
-    /// Always false: there is a mask token at least.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Number of codes, V.
@@ -45,7 +40,7 @@ impl Vocabulary {
 
     /// Token of a masked position: the last row.
     pub fn mask(&self) -> u32 {
-        (self.len() - 1) as u32
+        (self.size() - 1) as u32
     }
 }
 
@@ -56,10 +51,10 @@ mod tests {
     #[test]
     fn numbers_of_the_published_vocabularies() {
         let maskgit = Vocabulary { codes: 1024, classes: 1000, null_class: false };
-        assert_eq!((maskgit.len(), maskgit.mask(), maskgit.class(0).unwrap()), (2025, 2024, 1024));
+        assert_eq!((maskgit.size(), maskgit.mask(), maskgit.class(0).unwrap()), (2025, 2024, 1024));
         assert_eq!(maskgit.null(), 2024);
         let ucf = Vocabulary { codes: 1024, classes: 101, null_class: true };
-        assert_eq!((ucf.len(), ucf.null(), ucf.mask()), (1127, 1125, 1126));
+        assert_eq!((ucf.size(), ucf.null(), ucf.mask()), (1127, 1125, 1126));
         assert!(ucf.class(101).is_err());
     }
 }

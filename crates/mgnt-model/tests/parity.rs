@@ -276,7 +276,7 @@ fn a_cached_step_over_the_same_tokens_equals_the_full_forward() {
 fn of_nothing_there_are_no_logits() {
     let map = safetensors::read(&golden("nested/nested.safetensors")).unwrap();
     let (config, model) = model(weights_of(&map));
-    let vocabulary = config.vocabulary().len();
+    let vocabulary = config.vocabulary().size();
     for (form, model) in forms(&model) {
         let none = Tensor::<2, Int>::empty([0, config.positions()], &Device::flex());
         let logits = model.forward(none, config.full());

@@ -2,6 +2,7 @@
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Element, Int, Tensor, TensorData};
+use mgnt_weights::module::numbers;
 
 use crate::Error;
 
@@ -106,7 +107,5 @@ pub(crate) fn check_channels<const R: usize>(field: &'static str, dims: [usize; 
 
 /// A tensor's numbers in order.
 fn read<const R: usize, K: Basic, E: Element>(tensor: Tensor<R, K>) -> Result<Vec<E>, Error> {
-    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
-    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
-    data.convert::<E>().try_into_vec().map_err(|error| failed(&error))
+    numbers(tensor).map_err(Error::Device)
 }

@@ -1,7 +1,7 @@
 //! A run of any task: its folder, what it begins with, and Burn's training around it.
 
 use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -232,15 +232,8 @@ fn learn<T: Task>(
 
 /// Holds a run's folder for this process, for as long as the file is open.
 fn lock(out: &Path) -> Result<File, Error> {
-    let path = out.join("lock");
-    // Not emptied, since it may be somebody else's.
-    let file =
-        File::options().create(true).append(true).open(&path).map_err(mgnt_weights::Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::run(out, "another process trains in this folder")),
-        Err(TryLockError::Error(error)) => Err(mgnt_weights::Error::io(&path)(error).into()),
-    }
+    let held = atomic::lock(&out.join("lock"))?;
+    held.ok_or_else(|| Error::run(out, "another process trains in this folder"))
 }
 
 /// What a run writes in its folder, whole or not at all: what else lies there is somebody else's.

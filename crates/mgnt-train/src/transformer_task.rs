@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use mgnt_data::loader::Order;
+use mgnt_data::loader::{Order, spread};
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_data::{TokenStore, TokenStoreInfo};
 use mgnt_model::kernels::Kernels;
@@ -306,9 +306,8 @@ impl Task for TransformerTask {
     /// Cross-entropy without smoothing, of every sub-model, under masks that are the same each time.
     fn validate(&self, average: &NestedTransformer) -> Result<Figures, Error> {
         let Some(store) = &self.held_out else { return Ok(Vec::new()) };
-        // Evenly over the store, which is sorted by class.
-        let count = store.len().min(VALIDATED);
-        let items: Vec<usize> = (0..count).map(|i| i * store.len() / count).collect();
+        let items: Vec<usize> = spread(store.len(), VALIDATED).collect();
+        let count = items.len();
         let mut sums = vec![0.0; self.config.sub_models.len()];
         let at_once = self.recipe.optimization.samples_at_once();
         for (first, chunk) in (0..).step_by(at_once).zip(items.chunks(at_once)) {

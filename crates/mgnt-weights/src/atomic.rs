@@ -1,8 +1,8 @@
-//! Writing that leaves the old file or the new one, never half of one.
+//! Writing that leaves the old file or the new one, never half of one, by one process at a time.
 
 mod sync;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -61,6 +61,17 @@ fn write_into<E: From<Error>>(
 /// Writes bytes as [`write_file`] does.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_file(path, |writer| writer.write_all(bytes).map_err(Error::io(path)))
+}
+
+/// Makes a file, if it is not there, and holds it for this process for as long as what is returned is open; `None` where
+/// another process holds it. What is in the file stays, since it may be somebody else's.
+pub fn lock(path: &Path) -> Result<Option<File>, Error> {
+    let file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(Error::io(path)(error)),
+    }
 }
 
 /// Writes bytes into a file within a folder that [`write_folder`] fills: it is that which has them on disk. Parent folders

@@ -6,24 +6,25 @@ use std::path::Path;
 
 use crate::{Error, TensorMap, flax, safetensors, torch};
 
-/// A format of checkpoints.
+/// What a file's first bytes tell of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+enum Format {
     /// A header in JSON, then the tensors.
     Safetensors,
     /// PyTorch's `torch.save`.
     Torch,
     /// MessagePack as Flax writes it.
     Flax,
+    /// JSON alone, which is no checkpoint.
+    Json,
 }
 
 impl Format {
     /// The bytes at the start of a file that [`Format::of`] looks at.
     const START: usize = 9;
 
-    /// The format that a file's first bytes tell. What is no other format is taken for PyTorch's, whose reader then
-    /// says what is wrong.
-    pub fn of(start: &[u8]) -> Self {
+    /// What is no other format is taken for PyTorch's, whose reader then says what is wrong.
+    fn of(start: &[u8]) -> Self {
         match start {
             // A zip begins with its first file, or with its end if it has none; two letters may be the length of a header.
             [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Self::Torch,
@@ -33,6 +34,7 @@ impl Format {
             [0x80, 2..=5, ..] => Self::Torch,
             // The maps of MessagePack.
             [0x80..=0x8f | 0xde | 0xdf, ..] => Self::Flax,
+            [b'{', ..] => Self::Json,
             _ => Self::Torch,
         }
     }
@@ -45,19 +47,18 @@ pub(crate) fn of_several_files(path: &Path) -> Error {
     Error::Format { path: path.into(), format: "safetensors", reason: reason.into() }
 }
 
-/// Reads all tensors of a checkpoint, of any [`Format`], told by the file's first bytes. Arrays of NumPy are not one:
+/// Reads all tensors of a checkpoint: safetensors, what PyTorch's `torch.save` writes, or Flax's MessagePack, told by the
+/// file's first bytes. Arrays of NumPy are not one:
 /// [`npz::Archive`](crate::npz::Archive) reads those.
 pub fn read(path: &Path) -> Result<TensorMap, Error> {
     let mut start = Vec::with_capacity(Format::START);
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(Format::START as u64).read_to_end(&mut start).map_err(Error::io(path))?;
-    if start.first() == Some(&b'{') && Format::of(&start) != Format::Safetensors {
-        return Err(of_several_files(path));
-    }
     match Format::of(&start) {
         Format::Safetensors => safetensors::read(path),
         Format::Torch => torch::read(path),
         Format::Flax => flax::read(path),
+        Format::Json => Err(of_several_files(path)),
     }
 }
 

@@ -7,13 +7,14 @@
 //! checkpoint is which.
 //! With the feature `module`, `module` moves tensors between a map and a Burn module, and `in_parts` takes products
 //! with weights as exact as the weights are.
-//! Nothing here knows the name of any model.
+//! [`Fitting`] and [`Sizing`] tell all that does not fit a model. Nothing here knows a model's tensors.
 //!
 //! Start with [`TensorMap`] and [`directory::ModelDirectory`].
 
 pub mod atomic;
 pub mod directory;
 mod error;
+mod fitting;
 pub mod flax;
 mod format;
 mod limits;
@@ -27,7 +28,8 @@ mod tensor_map;
 pub mod torch;
 
 pub use error::Error;
-pub use format::{Format, read};
+pub use fitting::{Fitting, Sizing};
+pub use format::read;
 #[cfg(feature = "module")]
 pub use parts::in_parts;
 pub use tensor_map::{DType, NamedTensor, TensorMap};

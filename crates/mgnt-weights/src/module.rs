@@ -4,9 +4,10 @@
 //! Shapes and layout are Burn's (a linear layer's weight is `[in, out]`).
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Device, Element, FloatDType, Tensor, TensorData};
 
-use crate::{Error, TensorMap};
+use crate::{Error, Fitting, TensorMap};
 
 /// Copies every float parameter of a module, as `f32`. With low-rank updates ([`Module::apply_lora`]) these are parameters too;
 /// [`Module::materialize`] adds them to the weights that they change.
@@ -26,21 +27,10 @@ pub fn to_map<M: Module>(module: &M) -> Result<TensorMap, Error> {
 /// Every parameter must be in the map with its shape, and every tensor of the map must be a parameter;
 /// otherwise [`Error::Mismatch`] lists all differences.
 pub fn from_map<M: Module>(module: M, map: TensorMap) -> Result<M, Error> {
-    let mut filler = Filler { path: Vec::new(), map, missing: Vec::new(), problems: Vec::new() };
+    let mut filler = Filler { path: Vec::new(), tensors: Fitting::new(map) };
     let module = module.map(&mut filler);
-    let mut problems = filler.problems;
-    if let Some(prefix) = prefix_of(&filler.missing, &filler.map) {
-        problems.insert(0, format!("  all that is missing is there below `{prefix}`"));
-    }
-    problems.extend(filler.map.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())));
-    if problems.is_empty() { Ok(module) } else { Err(Error::Mismatch(problems)) }
-}
-
-/// What all missing names have before them in the map: the commonest reason why none is there.
-fn prefix_of<'a>(missing: &[String], map: &'a TensorMap) -> Option<&'a str> {
-    let first = missing.first()?;
-    let prefixes = map.iter().filter_map(|(name, _)| name.strip_suffix(first.as_str()));
-    prefixes.into_iter().find(|prefix| missing.iter().all(|name| map.get(&format!("{prefix}{name}")).is_ok()))
+    filler.tensors.end()?;
+    Ok(module)
 }
 
 /// Fails where a device was [configured](Device::configure) to make floats of another type than `f32`: parameters would
@@ -50,6 +40,12 @@ pub fn check_float_type(device: &Device) -> Result<(), Error> {
         FloatDType::F32 => Ok(()),
         other => Err(Error::FloatType { got: format!("{other:?}") }),
     }
+}
+
+/// A tensor's numbers in order, read from its device; the error is what the device says.
+pub fn numbers<const D: usize, K: Basic, E: Element>(tensor: Tensor<D, K>) -> Result<Vec<E>, String> {
+    let data = tensor.try_into_data().map_err(|error| format!("{error:?}"))?;
+    data.convert::<E>().try_into_vec().map_err(|error| format!("{error:?}"))
 }
 
 struct Collector {
@@ -70,7 +66,7 @@ impl ModuleVisitor for Collector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let name = self.path.join(".");
         let shape = param.val().dims();
-        let inserted = values(param.val())
+        let inserted = numbers(param.val())
             .map_err(|reason| Error::Device { name: name.clone(), reason })
             .and_then(|values| self.map.insert_f32(&name, &shape, &values));
         if let Err(error) = inserted {
@@ -79,16 +75,9 @@ impl ModuleVisitor for Collector {
     }
 }
 
-fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, String> {
-    let data = tensor.try_into_data().map_err(|error| format!("{error:?}"))?;
-    data.convert::<f32>().try_into_vec().map_err(|error| format!("{error:?}"))
-}
-
 struct Filler {
     path: Vec<String>,
-    map: TensorMap,
-    missing: Vec<String>,
-    problems: Vec<String>,
+    tensors: Fitting,
 }
 
 impl ModuleMapper for Filler {
@@ -104,27 +93,11 @@ impl ModuleMapper for Filler {
         let name = self.path.join(".");
         // Nothing here touches the old value, which a module may not have drawn yet and then never will.
         let expected = param.lazy_shape().to_vec();
-        match self.map.remove(&name) {
-            None => {
-                self.problems.push(format!("  missing  {name} {expected:?}"));
-                self.missing.push(name);
-            }
-            Some(tensor) if tensor.shape() != expected => {
-                self.problems
-                    .push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
-            }
-            Some(tensor) if !tensor.dtype().is_float() => {
-                let got = tensor.dtype();
-                self.problems.push(format!("  type     {name}: expected a floating-point type, got {got:?}"));
-            }
-            Some(tensor) => {
-                let data = TensorData::new(tensor.to_f32(), expected);
-                drop(tensor);
-                let (id, device) = (param.id, param.lazy_device());
-                return param.transform_for_load(Tensor::from_data(data, &device), id);
-            }
-        }
-        param
+        let Some(tensor) = self.tensors.take(&name, &expected) else { return param };
+        let data = TensorData::new(tensor.to_f32(), expected);
+        drop(tensor);
+        let (id, device) = (param.id, param.lazy_device());
+        param.transform_for_load(Tensor::from_data(data, &device), id)
     }
 }
 

@@ -52,7 +52,7 @@ fn tensors(
 ) -> Result<TensorMap, Error> {
     let mut tensors = BTreeMap::new();
     for (name, info) in header.tensors() {
-        let (dtype, widen) = dtype_of(info.dtype).ok_or_else(|| Error::Unread {
+        let dtype = dtype_of(info.dtype).ok_or_else(|| Error::Unread {
             path: path.into(),
             name: shown(&name),
             got: format!("{:?}", info.dtype),
@@ -60,9 +60,6 @@ fn tensors(
         let (first, end) = info.data_offsets;
         let mut bytes = vec![0; end - first];
         read(first, &mut bytes).map_err(Error::io(path))?;
-        if let Some(widen) = widen {
-            bytes = widen(&bytes);
-        }
         let tensor = NamedTensor::new(&name, dtype, info.shape.clone(), bytes)?;
         tensors.insert(name, tensor);
     }
@@ -116,32 +113,14 @@ fn add_metadata(bytes: &mut Vec<u8>, free: &str) {
     bytes.splice(..size_of::<u64>() + length, start);
 }
 
-/// Numbers of a type that we do not have, as those of a wider one.
-type Widen = fn(&[u8]) -> Vec<u8>;
-
-/// The type that numbers are read as.
-fn dtype_of(dtype: Dtype) -> Option<(DType, Option<Widen>)> {
-    fn widened<const N: usize, const M: usize>(bytes: &[u8], widen: fn([u8; N]) -> [u8; M]) -> Vec<u8> {
-        bytes.as_chunks().0.iter().flat_map(|&number| widen(number)).collect()
-    }
-    let widen: (DType, Widen) = match dtype {
-        Dtype::I8 => (DType::I32, |bytes| widened(bytes, |n| i32::from(i8::from_le_bytes(n)).to_le_bytes())),
-        Dtype::I16 => {
-            (DType::I32, |bytes| widened(bytes, |n| i32::from(i16::from_le_bytes(n)).to_le_bytes()))
-        }
-        Dtype::U32 => {
-            (DType::I64, |bytes| widened(bytes, |n| i64::from(u32::from_le_bytes(n)).to_le_bytes()))
-        }
-        other => return same(other).map(|dtype| (dtype, None)),
-    };
-    Some((widen.0, Some(widen.1)))
-}
-
-fn same(dtype: Dtype) -> Option<DType> {
+fn dtype_of(dtype: Dtype) -> Option<DType> {
     Some(match dtype {
         // A byte of 0 or 1, as in the other formats.
         Dtype::U8 | Dtype::BOOL => DType::U8,
         Dtype::U16 => DType::U16,
+        Dtype::U32 => DType::U32,
+        Dtype::I8 => DType::I8,
+        Dtype::I16 => DType::I16,
         Dtype::I32 => DType::I32,
         Dtype::I64 => DType::I64,
         Dtype::F16 => DType::F16,
@@ -156,6 +135,9 @@ fn safetensors_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::U8 => Dtype::U8,
         DType::U16 => Dtype::U16,
+        DType::U32 => Dtype::U32,
+        DType::I8 => Dtype::I8,
+        DType::I16 => Dtype::I16,
         DType::I32 => Dtype::I32,
         DType::I64 => Dtype::I64,
         DType::F16 => Dtype::F16,
@@ -205,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_of_other_widths_are_read_and_other_types_are_named() {
+    fn integers_of_all_widths_are_read_and_other_types_are_named() {
         let file = |of: Dtype, bytes: &[u8]| {
             let view = TensorView::new(of, vec![2], bytes).unwrap();
             let bytes = safetensors::serialize([("x", view)], None).unwrap();
@@ -214,9 +196,9 @@ mod tests {
                 (x.dtype(), x.to_i64().unwrap())
             })
         };
-        assert_eq!(file(Dtype::I8, &[5, 0xfe]).unwrap(), (DType::I32, vec![5, -2]));
-        assert_eq!(file(Dtype::I16, &[0, 1, 0xff, 0xff]).unwrap(), (DType::I32, vec![256, -1]));
-        assert_eq!(file(Dtype::U32, &[1, 0, 0, 0, 0, 0, 0, 0x80]).unwrap(), (DType::I64, vec![1, 1 << 31]));
+        assert_eq!(file(Dtype::I8, &[5, 0xfe]).unwrap(), (DType::I8, vec![5, -2]));
+        assert_eq!(file(Dtype::I16, &[0, 1, 0xff, 0xff]).unwrap(), (DType::I16, vec![256, -1]));
+        assert_eq!(file(Dtype::U32, &[1, 0, 0, 0, 0, 0, 0, 0x80]).unwrap(), (DType::U32, vec![1, 1 << 31]));
         let error = file(Dtype::U64, &[0; 16]).unwrap_err().to_string();
         assert_eq!(error, "f: tensor `x` has the type U64, which is not read");
     }

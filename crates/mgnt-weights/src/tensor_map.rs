@@ -11,6 +11,12 @@ pub enum DType {
     U8,
     /// 16-bit unsigned (tokens).
     U16,
+    /// 32-bit unsigned.
+    U32,
+    /// 8-bit signed.
+    I8,
+    /// 16-bit signed.
+    I16,
     /// 32-bit signed.
     I32,
     /// 64-bit signed.
@@ -34,11 +40,16 @@ impl DType {
     /// Bytes of one value.
     pub fn size(self) -> usize {
         match self {
-            DType::U8 => 1,
-            DType::U16 | DType::F16 | DType::Bf16 => 2,
-            DType::I32 | DType::F32 => 4,
+            DType::U8 | DType::I8 => 1,
+            DType::U16 | DType::I16 | DType::F16 | DType::Bf16 => 2,
+            DType::U32 | DType::I32 | DType::F32 => 4,
             DType::I64 | DType::F64 => 8,
         }
+    }
+
+    /// Bytes of a tensor of that shape, if they can be counted.
+    pub(crate) fn bytes_of(self, shape: &[usize]) -> Option<usize> {
+        shape.iter().try_fold(self.size(), |n, &d| n.checked_mul(d))
     }
 }
 
@@ -53,8 +64,11 @@ pub struct NamedTensor {
 impl NamedTensor {
     /// A tensor from raw little-endian bytes; `name` is for the error only.
     pub fn new(name: &str, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, Error> {
-        let expected = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).ok_or_else(|| {
-            Error::Length { name: name.into(), shape: shape.clone(), expected: usize::MAX, got: bytes.len() }
+        let expected = dtype.bytes_of(&shape).ok_or_else(|| Error::Length {
+            name: name.into(),
+            shape: shape.clone(),
+            expected: usize::MAX,
+            got: bytes.len(),
         })?;
         if expected != bytes.len() {
             return Err(Error::Length { name: name.into(), shape, expected, got: bytes.len() });
@@ -149,7 +163,7 @@ impl NamedTensor {
             DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(to_odd(v)).to_le_bytes()).collect(),
             DType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
             DType::F64 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
-            DType::U8 | DType::U16 | DType::I32 | DType::I64 => return Ok(self),
+            _ => return Ok(self),
         };
         let rounded = Self { dtype, shape: self.shape, bytes };
         let mut pairs = values.iter().zip(rounded.to_f32());
@@ -167,8 +181,11 @@ impl NamedTensor {
     /// The values of an integer tensor one by one, without a copy of all; `None` of floats.
     pub fn iter_i64(&self) -> Option<Box<dyn Iterator<Item = i64> + '_>> {
         Some(match self.dtype {
-            DType::U8 => Box::new(self.bytes.iter().map(|&byte| i64::from(byte))),
+            DType::U8 => Box::new(self.each(|bytes| i64::from(u8::from_le_bytes(bytes)))),
             DType::U16 => Box::new(self.each(|bytes| i64::from(u16::from_le_bytes(bytes)))),
+            DType::U32 => Box::new(self.each(|bytes| i64::from(u32::from_le_bytes(bytes)))),
+            DType::I8 => Box::new(self.each(|bytes| i64::from(i8::from_le_bytes(bytes)))),
+            DType::I16 => Box::new(self.each(|bytes| i64::from(i16::from_le_bytes(bytes)))),
             DType::I32 => Box::new(self.each(|bytes| i64::from(i32::from_le_bytes(bytes)))),
             DType::I64 => Box::new(self.each(i64::from_le_bytes)),
             DType::F16 | DType::Bf16 | DType::F32 | DType::F64 => return None,
@@ -395,6 +412,9 @@ mod tests {
         for (dtype, bytes, expected) in [
             (DType::U8, vec![7, 255], [7, 255]),
             (DType::U16, vec![1, 2, 255, 255], [513, 65_535]),
+            (DType::U32, [1u32.to_le_bytes(), u32::MAX.to_le_bytes()].concat(), [1, 4_294_967_295]),
+            (DType::I8, vec![5, 0xfe], [5, -2]),
+            (DType::I16, vec![0, 1, 0xff, 0xff], [256, -1]),
             (DType::I32, [(-3i32).to_le_bytes(), 4i32.to_le_bytes()].concat(), [-3, 4]),
             (DType::I64, [(-3i64).to_le_bytes(), (1i64 << 40).to_le_bytes()].concat(), [-3, 1 << 40]),
         ] {

@@ -230,6 +230,22 @@ mod tests {
     }
 
     #[test]
+    fn short_integers_are_read() {
+        for (storage, bytes, dtype, expected) in [
+            ("CharStorage", &[5, 0xfe][..], DType::I8, [5, -2]),
+            ("ShortStorage", &[0, 1, 0xff, 0xff], DType::I16, [256, -1]),
+        ] {
+            let mut code = Assembler::new();
+            code.op(b"}").text("a").tensor("0", 2, 0, &[2], &[1]).op(b"s.");
+            let pickle = String::from_utf8(code.bytes().to_vec()).unwrap().replace("FloatStorage", storage);
+            let entries = [("m/data.pkl", pickle.as_bytes()), ("m/data/0", bytes)];
+            let map = of(&zipped(CompressionMethod::Stored, &entries)).unwrap();
+            let a = map.get("a").unwrap();
+            assert_eq!((a.dtype(), a.to_i64().unwrap()), (dtype, expected.to_vec()));
+        }
+    }
+
+    #[test]
     fn views_outside_their_storage_name_the_tensor() {
         for (offset, shape, strides) in [
             (1, &[2, 3][..], &[3, 1][..]),

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens = Tensor::<1, Int>::from_data(ids.as_slice(), &device).unsqueeze::<2>();
     for &p in &config.sub_models {
         let logits = model.forward(tokens.clone(), config.sub_model(p)?);
-        assert_eq!(logits.dims(), [1, 17, vocabulary.len()]);
+        assert_eq!(logits.dims(), [1, 17, vocabulary.size()]);
         println!("p = {p}: logits {:?}", logits.dims());
     }
 

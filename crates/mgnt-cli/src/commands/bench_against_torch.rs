@@ -76,7 +76,7 @@ struct Compared {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = configs::model(&arguments.config)?;
     let plan = arguments.strategy.plan(&config)?;
-    if plan.iterations().iter().any(|iteration| iteration.guidance > 0.0) {
+    if plan.iterations().iter().any(mgnt_decode::Iteration::is_guided) {
         return Err(bad_use("--guidance: the PyTorch side decodes without, and would do half the work"));
     }
     if config.norm != Norm::Post {

@@ -1,12 +1,13 @@
-//! Files of `--config`. Configs, recipes and strategies are all RON: one of another kind is told by what it is.
+//! Files of `--config`, and configs of model directories. Configs, recipes and strategies are all RON: one of another kind is told by what it is.
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use mgnt_decode::Strategy;
 use mgnt_model::ModelConfig;
-use mgnt_tokenizer::ImageTokenizerConfig;
+use mgnt_tokenizer::{ImageTokenizerConfig, VideoTokenizerConfig};
 use mgnt_train::{Recipe, TokenizerRecipe};
-use mgnt_weights::directory::{CONFIG, read_ron};
+use mgnt_weights::directory::{CONFIG, ModelDirectory, read_ron};
 use serde::de::DeserializeOwned;
 
 use crate::failure::bad_use;
@@ -25,6 +26,29 @@ pub fn model(path: &Path) -> anyhow::Result<ModelConfig> {
 /// The recipe of a nested transformer.
 pub fn recipe(path: &Path) -> anyhow::Result<Recipe> {
     read(path, "a recipe of train-imagenet (configs/image/debug.ron)")
+}
+
+/// What a model directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelKind {
+    ImageTokenizer,
+    VideoTokenizer,
+    Transformer,
+}
+
+impl ModelKind {
+    /// Told by which configuration parses: their fields have different names.
+    pub fn of(directory: &ModelDirectory) -> anyhow::Result<Self> {
+        directory.check()?;
+        if directory.config::<ImageTokenizerConfig>().is_ok() {
+            return Ok(Self::ImageTokenizer);
+        }
+        if directory.config::<VideoTokenizerConfig>().is_ok() {
+            return Ok(Self::VideoTokenizer);
+        }
+        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
+        Ok(Self::Transformer)
+    }
 }
 
 /// What is `expected` in a file.

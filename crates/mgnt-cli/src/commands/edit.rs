@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{ArgGroup, Args};
 use mgnt_data::{Filter, Picture};
 use mgnt_decode::edit::{PixelMask, blend, known_tokens};
-use mgnt_decode::{Ledger, Strategy};
+use mgnt_decode::{Iteration, Ledger, Strategy};
 use mgnt_weights::atomic;
 use serde::Serialize;
 
@@ -15,7 +15,6 @@ use super::generation::{
     MadeWith, add_up, check_class, check_pair, parse_class, pictures, warn_of_another_tokenizer,
 };
 use super::output_folder::{self, Contents, is_number};
-use super::photo::open_upright;
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
 use super::{in_words, print_json};
@@ -151,7 +150,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(mask) = &arguments.mask {
         output_folder::check_outside(&arguments.out, "--mask", mask)?;
     }
-    let photo = open_upright(&arguments.input)?;
+    let photo = Picture::open_upright(&arguments.input)?;
     let region = region(&arguments)?;
     let mask = mask(region, &photo)?;
     let device = arguments.compute.open()?;
@@ -168,7 +167,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     check_class(model.config().classes, arguments.class)?;
     let painted_tokens = open.iter().filter(|&&open| open).count();
     let plan = arguments.strategy.plan_for(model.config(), painted_tokens)?;
-    if arguments.class.is_none() && plan.iterations().iter().any(|iteration| iteration.guidance > 0.0) {
+    if arguments.class.is_none() && plan.iterations().iter().any(Iteration::is_guided) {
         return Err(bad_use("--guidance: without --class there is nothing to guide to"));
     }
     let count = usize::from(arguments.count);
@@ -248,7 +247,7 @@ fn mask(region: Region, photo: &Picture) -> anyhow::Result<Picture> {
     let (width, height) = (photo.width(), photo.height());
     let (rectangle, inside) = match region {
         Region::Mask(path) => {
-            let mask = open_upright(path)?;
+            let mask = Picture::open_upright(path)?;
             if (mask.width(), mask.height()) != (width, height) {
                 return Err(bad_use(format!(
                     "--mask {}: expected {width}x{height} pixels, as the photo has, got {}x{}",

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig, published};
+use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
+use super::configs::ModelKind;
 use super::output_folder::{check_file, check_not_read};
 use crate::device::{DeviceWord, other_kind};
 use crate::failure::bad_use;
@@ -49,14 +50,10 @@ enum Precision {
 /// Fails where the weights do not fit the config, since whoever is given them would find out late.
 fn check(model: &Path) -> anyhow::Result<()> {
     let (directory, device) = (ModelDirectory::new(model), DeviceWord::Cpu.open()?);
-    directory.check()?;
-    if directory.config::<ImageTokenizerConfig>().is_ok() {
-        drop(ImageTokenizer::load(model, &device)?);
-    } else if directory.config::<VideoTokenizerConfig>().is_ok() {
-        drop(VideoTokenizer::load(model, &device)?);
-    } else {
-        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
-        drop(NestedTransformer::load(model, &device)?);
+    match ModelKind::of(&directory)? {
+        ModelKind::ImageTokenizer => drop(ImageTokenizer::load(model, &device)?),
+        ModelKind::VideoTokenizer => drop(VideoTokenizer::load(model, &device)?),
+        ModelKind::Transformer => drop(NestedTransformer::load(model, &device)?),
     }
     Ok(())
 }

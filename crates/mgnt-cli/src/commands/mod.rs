@@ -18,7 +18,6 @@ pub mod import_tokens;
 pub mod init;
 mod output_folder;
 pub mod parity;
-mod photo;
 pub mod prepare;
 pub mod probe;
 pub mod report;

@@ -1,6 +1,6 @@
 //! Folders that a command fills, and may fill again.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf, absolute};
 
@@ -205,15 +205,8 @@ fn resolved(path: &Path) -> PathBuf {
 
 /// Keeps other processes of this command out of a folder, for as long as the file is open.
 pub fn lock(out: &Path, command: &str) -> anyhow::Result<File> {
-    let path = out.join("lock");
-    let file = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(bad_use(format!("--out {}: another {command} works in it", out.display())))
-        }
-        Err(TryLockError::Error(error)) => Err(Error::io(&path)(error).into()),
-    }
+    let held = atomic::lock(&out.join("lock"))?;
+    held.ok_or_else(|| bad_use(format!("--out {}: another {command} works in it", out.display())))
 }
 
 #[cfg(test)]

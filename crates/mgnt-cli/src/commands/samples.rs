@@ -1,6 +1,7 @@
 //! Grids that a training draws of what it has learned so far, from the same seeds and pictures each time.
 
 use burn::tensor::Device;
+use mgnt_data::loader::spread;
 use mgnt_data::{Picture, PictureStore};
 use mgnt_decode::{CachePolicy, ModelSchedule, Plan, Strategy};
 use mgnt_model::{ModelConfig, NestedTransformer};
@@ -67,7 +68,7 @@ pub fn rebuilt(tokenizer: &ImageTokenizer, store: &PictureStore, device: &Device
     // Whole rows, where there are enough; evenly over the store, which is sorted by class.
     let rows = (store.len() / COLUMNS).min(ROWS);
     let count = if rows == 0 { store.len() } else { rows * COLUMNS };
-    let items: Vec<usize> = (0..count).map(|i| i * store.len() / count).collect();
+    let items: Vec<usize> = spread(store.len(), count).collect();
     let picture = |rgb: Vec<u8>| Ok(Picture::new(store.size(), store.size(), rgb)?);
     let (mut given, mut made) = (Vec::new(), Vec::new());
     for chunk in items.chunks(COLUMNS) {

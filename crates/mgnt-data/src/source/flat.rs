@@ -9,7 +9,7 @@ use super::{Classes, Found, Place, folder, is_hidden, not_a_file};
 use crate::Error;
 
 /// Label files and lists of names are small; what is larger is something else.
-const MOST_BYTES: u64 = 64 << 20;
+const LIST_BYTES: u64 = 64 << 20;
 
 /// What helps a file of classes with spaces.
 const SEVERAL_WORDS: &str =
@@ -18,8 +18,8 @@ const SEVERAL_WORDS: &str =
 /// The lines of a text file, without the spaces around them and without the mark that some editors put first.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
     let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if length > MOST_BYTES {
-        let reason = format!("{length} bytes; a list has at most {MOST_BYTES}");
+    if length > LIST_BYTES {
+        let reason = format!("{length} bytes; a list has at most {LIST_BYTES}");
         return Err(Error::Layout { path: path.into(), reason });
     }
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;

@@ -3,15 +3,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::shards::is_packed;
 use super::{SourceOptions, archive, folder, is_hidden};
 use crate::Error;
 
 /// How a source is laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// `[split/]class/picture`, in a folder or a tar.
     Classes,

@@ -469,15 +469,9 @@ fn folder(path: &Path) -> Result<Vec<(String, fs::FileType)>, Error> {
     Ok(entries)
 }
 
-/// A name of a file where it is shown: one with a line break would look like two lines of ours.
-pub(crate) fn printable(name: &str) -> String {
-    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    name.chars().map(escaped).collect()
-}
-
 /// The first that was skipped, at the end of an error.
 fn first_of(skipped: &[Rejected]) -> String {
-    skipped.first().map(|s| format!("; {}: {}", printable(&s.key), s.reason)).unwrap_or_default()
+    skipped.first().map(|s| format!("; {}: {}", s.key, s.reason)).unwrap_or_default()
 }
 
 /// Whether a file or folder is hidden, as those are that systems and editors leave beside data.

@@ -138,18 +138,20 @@ pub enum OrderKind {
     Explicit(Vec<usize>),
 }
 
+/// The first of `places` that is not below `tokens`, or was there before.
+pub(crate) fn first_wrong(places: &[usize], tokens: usize) -> Option<usize> {
+    let mut seen = vec![false; tokens];
+    places.iter().copied().find(|&place| seen.get_mut(place).is_none_or(|seen| std::mem::replace(seen, true)))
+}
+
 impl OrderKind {
     /// Refuses places that are not among `tokens`, or come twice.
     pub(crate) fn validate(&self, tokens: usize) -> Result<(), Error> {
         let Self::Explicit(places) = self else { return Ok(()) };
-        let mut seen = vec![false; tokens];
-        for &place in places {
-            match seen.get_mut(place) {
-                Some(seen) if !*seen => *seen = true,
-                _ => return Err(Error::field("order", format!("places below {tokens}, each once"), place)),
-            }
+        match first_wrong(places, tokens) {
+            Some(place) => Err(Error::field("order", format!("places below {tokens}, each once"), place)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The order over `tokens` places.

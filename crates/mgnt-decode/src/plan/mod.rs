@@ -63,6 +63,18 @@ pub struct Iteration {
     pub cache_bytes: u64,
 }
 
+impl Iteration {
+    /// Whether each sample is computed twice, with its class and without.
+    pub fn is_guided(&self) -> bool {
+        self.copies() > 1
+    }
+
+    /// Copies of a sample that are computed.
+    pub(crate) fn copies(&self) -> u64 {
+        copies(self.guidance)
+    }
+}
+
 impl Plan {
     pub(crate) fn new(strategy: &Strategy, config: &ModelConfig, unknown: usize) -> Result<Self, Error> {
         config.validate()?;
@@ -77,7 +89,7 @@ impl Plan {
         let refreshes = refreshes(strategy, config, &sub_models);
 
         let context = config.positions();
-        let mut cached = 0;
+        let (mut cached, mut baseline_flops) = (0, 0_u64);
         let mut iterations = Vec::with_capacity(steps);
         for i in 0..steps {
             let masked = if i == 0 { unknown } else { masked_after[i - 1] };
@@ -88,8 +100,10 @@ impl Plan {
             let cache_serves_next = refreshes.get(i + 1) == Some(&false);
             let r = (i + 1) as f64 / steps as f64;
             let guidance = strategy.guidance.scale(i, steps);
-            let copies = if guidance > 0.0 { 2 } else { 1 };
+            let copies = copies(guidance);
             let forward = Forward { active, context, logits: masked };
+            let of_baseline = forward_flops(config, config.full(), Forward { active: context, ..forward });
+            baseline_flops = baseline_flops.saturating_add(of_baseline.saturating_mul(copies));
             iterations.push(Iteration {
                 index: i,
                 sub_model,
@@ -110,14 +124,6 @@ impl Plan {
                 },
             });
         }
-        let baseline_flops = iterations
-            .iter()
-            .map(|i| {
-                let copies = if i.guidance > 0.0 { 2 } else { 1 };
-                let forward = Forward { active: context, context, logits: i.masked };
-                forward_flops(config, config.full(), forward).saturating_mul(copies)
-            })
-            .fold(0, u64::saturating_add);
         let order = strategy.order.order(config.tokens);
         Ok(Self { strategy: strategy.clone(), config: config.clone(), order, iterations, baseline_flops })
     }
@@ -200,10 +206,15 @@ impl Plan {
     }
 }
 
+/// Copies of a sample that an iteration of this scale computes: with its class and without, or one of them.
+fn copies(guidance: f64) -> u64 {
+    if guidance > 0.0 { 2 } else { 1 }
+}
+
 /// Guided and unguided iterations have different batches, so a cache does not pass between them either.
 fn refreshes(strategy: &Strategy, config: &ModelConfig, sub_models: &[SubModel]) -> Vec<bool> {
     let steps = sub_models.len();
-    let guided = |i: usize| strategy.guidance.scale(i, steps) > 0.0;
+    let guided = |i| copies(strategy.guidance.scale(i, steps));
     let mut last = 0;
     (0..steps)
         .map(|i| {

@@ -44,7 +44,7 @@ pub struct Strategy {
     pub top_p: Option<f64>,
 }
 
-/// Left out of what is written, so that runs which a strategy identifies are known from before there was a choice.
+/// Not written where it is the default: a sweep knows its earlier results by the strategy as it was written.
 fn is_default(unconditional: &Unconditional) -> bool {
     *unconditional == Unconditional::default()
 }

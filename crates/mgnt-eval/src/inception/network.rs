@@ -527,9 +527,7 @@ fn mean(x: Tensor<4>) -> Tensor<2> {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Error> {
-    let failed = |error: &dyn std::fmt::Debug| Error::Device(format!("{error:?}"));
-    let data = tensor.try_into_data().map_err(|error| failed(&error))?;
-    data.convert::<f32>().try_into_vec::<f32>().map_err(|error| failed(&error))
+    module::numbers(tensor).map_err(Error::Device)
 }
 
 #[cfg(test)]

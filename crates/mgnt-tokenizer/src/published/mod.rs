@@ -10,7 +10,7 @@
 mod names;
 mod sizes;
 
-use mgnt_weights::{Error as WeightsError, NamedTensor, TensorMap, flax};
+use mgnt_weights::{Fitting, NamedTensor, TensorMap, flax};
 
 use crate::{Error, ImageTokenizerConfig, Shortcut, VideoTokenizerConfig};
 use names::{Entry, Naming, Sizes, entries};
@@ -131,42 +131,25 @@ fn image_config(sizes: &Sizes, size: usize) -> Result<ImageTokenizerConfig, Erro
 }
 
 /// Gives every tensor its other name and layout, as `f32`; lists all that do not fit.
-fn rename(mut tensors: TensorMap, entries: &[Entry], from: Naming, to: Naming) -> Result<TensorMap, Error> {
-    let mut renamed = TensorMap::new();
-    let mut problems = Vec::new();
+fn rename(tensors: TensorMap, entries: &[Entry], from: Naming, to: Naming) -> Result<TensorMap, Error> {
+    let (mut tensors, mut renamed) = (Fitting::new(tensors), TensorMap::new());
     for entry in entries {
-        let (name, expected) = (entry.name(from), entry.shape(from));
-        match tensors.remove(name) {
-            None => problems.push(format!("  missing  {name} {expected:?}")),
-            Some(tensor) if tensor.shape() != expected => {
-                problems.push(format!("  shape    {name}: expected {expected:?}, got {:?}", tensor.shape()));
-            }
-            Some(tensor) if !tensor.dtype().is_float() => {
-                let got = tensor.dtype();
-                problems.push(format!("  type     {name}: expected a floating-point type, got {got:?}"));
-            }
-            Some(tensor) => {
-                let (target, shape) = (entry.name(to), entry.shape(to));
-                let reversed = entry.is_kernel() && from == Naming::Flax;
-                let values = if reversed { outputs_first(&tensor) } else { tensor.to_f32() };
-                renamed.insert_f32(target, &shape, &values)?;
-            }
+        let name = entry.name(from);
+        let Some(mut tensor) = tensors.take(name, &entry.shape(from)) else { continue };
+        if entry.is_kernel() && from == Naming::Flax {
+            tensor = outputs_first(name, &tensor)?;
         }
+        renamed.insert_f32(entry.name(to), &entry.shape(to), &tensor.to_f32())?;
     }
-    problems.extend(tensors.iter().map(|(name, t)| format!("  extra    {name} {:?}", t.shape())));
-    if problems.is_empty() { Ok(renamed) } else { Err(WeightsError::Mismatch(problems).into()) }
+    tensors.end()?;
+    Ok(renamed)
 }
 
-/// Values of a kernel `[.., inputs, outputs]` as `[outputs, inputs, ..]`.
-fn outputs_first(kernel: &NamedTensor) -> Vec<f32> {
-    let values = kernel.to_f32();
-    let &[.., inputs, outputs] = kernel.shape() else { return values };
-    let cells = values.len() / (inputs * outputs).max(1);
-    let mut turned = Vec::with_capacity(values.len());
-    for output in 0..outputs {
-        for input in 0..inputs {
-            turned.extend((0..cells).map(|cell| values[(cell * inputs + input) * outputs + output]));
-        }
-    }
-    turned
+/// A kernel `[.., inputs, outputs]` as `[outputs, inputs, ..]`.
+fn outputs_first(name: &str, kernel: &NamedTensor) -> Result<NamedTensor, Error> {
+    let mut axes: Vec<usize> = (0..kernel.shape().len()).collect();
+    axes.reverse();
+    let walked = axes.len().min(2);
+    axes[walked..].reverse();
+    Ok(kernel.permuted(name, &axes)?)
 }

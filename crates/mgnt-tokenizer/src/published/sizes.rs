@@ -1,13 +1,13 @@
 //! The sizes of a tokenizer, read off the shapes of its tensors.
 
-use mgnt_weights::{Error as WeightsError, TensorMap};
+use mgnt_weights::{Sizing, TensorMap};
 
 use super::names::Sizes;
 use crate::{Error, Shortcut};
 
 /// Sizes of a Flax tokenizer for pictures (`axes` 2) or videos (3).
 pub(super) fn of_flax(tensors: &TensorMap, axes: usize, shortcut: Shortcut) -> Result<Sizes, Error> {
-    let mut reader = Reader { tensors, problems: Vec::new() };
+    let mut reader = Reader(Sizing::new(tensors));
     let rank = axes + 2;
     // One convolution at either end of the decoder, and one for each level but the first.
     let levels = reader.numbered("decoder/Conv_").saturating_sub(1);
@@ -36,7 +36,7 @@ pub(super) fn of_flax(tensors: &TensorMap, axes: usize, shortcut: Shortcut) -> R
 
 /// Sizes of the PyTorch port's tokenizer.
 pub(super) fn of_port(tensors: &TensorMap) -> Result<Sizes, Error> {
-    let mut reader = Reader { tensors, problems: Vec::new() };
+    let mut reader = Reader(Sizing::new(tensors));
     let levels = reader.numbered("decoder.up.");
     let encoder_blocks = reader.blocks("encoder.mid.", 0);
     let decoder_blocks = reader.blocks("decoder.mid.", 0);
@@ -59,20 +59,17 @@ pub(super) fn of_port(tensors: &TensorMap) -> Result<Sizes, Error> {
     })
 }
 
-struct Reader<'a> {
-    tensors: &'a TensorMap,
-    problems: Vec<String>,
-}
+struct Reader<'a>(Sizing<'a>);
 
 impl Reader<'_> {
     /// One more than the highest number that follows `prefix` in a name; no more than there are tensors.
     fn numbered(&self, prefix: &str) -> usize {
-        let numbers = self.tensors.iter().filter_map(|(name, _)| {
+        let numbers = self.0.tensors().iter().filter_map(|(name, _)| {
             let rest = name.strip_prefix(prefix)?;
             let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
             rest[..digits].parse::<usize>().ok()
         });
-        numbers.filter(|&number| number < self.tensors.len()).max().map_or(0, |number| number + 1)
+        numbers.filter(|&number| number < self.0.tensors().len()).max().map_or(0, |number| number + 1)
     }
 
     /// Blocks a level, of blocks numbered over `levels` and the middle.
@@ -80,20 +77,13 @@ impl Reader<'_> {
         let (blocks, parts) = (self.numbered(prefix), levels + 1);
         if blocks == 0 || !blocks.is_multiple_of(parts) {
             let expected = if parts == 1 { "one at least".into() } else { format!("a multiple of {parts}") };
-            self.problems.push(format!("  missing  {prefix}*: expected {expected}, got {blocks}"));
+            self.0.problem(format!("  missing  {prefix}*: expected {expected}, got {blocks}"));
         }
         blocks / parts
     }
 
     fn length(&mut self, name: &str, rank: usize, axis: usize) -> usize {
-        match self.tensors.get(name) {
-            Ok(tensor) if tensor.shape().len() == rank => return tensor.shape()[axis],
-            Ok(tensor) => self
-                .problems
-                .push(format!("  shape    {name}: expected {rank} dimensions, got {:?}", tensor.shape())),
-            Err(_) => self.problems.push(format!("  missing  {name}")),
-        }
-        0
+        self.0.shape(name, rank)[axis]
     }
 
     fn multiplier(&mut self, name: &str, rank: usize, axis: usize, filters: usize) -> usize {
@@ -101,18 +91,12 @@ impl Reader<'_> {
         if filters == 0 || width.is_multiple_of(filters) {
             return width / filters.max(1);
         }
-        self.problems
-            .push(format!("  shape    {name}: expected a multiple of {filters} filters, got {width}"));
+        self.0.problem(format!("  shape    {name}: expected a multiple of {filters} filters, got {width}"));
         0
     }
 
-    fn end(mut self, sizes: Sizes) -> Result<Sizes, Error> {
-        if self.problems.is_empty() {
-            return Ok(sizes);
-        }
-        // Without sizes nothing more can be compared: what the names are instead, as `module.encoder…`, shows why.
-        let there = self.tensors.iter().map(|(name, t)| format!("  there    {name} {:?}", t.shape()));
-        self.problems.extend(there);
-        Err(WeightsError::Mismatch(self.problems).into())
+    fn end(self, sizes: Sizes) -> Result<Sizes, Error> {
+        self.0.end()?;
+        Ok(sizes)
     }
 }

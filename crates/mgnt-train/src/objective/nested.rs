@@ -225,7 +225,7 @@ mod tests {
         let b = batch(&model.device());
         let logits = model.forward(b.tokens, model.config().sub_model(p).unwrap());
         let logits = logits.into_data().try_into_vec::<f32>().unwrap();
-        let vocabulary = model.config().vocabulary().len();
+        let vocabulary = model.config().vocabulary().size();
         [1, 3, 7, 8, 9]
             .iter()
             .map(|&row: &usize| {

@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use mgnt_data::loader::{Order, flipped};
+use mgnt_data::loader::{Order, flipped, spread};
 use mgnt_data::picture::mirrored;
 use mgnt_data::{Picture, PictureStore};
 use mgnt_eval::{Dims, Inception, Moments, Statistics, frechet_distance, psnr, ssim};
 use mgnt_tokenizer::quantizer::CodeUsage;
 use mgnt_tokenizer::{ImageTokenizer, Rebuilt};
+use mgnt_weights::module::numbers;
 
 use super::game::{self, Played, Terms, play};
 use super::start::Start;
@@ -219,7 +220,7 @@ impl TokenizerTask {
 
     /// Frechet distance of rebuilt held-out pictures from their originals.
     fn rfid(&self, tokenizer: &ImageTokenizer, store: &PictureStore, rfid: &Rfid) -> Result<f64, Error> {
-        let items = spread(store.len(), rfid.pictures);
+        let items: Vec<usize> = spread(store.len(), rfid.pictures).collect();
         let size = store.size();
         let mut originals = Statistics::new(rfid.dims.count());
         let mut rebuilt = Statistics::new(rfid.dims.count());
@@ -313,12 +314,9 @@ impl Task for TokenizerTask {
                 Passed { terms, logits, indices, latents: None }
             }
         };
-        let device_error = |e| Error::Device(format!("{e:?}"));
-        let codes = indices.into_data().convert::<i64>().try_into_vec::<i64>().map_err(device_error)?;
+        let codes: Vec<i64> = numbers(indices).map_err(Error::Device)?;
         let latents = match latents.filter(|_| self.revives_at(step)) {
-            Some(latents) => {
-                latents.into_data().convert::<f32>().try_into_vec::<f32>().map_err(device_error)?
-            }
+            Some(latents) => numbers(latents).map_err(Error::Device)?,
             None => Vec::new(),
         };
         Ok(PartOutput {
@@ -404,7 +402,7 @@ impl Task for TokenizerTask {
         let Some(store) = &self.held_out else { return Ok(Vec::new()) };
         let tokenizer = &self.settled(average)?;
         let size = store.size();
-        let items = spread(store.len(), VALIDATED);
+        let items: Vec<usize> = spread(store.len(), VALIDATED).collect();
         let mut usage = CodeUsage::new(self.recipe.tokenizer.codes);
         let (mut l1, mut decibels, mut alike) = (0.0, 0.0, Vec::new());
         for chunk in items.chunks(self.recipe.optimization.samples_at_once()) {
@@ -444,12 +442,6 @@ impl Task for TokenizerTask {
     fn export(&self, average: &TokenizerAndJudge, folder: &Path) -> Result<(), Error> {
         Ok(self.settled(average)?.save(folder)?)
     }
-}
-
-/// At most `most` places, evenly over `length`: stores are sorted by class.
-fn spread(length: usize, most: usize) -> Vec<usize> {
-    let count = length.min(most);
-    (0..count).map(|i| i * length / count).collect()
 }
 
 fn whole(pictures: Vec<Vec<u8>>, size: usize) -> Result<Vec<Picture>, Error> {

@@ -35,7 +35,7 @@ impl<'a> Array<'a> {
             return Err(format!("{length} bytes of values are announced, {} are there", payload.len()));
         }
         if let Some(dtype) = dtype {
-            let needed = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
+            let needed = dtype.bytes_of(&shape);
             if needed != Some(length) {
                 return Err(format!("shape {shape:?} of {dtype:?} does not fit {length} bytes"));
             }
@@ -54,6 +54,9 @@ fn dtype_of(name: &[u8]) -> Option<DType> {
         b"int64" => DType::I64,
         b"uint8" | b"bool" => DType::U8,
         b"uint16" => DType::U16,
+        b"uint32" => DType::U32,
+        b"int8" => DType::I8,
+        b"int16" => DType::I16,
         _ => return None,
     })
 }

@@ -86,8 +86,12 @@ impl Header {
 
 fn dtype_of(descr: &str) -> Option<DType> {
     Some(match descr {
-        "|u1" => DType::U8,
+        // A byte of 0 or 1, as in the other formats.
+        "|u1" | "|b1" => DType::U8,
         "<u2" => DType::U16,
+        "<u4" => DType::U32,
+        "|i1" => DType::I8,
+        "<i2" => DType::I16,
         "<i4" => DType::I32,
         "<i8" => DType::I64,
         "<f2" => DType::F16,
@@ -102,6 +106,9 @@ fn descr_of(dtype: DType) -> &'static str {
     match dtype {
         DType::U8 => "|u1",
         DType::U16 => "<u2",
+        DType::U32 => "<u4",
+        DType::I8 => "|i1",
+        DType::I16 => "<i2",
         DType::I32 => "<i4",
         DType::I64 => "<i8",
         DType::F16 => "<f2",
@@ -194,6 +201,17 @@ mod tests {
         let header = of("{\"shape\":(3,),'fortran_order' : True ,'descr':'<f4'}\n").unwrap();
         assert_eq!((header.shape, header.fortran, header.dtype), (vec![3], true, DType::F32));
         assert_eq!(of("{'descr': '|u1', 'fortran_order': False, 'shape': ()}").unwrap().shape, [0; 0]);
+        for (descr, dtype) in [
+            ("|b1", DType::U8),
+            ("|i1", DType::I8),
+            ("<i2", DType::I16),
+            ("<u4", DType::U32),
+            ("<i8", DType::I64),
+        ] {
+            let header =
+                of(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,)}}")).unwrap();
+            assert_eq!(header.dtype, dtype, "{descr}");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ fn storages<'a>(
         if count != storage.count {
             return Err(named(format!("it has {count} values, not the {} of the dictionary", storage.count)));
         }
-        let length = count.checked_mul(storage.dtype.size()).ok_or_else(|| named("too large".into()))?;
+        let length = storage.dtype.bytes_of(&[count]).ok_or_else(|| named("too large".into()))?;
         budget.take(STORAGE_COST)?;
         if values.insert(key, program.take(length).map_err(named)?).is_some() {
             return Err(named("it is there twice".into()));

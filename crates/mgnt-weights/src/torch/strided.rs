@@ -37,8 +37,7 @@ impl StridedTensor<'_> {
                 storage.count
             )
         };
-        let bytes =
-            shape.iter().try_fold(storage.dtype.size(), |n, &d| n.checked_mul(d)).ok_or_else(outside)?;
+        let bytes = storage.dtype.bytes_of(shape).ok_or_else(outside)?;
         if bytes == 0 {
             return Ok(0);
         }
@@ -73,7 +72,7 @@ impl StridedTensor<'_> {
 
     fn checked_against(&self, storage: &[u8]) -> Result<usize, Reason> {
         let length = self.bytes()?;
-        match self.storage.count.checked_mul(self.storage.dtype.size()) {
+        match self.storage.dtype.bytes_of(&[self.storage.count]) {
             Some(needed) if needed == storage.len() => Ok(length),
             _ => Err(format!(
                 "its storage should have {} values of {:?} but has {} bytes",

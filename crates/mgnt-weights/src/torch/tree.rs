@@ -73,6 +73,8 @@ impl Global {
             ("torch", "BFloat16Storage") => Global::Storage(DType::Bf16),
             ("torch", "LongStorage") => Global::Storage(DType::I64),
             ("torch", "IntStorage") => Global::Storage(DType::I32),
+            ("torch", "ShortStorage") => Global::Storage(DType::I16),
+            ("torch", "CharStorage") => Global::Storage(DType::I8),
             ("torch", "ByteStorage" | "BoolStorage") => Global::Storage(DType::U8),
             _ => {
                 return Err(format!(

@@ -8,6 +8,7 @@ use mgnt_decode::{CachePolicy, MaskSchedule, ModelSchedule, Strategy};
 use mgnt_eval::{Dims, Inception};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
+use mgnt_weights::module::numbers;
 use mgnt_weights::{NamedTensor, TensorMap};
 
 /// What a transformer is asked besides its input.
@@ -39,7 +40,7 @@ fn forwards(
     output: &mut TensorMap,
 ) -> anyhow::Result<()> {
     let (config, device) = (model.config(), model.device());
-    let (positions, rows) = (config.positions(), config.vocabulary().len() as i64);
+    let (positions, rows) = (config.positions(), config.vocabulary().size() as i64);
     let batch = match *sequence.shape() {
         [batch, length] if batch > 0 && length == positions => batch,
         ref shape => {
@@ -132,7 +133,7 @@ fn replayed(
         ..Strategy::new(ModelSchedule::from_factors(factors)).with_cache(cache)
     };
     let plan = strategy.plan(model.config())?;
-    let vocabulary = model.config().vocabulary().len();
+    let vocabulary = model.config().vocabulary().size();
     replay(model, &plan, &given, &mut |said| {
         let key = |part: &str| format!("k{:02}/{part}", said.iteration.index);
         let (batch, masked) = (said.places.len(), said.iteration.masked);
@@ -231,8 +232,7 @@ fn channels_last<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 fn insert_indices<const D: usize>(output: &mut TensorMap, indices: Tensor<D, Int>) -> anyhow::Result<()> {
     let shape = indices.dims();
-    let values = indices.into_data().convert::<i32>().try_into_vec::<i32>();
-    let values = values.map_err(|error| anyhow!("the device failed: {error:?}"))?;
+    let values: Vec<i32> = numbers(indices).map_err(|reason| anyhow!("the device failed: {reason}"))?;
     Ok(output.insert_i32("indices", &shape, &values)?)
 }
 
@@ -279,7 +279,6 @@ pub fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<Tenso
 /// Reads a tensor from its device and files it.
 pub fn insert<const D: usize>(output: &mut TensorMap, name: &str, tensor: Tensor<D>) -> anyhow::Result<()> {
     let shape = tensor.dims();
-    let values = tensor.into_data().convert::<f32>().try_into_vec::<f32>();
-    let values = values.map_err(|error| anyhow!("the device failed: {error:?}"))?;
+    let values: Vec<f32> = numbers(tensor).map_err(|reason| anyhow!("the device failed: {reason}"))?;
     Ok(output.insert_f32(name, &shape, &values)?)
 }

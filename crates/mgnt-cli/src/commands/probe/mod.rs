@@ -5,17 +5,17 @@ pub mod answers;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use mgnt_eval::Inception;
-use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig};
+use mgnt_model::NestedTransformer;
+use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{TensorMap, safetensors};
 
 use answers::Asked;
 
+use super::configs::ModelKind;
 use super::output_folder::check_not_read;
 use crate::device::Compute;
 use crate::failure::bad_use;
@@ -107,7 +107,6 @@ enum Probed {
 }
 
 impl Probed {
-    /// What a directory holds is told by which configuration parses: their fields have different names.
     fn load(arguments: &Arguments, device: &Device) -> anyhow::Result<Self> {
         if let Some(weights) = &arguments.inception {
             let network = Inception::load(weights, device)?;
@@ -117,18 +116,14 @@ impl Probed {
         }
         let folder =
             arguments.model.as_ref().ok_or_else(|| bad_use("a directory or --inception is needed"))?;
-        let directory = ModelDirectory::new(folder);
-        directory.check()?;
-        if directory.config::<ImageTokenizerConfig>().is_ok() {
-            return Ok(Self::Image(Box::new(arguments.compute.image_tokenizer(folder, device)?)));
-        }
-        if directory.config::<VideoTokenizerConfig>().is_ok() {
-            return Ok(Self::Video(Box::new(
-                arguments.compute.exact_video(VideoTokenizer::load(folder, device)?),
-            )));
-        }
-        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
-        Ok(Self::Transformer(Box::new(arguments.compute.load(folder, device)?)))
+        let compute = &arguments.compute;
+        Ok(match ModelKind::of(&ModelDirectory::new(folder))? {
+            ModelKind::ImageTokenizer => Self::Image(Box::new(compute.image_tokenizer(folder, device)?)),
+            ModelKind::VideoTokenizer => {
+                Self::Video(Box::new(compute.exact_video(VideoTokenizer::load(folder, device)?)))
+            }
+            ModelKind::Transformer => Self::Transformer(Box::new(compute.load(folder, device)?)),
+        })
     }
 }
 

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
@@ -19,7 +18,7 @@ use serde_json::Value;
 
 use self::pages::{CheckedPages, GuardedFile};
 use super::shards::shards_of_split;
-use super::{Classes, Found, Place, size, state};
+use super::{Classes, Found, Place, State, size, state};
 use crate::manifest::MOST_CLASSES;
 use crate::{Error, guard};
 
@@ -228,7 +227,7 @@ pub(super) struct Rows<'a> {
 struct Open {
     container: u32,
     /// The file's before it was opened, where the system told.
-    state: Option<(u64, Duration)>,
+    state: Option<State>,
     table: Table,
 }
 
