@@ -460,7 +460,7 @@ fn tars_with_hostile_members() {
         (
             "a size beyond the file",
             member(b"class/a.png", EntryType::Regular, &octal(1 << 30), &picture),
-            Err("truncated"),
+            Err("entry `class/a.png` is cut off: the archive is truncated"),
         ),
         ("a size of all bits", huge(), Err("")),
         (

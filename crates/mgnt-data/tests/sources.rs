@@ -12,15 +12,24 @@ use mgnt_data::{Error, Format, Source, SourceOptions};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use tempfile::NamedTempFile;
 
 /// An archive of files, each of which contains its own name.
-fn tar_of(names: &[&str]) -> tempfile::NamedTempFile {
+fn tar_of(names: &[&str]) -> NamedTempFile {
     let members: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, name.as_bytes())).collect();
     file_of(&tar_bytes(&members))
 }
 
 fn split(split: &str) -> SourceOptions {
     SourceOptions { split: Some(split.into()), ..SourceOptions::default() }
+}
+
+fn with_labels(labels: &NamedTempFile) -> SourceOptions {
+    SourceOptions { labels: Some(labels.path().into()), ..SourceOptions::default() }
+}
+
+fn with_names(labels: &NamedTempFile, names: &NamedTempFile) -> SourceOptions {
+    SourceOptions { names: Some(names.path().into()), ..with_labels(labels) }
 }
 
 fn open(path: &Path, options: &SourceOptions) -> Source {
@@ -102,7 +111,7 @@ fn hidden_links_are_passed_over() {
     let flat = tree(&["v_1.JPEG", ".v_0.JPEG"]);
     symlink("v_1.JPEG", flat.path().join(".link.JPEG")).unwrap();
     let labels = file_of(b"n01\n");
-    let options = SourceOptions { labels: Some(labels.path().into()), ..SourceOptions::default() };
+    let options = with_labels(&labels);
     let mut hidden = tar::Header::new_ustar();
     hidden.set_path(".link.JPEG").unwrap();
     hidden.set_link_name("v_1.JPEG").unwrap();
@@ -116,8 +125,8 @@ fn hidden_links_are_passed_over() {
         assert!(reasons(&source).is_empty(), "{:?}", reasons(&source));
     }
     let class = [hidden.as_bytes(), &tar_bytes(&[("n01_1.JPEG", b"one")])[..]].concat();
-    let source =
-        open_any(file_of(&tar_bytes(&[("n01.tar", &class)])).into_temp_path().keep().unwrap().as_path());
+    let nested = file_of(&tar_bytes(&[("n01.tar", &class)]));
+    let source = open_any(nested.path());
     expect(&source, &[("n01/n01_1.JPEG", "n01", "one")]);
     assert!(reasons(&source).is_empty(), "{:?}", reasons(&source));
 }
@@ -133,27 +142,10 @@ fn what_is_not_a_folder_per_class() {
             refusal(tree(&["train/a/1.jpg"]).path(), &split(outside)).contains("a folder within the source")
         );
     }
-    let with_empty = tree(&["a/1.jpg"]);
-    fs::create_dir(with_empty.path().join("b")).unwrap();
-    assert!(refusal(with_empty.path(), &any).contains("class `b` has no files"));
-}
-
-#[test]
-fn archives_that_point_outside_are_refused() {
-    for name in ["/etc/a/x.jpg", "train/../../a/x.jpg", "../a/x.jpg"] {
-        let error = refusal(tar_of(&["train/a/1.jpg", name]).path(), &split("train"));
-        assert!(error.contains(name), "{error}");
-    }
-}
-
-#[test]
-fn a_cut_or_foreign_archive_is_refused() {
-    let archive = tar_of(&["a/1.jpg", "a/2.jpg"]);
-    let bytes = fs::read(archive.path()).unwrap();
-    assert!(refusal(file_of(&bytes[..1200]).path(), &SourceOptions::default()).contains("tar archive"));
-    assert!(refusal(file_of(&[b'x'; 2048]).path(), &SourceOptions::default()).contains("tar archive"));
-    let error = refusal(file_of(&bytes[..1538]).path(), &SourceOptions::default());
-    assert!(error.contains("a/2.jpg") && error.contains("truncated"), "{error}");
+    assert!(refusal(file_of(&[b'x'; 2048]).path(), &any).contains("tar archive"));
+    // A member beside the split is named, too.
+    let outside = "../a/x.jpg";
+    assert!(refusal(tar_of(&["train/a/1.jpg", outside]).path(), &split("train")).contains(outside));
 }
 
 #[cfg(unix)]
@@ -310,37 +302,32 @@ fn flat_pictures_have_their_classes_from_a_file() {
     let folder = tree(&["v_2.JPEG", "v_1.JPEG", "v_3.JPEG"]);
     let expected =
         [("v_1.JPEG", "n02", "v_1.JPEG"), ("v_2.JPEG", "n01", "v_2.JPEG"), ("v_3.JPEG", "n02", "v_3.JPEG")];
-    let labels = |text: &str| SourceOptions {
-        labels: Some(file_of(text.as_bytes()).into_temp_path().keep().unwrap()),
-        ..SourceOptions::default()
-    };
     let synsets = "n02\nn01\nn02\n";
     let by_name = "v_3 n02\nv_2 n01\nv_1.JPEG n02";
     let solution =
         "ImageId,PredictionString\nv_1,n02 1 2 3 4 \nv_3,n02 1 1 1 1\nv_2,n01 9 9 9 9 n01 8 8 8 8\n";
     for text in [synsets, by_name, solution] {
-        let options = labels(text);
+        let labels = file_of(text.as_bytes());
         for path in [archive.path(), folder.path()] {
-            expect(&open(path, &options), &expected);
+            expect(&open(path, &with_labels(&labels)), &expected);
         }
     }
     // The ground truth of ILSVRC numbers its classes from 1, in an order of its own.
-    let mut numbered = labels("2\n1\n2\n");
-    assert!(refusal(archive.path(), &numbered).contains("classes' names"));
-    numbered.names = Some(file_of(b"n01\nn02\n").into_temp_path().keep().unwrap());
-    let source = open(archive.path(), &numbered);
+    let numbers = file_of(b"2\n1\n2\n");
+    assert!(refusal(archive.path(), &with_labels(&numbers)).contains("classes' names"));
+    let synsets = file_of(b"n01\nn02\n");
+    let source = open(archive.path(), &with_names(&numbers, &synsets));
     expect(&source, &expected);
     assert_eq!(source.classes(), ["n01", "n02"]);
 
     // A number that is also the name of another class may be either.
-    let mut either = labels("2\n1\n2\n");
-    either.names = Some(file_of(b"1\n10\n2\n").into_temp_path().keep().unwrap());
-    let error = refusal(archive.path(), &either);
+    let either = file_of(b"1\n10\n2\n");
+    let error = refusal(archive.path(), &with_names(&numbers, &either));
     assert!(error.contains("the number of `10`") && error.contains("the name of number 3"), "{error}");
-    either.names = Some(file_of(b"1\n2\n10\n").into_temp_path().keep().unwrap());
-    assert_eq!(open(archive.path(), &either).classes(), ["1", "10", "2"]);
+    let same = file_of(b"1\n2\n10\n");
+    assert_eq!(open(archive.path(), &with_names(&numbers, &same)).classes(), ["1", "10", "2"]);
 
-    let refuse = |text: &str| refusal(archive.path(), &labels(text));
+    let refuse = |text: &str| refusal(archive.path(), &with_labels(&file_of(text.as_bytes())));
     assert!(refuse("n01\nn02\n").contains("2 labels for 3 pictures"));
     assert!(refuse("v_1 n01\nv_2 n01\n").contains("no label for `v_3.JPEG`"));
     assert!(refuse("n01\nv_2 n01\nn01\n").contains("columns"));
@@ -348,10 +335,10 @@ fn flat_pictures_have_their_classes_from_a_file() {
     assert!(refuse("-1\n2\n1\n").contains("class -1 is a number"));
     assert!(refuse("1.0\n2.0\n1.0\n").contains("class 1.0 is a number"));
     assert!(refuse("v_1 n01\nv_2 n01\nv_3 n01\nv_1 n02\n").contains("`v_1` has two classes"));
-    let twice = file_of(b"crane\ndog\ncrane\n").into_temp_path().keep().unwrap();
-    let options = SourceOptions { names: Some(twice.clone()), ..labels("1\n2\n3\n") };
-    let error = refusal(archive.path(), &options);
-    assert!(error.contains("two classes are called `crane`") && error.starts_with(twice.to_str().unwrap()));
+    let (numbers, twice) = (file_of(b"1\n2\n3\n"), file_of(b"crane\ndog\ncrane\n"));
+    let error = refusal(archive.path(), &with_names(&numbers, &twice));
+    assert!(error.contains("two classes are called `crane`"), "{error}");
+    assert!(error.starts_with(twice.path().to_str().unwrap()), "{error}");
     let cases = [
         ("0\n1\n1", "class 0"),
         ("1\n2\n3\n", "class 3"),
@@ -360,36 +347,31 @@ fn flat_pictures_have_their_classes_from_a_file() {
         ("n01\nn03\nn01\n", "class `n03` is not in"),
     ];
     for (text, part) in cases {
-        let options = SourceOptions { names: numbered.names.clone(), ..labels(text) };
-        assert!(refusal(archive.path(), &options).contains(part));
+        let labels = file_of(text.as_bytes());
+        assert!(refusal(archive.path(), &with_names(&labels, &synsets)).contains(part));
     }
 }
 
 #[test]
 fn a_class_a_line_may_have_spaces_where_the_names_are_known() {
     let folder = tree(&["v_1.JPEG", "v_2.JPEG", "v_3.JPEG"]);
-    let file = |text: &str| Some(file_of(text.as_bytes()).into_temp_path().keep().unwrap());
-    let of = |labels: &str| SourceOptions { labels: file(labels), ..SourceOptions::default() };
-    for labels in ["golden fish\ngolden dog\ngolden fish\n", "tench\ngolden dog\ntench\n"] {
-        let error = refusal(folder.path(), &of(labels));
+    let file = |text: &str| file_of(text.as_bytes());
+    for text in ["golden fish\ngolden dog\ngolden fish\n", "tench\ngolden dog\ntench\n"] {
+        let labels = file(text);
+        let error = refusal(folder.path(), &with_labels(&labels));
         assert!(
             error.ends_with("picture's name and a tab before them, or a list of the classes' names"),
             "{error}"
         );
-        let names = file("tench\ngolden dog\ngolden fsh\n");
-        let error = refusal(
-            folder.path(),
-            &SourceOptions { names: names.clone(), ..of("golden fish\ngolden dog\ngolden dog\n") },
-        );
-        assert!(
-            error
-                .contains(&format!("as a class alone, `golden fish` is not in {}", names.unwrap().display())),
-            "{error}"
-        );
+        let (fish, misspelt) =
+            (file("golden fish\ngolden dog\ngolden dog\n"), file("tench\ngolden dog\ngolden fsh\n"));
+        let error = refusal(folder.path(), &with_names(&fish, &misspelt));
+        let told = format!("as a class alone, `golden fish` is not in {}", misspelt.path().display());
+        assert!(error.contains(&told), "{error}");
         let names = file("tench\ngolden dog\ngolden fish\n");
-        let source = open(folder.path(), &SourceOptions { names, ..of(labels) });
+        let source = open(folder.path(), &with_names(&labels, &names));
         assert_eq!(source.classes(), ["golden dog", "golden fish", "tench"]);
-        assert_eq!([source.label(1), source.label(0)], [0, if labels.starts_with('t') { 2 } else { 1 }]);
+        assert_eq!([source.label(1), source.label(0)], [0, if text.starts_with('t') { 2 } else { 1 }]);
         assert_eq!(source.label(0), source.label(2));
     }
 }
@@ -397,33 +379,28 @@ fn a_class_a_line_may_have_spaces_where_the_names_are_known() {
 #[test]
 fn classes_of_flat_pictures_may_have_spaces() {
     let folder = tree(&["v_1.JPEG", "v_2.JPEG", "v_3.JPEG"]);
-    let labels = |text: &str| SourceOptions {
-        labels: Some(file_of(text.as_bytes()).into_temp_path().keep().unwrap()),
-        ..SourceOptions::default()
-    };
+    let opened = |text: &str| open(folder.path(), &with_labels(&file_of(text.as_bytes())));
     let tabs = "\u{feff}v_1\tgolden retriever\nv_2\tgoldfish, Carassius auratus\nv_3\tgolden retriever\n";
     let commas = "v_1.JPEG, golden retriever\nv_2.JPEG,golden fish\nv_3.JPEG,golden retriever,\n";
     let spaces = "v_1 golden retriever\nv_2 golden 1 2 3 fish\nv_3 golden retriever";
     for (text, second) in
         [(tabs, "goldfish, Carassius auratus"), (commas, "golden fish"), (spaces, "golden 1 2 3 fish")]
     {
-        let source = open(folder.path(), &labels(text));
+        let source = opened(text);
         let classes: Vec<_> = (0..3).map(|index| &source.classes()[source.label(index)]).collect();
         assert_eq!(classes, ["golden retriever", second, "golden retriever"]);
     }
-    assert_eq!(open(folder.path(), &labels("\u{feff}n01\nn02\nn01\n")).classes(), ["n01", "n02"]);
+    assert_eq!(opened("\u{feff}n01\nn02\nn01\n").classes(), ["n01", "n02"]);
 }
 
 /// A part of a validation set must have the labels of the store that a model was trained on.
 #[test]
 fn with_names_all_of_them_are_classes() {
     let folder = tree(&["v_1.JPEG", "v_2.JPEG"]);
-    let [numbers, synsets, names] = ["3\n1\n", "n02\nn04\n", "n04\nn01\nn02\nn03\n\n"]
-        .map(|text| file_of(text.as_bytes()).into_temp_path().keep().unwrap());
+    let [numbers, synsets, names] =
+        ["3\n1\n", "n02\nn04\n", "n04\nn01\nn02\nn03\n\n"].map(|text| file_of(text.as_bytes()));
     for labels in [numbers, synsets] {
-        let options =
-            SourceOptions { labels: Some(labels), names: Some(names.clone()), ..SourceOptions::default() };
-        let source = open(folder.path(), &options);
+        let source = open(folder.path(), &with_names(&labels, &names));
         assert_eq!(source.classes(), ["n01", "n02", "n03", "n04"]);
         assert_eq!((source.label(0), source.label(1)), (1, 3));
         assert!(source.has_files(3) && !source.has_files(0));

@@ -416,6 +416,7 @@ fn a_run_goes_on_with_its_own_recipe_and_data_only() {
     let out = folder.path().join("run");
     let missing = train(slope(&[]), &recipe(), &out, true, None).0.unwrap_err().to_string();
     assert!(missing.contains("no checkpoint to resume"), "{missing}");
+    assert!(!out.exists(), "nothing to resume, nothing left");
     train(slope(&[]), &recipe(), &out, false, Some(4)).0.unwrap();
     let again = train(slope(&[]), &recipe(), &out, false, None).0.unwrap_err().to_string();
     assert!(again.contains("--resume"), "{again}");

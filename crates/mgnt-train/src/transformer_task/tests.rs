@@ -278,20 +278,6 @@ fn a_model_without_a_null_class_is_a_start() {
     assert!(error.contains("`width`") && error.contains("16") && error.contains("32"), "{error}");
 }
 
-#[test]
-fn a_run_is_not_overwritten_nor_resumed_with_another_recipe() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(&folder.path().join("tokens"));
-    let out = folder.path().join("run");
-    assert!(train(&store, &recipe(5), &out, true, None).0.is_err());
-    assert!(!out.exists(), "nothing to resume, nothing left");
-    train(&store, &recipe(5), &out, false, None).0.unwrap();
-    let again = train(&store, &recipe(5), &out, false, None).0.unwrap_err().to_string();
-    assert!(again.contains("--resume"), "{again}");
-    let other = train(&store, &recipe(6), &out, true, None).0.unwrap_err().to_string();
-    assert!(other.contains("`recipe.optimization.steps` was 5, and is 6 now"), "{other}");
-}
-
 /// Two recipes are compared by their held-out losses.
 #[test]
 fn a_validation_is_the_same_in_any_batch() {

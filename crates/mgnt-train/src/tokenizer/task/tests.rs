@@ -12,14 +12,6 @@ use crate::optimizer::tests::optimization;
 use crate::tokenizer::{AdversarialLoss, AdversarialWeight, Adversary, DiscriminatorConfig, Judges};
 use crate::{Event, Line, Optimization, Outcome, RunOptions, run};
 
-#[test]
-fn rows_are_mirrored() {
-    assert_eq!(
-        mirrored(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 2),
-        [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]
-    );
-}
-
 fn drawn_store(folder: &Path, size: usize) -> Arc<PictureStore> {
     synthetic::write_folder(&folder.join("pictures"), 3, 16, 1).unwrap();
     let options = PrepareOptions { size, ..PrepareOptions::default() };
