@@ -5,7 +5,7 @@ use mgnt_eval::Inception;
 use mgnt_model::{ModelConfig, NestedTransformer, Preset};
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, VideoTokenizerConfig};
 
-use crate::world::stem;
+use crate::inception_stem::stem;
 
 /// No other test of this binary has a device of its own, so that one may be configured, which is for the whole process.
 #[test]

@@ -9,6 +9,8 @@ mod devices;
 mod evaluation;
 mod faults;
 mod foreign_tokens;
+#[path = "../inception_stem.rs"]
+mod inception_stem;
 mod library;
 mod training;
 mod watching;

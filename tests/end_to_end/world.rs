@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use mgnt_data::synthetic;
-use mgnt_weights::{TensorMap, safetensors};
 use tempfile::TempDir;
+
+use crate::inception_stem::stem;
 
 pub fn mgnt(line: &str, folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mgnt"));
@@ -101,24 +102,4 @@ pub fn model() -> &'static str {
 
 pub fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
-}
-
-/// The layers of the Inception network up to its first pooling, with made-up weights.
-pub fn stem(path: &Path) {
-    let mut map = TensorMap::new();
-    let layers = [
-        ("Conv2d_1a_3x3", [32, 3, 3, 3]),
-        ("Conv2d_2a_3x3", [32, 32, 3, 3]),
-        ("Conv2d_2b_3x3", [64, 32, 3, 3]),
-    ];
-    for (name, shape) in layers {
-        let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
-        map.insert_f32(&format!("{name}.conv.weight"), &shape, &values).unwrap();
-        for (part, value) in [("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)] {
-            let values = vec![value; shape[0]];
-            map.insert_f32(&format!("{name}.bn.{part}"), &[shape[0]], &values).unwrap();
-        }
-    }
-    safetensors::write(path, &map).unwrap();
 }

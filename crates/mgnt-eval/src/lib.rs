@@ -16,6 +16,9 @@ mod features;
 mod frechet;
 mod inception;
 mod inception_score;
+#[cfg(test)]
+#[path = "../../../tests/inception_stem.rs"]
+mod inception_stem;
 mod kernel_distance;
 mod meter;
 mod neighbours;

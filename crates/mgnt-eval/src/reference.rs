@@ -324,24 +324,10 @@ mod tests {
     use mgnt_data::synthetic;
 
     use super::*;
+    use crate::inception_stem::stem;
 
-    /// The layers up to the first pooling, with weights that differ from each other.
-    fn stem(path: &Path) -> Inception {
-        let mut map = TensorMap::new();
-        for (name, shape) in [
-            ("Conv2d_1a_3x3", [32, 3, 3, 3]),
-            ("Conv2d_2a_3x3", [32, 32, 3, 3]),
-            ("Conv2d_2b_3x3", [64, 32, 3, 3]),
-        ] {
-            let count: usize = shape.iter().product();
-            let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
-            map.insert_f32(&format!("{name}.conv.weight"), &shape, &values).unwrap();
-            for (part, value) in [("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)]
-            {
-                map.insert_f32(&format!("{name}.bn.{part}"), &[shape[0]], &vec![value; shape[0]]).unwrap();
-            }
-        }
-        safetensors::write(path, &map).unwrap();
+    fn network(path: &Path) -> Inception {
+        stem(path);
         Inception::load(path, &Device::flex()).unwrap()
     }
 
@@ -352,7 +338,7 @@ mod tests {
     #[test]
     fn a_reference_is_measured_once_and_again_when_it_changes() {
         let folder = tempfile::tempdir().unwrap();
-        let network = stem(&folder.path().join("w.safetensors"));
+        let network = network(&folder.path().join("w.safetensors"));
         let source = folder.path().join("pictures");
         (0..3).for_each(|i| draw(&source, i, i));
         let cache = ReferenceCache::new(folder.path().join("cache"));
@@ -385,7 +371,7 @@ mod tests {
     #[test]
     fn pictures_beside_statistics_are_read_for_their_features_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let network = stem(&folder.path().join("w.safetensors"));
+        let network = network(&folder.path().join("w.safetensors"));
         let (source, path) = (folder.path().join("pictures"), folder.path().join("adm.npz"));
         (0..3).for_each(|i| draw(&source, i, i));
         let pictures = Pictures::open(&source).unwrap();
@@ -409,7 +395,7 @@ mod tests {
     #[test]
     fn statistics_say_what_they_were_made_with() {
         let folder = tempfile::tempdir().unwrap();
-        let network = stem(&folder.path().join("w.safetensors"));
+        let network = network(&folder.path().join("w.safetensors"));
         let path = folder.path().join("statistics.npz");
         let (one, own) = (Moments::new(vec![0.0; 64], &[0.0; 64 * 64], None).unwrap(), Origin::of(&network));
         let cache = ReferenceCache::new(folder.path().join("cache"));
@@ -445,7 +431,7 @@ mod tests {
     #[test]
     fn one_picture_is_no_set() {
         let folder = tempfile::tempdir().unwrap();
-        let network = stem(&folder.path().join("w.safetensors"));
+        let network = network(&folder.path().join("w.safetensors"));
         draw(folder.path(), 0, 0);
         let pictures = Pictures::open(folder.path()).unwrap();
         let mut unread = |_| panic!("a picture is read");
@@ -456,7 +442,7 @@ mod tests {
     #[test]
     fn a_saved_file_is_held_against_the_network() {
         let folder = tempfile::tempdir().unwrap();
-        let network = stem(&folder.path().join("w.safetensors"));
+        let network = network(&folder.path().join("w.safetensors"));
         let source = folder.path().join("pictures");
         (0..3).for_each(|i| draw(&source, i, i));
         let pictures = Pictures::open(&source).unwrap();

@@ -15,6 +15,9 @@ mod error;
 mod event;
 mod forecast;
 mod identity;
+#[cfg(test)]
+#[path = "../../../tests/inception_stem.rs"]
+mod inception_stem;
 mod learner;
 mod log;
 mod moments;

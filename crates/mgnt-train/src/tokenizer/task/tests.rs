@@ -8,6 +8,7 @@ use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
 use mgnt_weights::directory::ModelDirectory;
 
 use super::*;
+use crate::inception_stem::stem;
 use crate::optimizer::tests::optimization;
 use crate::tokenizer::{AdversarialLoss, AdversarialWeight, Adversary, DiscriminatorConfig, Judges};
 use crate::{Event, Line, Optimization, Outcome, RunOptions, run};
@@ -301,24 +302,6 @@ fn rebuilt_pictures_are_measured_by_every_network_that_is_given() {
     assert!(figure("rfid") > 0.0);
     assert!((-1.0..1.0).contains(&figure("ssim")));
     assert_eq!(task.score(&first), Some(figure("rfid")));
-}
-
-/// The layers of the Inception network up to its first pooling, with made-up weights.
-fn stem(path: &Path) {
-    let mut map = mgnt_weights::TensorMap::new();
-    for (name, shape) in [
-        ("Conv2d_1a_3x3", [32, 3, 3, 3]),
-        ("Conv2d_2a_3x3", [32, 32, 3, 3]),
-        ("Conv2d_2b_3x3", [64, 32, 3, 3]),
-    ] {
-        let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 - 50.0) / 400.0).collect();
-        map.insert_f32(&format!("{name}.conv.weight"), &shape, &values).unwrap();
-        for (part, value) in [("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)] {
-            map.insert_f32(&format!("{name}.bn.{part}"), &[shape[0]], &vec![value; shape[0]]).unwrap();
-        }
-    }
-    mgnt_weights::safetensors::write(path, &map).unwrap();
 }
 
 /// Names of the parameters that a loss moves.
