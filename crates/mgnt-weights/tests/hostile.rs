@@ -87,6 +87,10 @@ fn hostile_flax() {
                 message(0, &mut bytes, rng);
                 bytes
             }
+            16 => {
+                let length = rng.small(8);
+                (0..length).map(|_| rng.next() as u8).collect()
+            }
             _ => seeds[0].clone(),
         };
         if rng.below(16) > 0 && !bytes.is_empty() {
