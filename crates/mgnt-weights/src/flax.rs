@@ -335,20 +335,6 @@ mod tests {
         assert!(parameters(read).iter().eq(expected.iter()));
     }
 
-    /// Written by Flax; 5 MB, so not in the repository.
-    #[test]
-    fn a_video_tokenizer() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../../shared/parity/magvit-3dvq/checkpoint.msgpack");
-        if !path.is_file() {
-            eprintln!("skipped: {} is not there", path.display());
-            return;
-        }
-        let map = parameters(read(&path).unwrap());
-        assert_eq!(map.get("encoder/Conv_0/kernel").unwrap().shape(), [3, 3, 3, 3, 32]);
-        assert_eq!(map.f32_of_shape("quantizer/codebook", &[32, 16]).unwrap().len(), 512);
-    }
-
     /// Flax wrote this one with a limit of 64 bytes for an array in one piece.
     #[test]
     fn every_kind_of_leaf() {

@@ -380,8 +380,11 @@ mod tests {
         bits
     }
 
-    fn same_tokenizer(port: &Path, flax: &Path) -> (TensorMap, TensorMap) {
-        let (port, flax) = (read(port).unwrap(), flax::parameters(flax::read(flax).unwrap()));
+    /// Written by PyTorch and by Flax.
+    #[test]
+    fn a_tokenizer_is_the_same_in_both_formats() {
+        let port = read(&golden("maskgit-vqgan/pytorch_model.bin")).unwrap();
+        let flax = flax::parameters(flax::read(&golden("maskgit-vqgan/checkpoint.msgpack")).unwrap());
         for (port_name, flax_name) in [
             ("encoder.conv_in.weight", "encoder/Conv_0/kernel"),
             ("encoder.conv_out.weight", "encoder/Conv_1/kernel"),
@@ -389,37 +392,15 @@ mod tests {
             ("encoder.norm_out.weight", "encoder/GroupNorm_0/scale"),
             ("encoder.down.0.block.1.norm2.bias", "encoder/ResBlock_1/GroupNorm_1/bias"),
             ("decoder.conv_out.weight", "decoder/Conv_3/kernel"),
+            ("decoder.mid.1.conv2.weight", "decoder/ResBlock_1/Conv_1/kernel"),
             ("decoder.up.1.block.0.nin_shortcut.weight", "decoder/ResBlock_4/Conv_2/kernel"),
+            ("decoder.up.1.upsample_conv.weight", "decoder/Conv_2/kernel"),
             ("quantize.embedding.weight", "quantizer/codebook"),
         ] {
             same(&port, &flax, port_name, flax_name);
         }
-        assert_eq!(port.len(), flax.len());
+        assert_eq!((port.len(), flax.len()), (114, 114));
         assert_eq!(every_value(&port), every_value(&flax));
-        (port, flax)
-    }
-
-    /// The tensors of up to 4 KiB of the two files below, written again: by Flax, and by Python's pickle.
-    #[test]
-    fn the_small_tensors_of_a_tokenizer_are_the_same_in_both_formats() {
-        let (port, _) =
-            same_tokenizer(&golden("maskgit-vqgan/subset.bin"), &golden("maskgit-vqgan/subset.msgpack"));
-        assert_eq!(port.len(), 78);
-    }
-
-    /// Written by PyTorch and by Flax; 3 MB each, so not in the repository.
-    #[test]
-    fn a_tokenizer_is_the_same_in_both_formats() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/parity/maskgit-vqgan");
-        if !folder.is_dir() {
-            eprintln!("skipped: {} is not there", folder.display());
-            return;
-        }
-        let (port, flax) =
-            same_tokenizer(&folder.join("pytorch_model.bin"), &folder.join("checkpoint.msgpack"));
-        same(&port, &flax, "decoder.up.1.upsample_conv.weight", "decoder/Conv_2/kernel");
-        same(&port, &flax, "decoder.mid.1.conv2.weight", "decoder/ResBlock_1/Conv_1/kernel");
-        assert_eq!(port.len(), 114);
     }
 
     #[test]
