@@ -7,23 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mgnt_data::{PictureStore, TokenStore, synthetic};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use crate::world::{fail, mgnt, succeed, world};
 
 const KILLS: usize = 20;
-
-/// SplitMix64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// Names and bytes of a store's files.
 fn files(store: &Path) -> Vec<(String, Vec<u8>)> {
@@ -46,14 +35,14 @@ fn shards_done(part: &Path) -> u64 {
 fn kill_and_resume(command: &str, world: &Path, out: &str, shards: u64, seed: u64) {
     let (store, part) = (world.join(out), world.join(format!("{out}.part")));
     let line = format!("{command} --out {out}");
-    let mut rng = Rng(seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let start = Instant::now();
     let mut kills = 0;
     while kills < KILLS {
         assert!(start.elapsed() < Duration::from_secs(600), "no end after {kills} kills");
         // Now and then all shards are there, and what is left is to move the store.
-        let wanted = (shards_done(&part) + rng.below(4)).min(shards);
-        let pause = Duration::from_micros(rng.below(4000));
+        let wanted = (shards_done(&part) + rng.random_range(0..4u64)).min(shards);
+        let pause = Duration::from_micros(rng.random_range(0..4000));
         let mut child = mgnt(&line, world).stderr(Stdio::null()).spawn().unwrap();
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {

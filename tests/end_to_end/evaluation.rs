@@ -2,8 +2,9 @@
 //! continued; sweeps; features.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -262,39 +263,31 @@ fn references_are_written_and_read_in_every_form() {
     fail(&format!("eval-fid --real bad.npz --fake store {COMMON}"), world, 1, &["bad.npz"]);
 }
 
-/// Every file below a folder and its bytes.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
+/// Every file below a folder, by its path from there; what vanishes meanwhile is borne with.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     let mut waiting = vec![folder.to_path_buf()];
     while let Some(next) = waiting.pop() {
-        for entry in fs::read_dir(&next).unwrap().flatten() {
+        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
             match entry.path().is_dir() {
                 true => waiting.push(entry.path()),
-                false => {
-                    let name = entry.path().strip_prefix(folder).unwrap().display().to_string();
-                    found.insert(name, fs::read(entry.path()).unwrap());
-                }
+                false => found.push(entry.path().strip_prefix(folder).unwrap().to_path_buf()),
             }
         }
     }
     found
 }
 
+/// Every file below a folder and its bytes.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = |file: PathBuf| (file.display().to_string(), fs::read(folder.join(file)).unwrap());
+    files(folder).into_iter().map(bytes).collect()
+}
+
 /// Files that are whole.
 fn finished(folder: &Path) -> usize {
-    let mut count = 0;
-    let mut waiting = vec![folder.to_path_buf()];
-    while let Some(next) = waiting.pop() {
-        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
-            let path = entry.path();
-            match path.extension().is_some_and(|ending| ending == "tmp") {
-                true => {}
-                false if path.is_dir() => waiting.push(path),
-                false => count += 1,
-            }
-        }
-    }
-    count
+    let is_half_done = |part: &OsStr| Path::new(part).extension().is_some_and(|ending| ending == "tmp");
+    files(folder).iter().filter(|file| !file.iter().any(is_half_done)).count()
 }
 
 /// Twenty kills at moments that differ, told by what is finished and not by the clock: some before anything new is
