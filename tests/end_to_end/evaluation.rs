@@ -465,7 +465,7 @@ fn a_network_of_features_is_probed_as_far_as_it_reaches() {
     let world = own.path();
     let picture = Picture::open(&world.join("pictures/star/0001.png")).unwrap();
     let mut input = TensorMap::new();
-    let bytes = NamedTensor::new("images", DType::U8, vec![1, 24, 24, 3], picture.into_rgb()).unwrap();
+    let bytes = NamedTensor::new("images", DType::U8, vec![1, 24, 24, 3], picture.rgb().to_vec()).unwrap();
     input.insert("images", bytes);
     safetensors::write(&world.join("in.safetensors"), &input).unwrap();
     succeed("probe --inception stem.safetensors --input in.safetensors --output out.safetensors", world);

@@ -57,19 +57,19 @@ fn test(arguments: &[String]) -> Result<u8, String> {
         .args(["nextest", "--version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    let run = |words: &[&str]| {
+    let of_workspace = |words: &[&str]| {
         run(Command::new(cargo()).current_dir(root()).args(words).arg("--workspace").args(arguments))
     };
     if !nextest {
         // One after the other: Burn's processor has one generator for all threads of a process, which some tests seed.
         let mut command = Command::new(cargo());
         command.current_dir(root()).args(["test", "--no-fail-fast", "--workspace"]).args(arguments);
-        return crate::run(command.env("RUST_TEST_THREADS", "1"));
+        return run(command.env("RUST_TEST_THREADS", "1"));
     }
-    let code = run(&["nextest", "run", "--no-fail-fast"])?;
+    let code = of_workspace(&["nextest", "run", "--no-fail-fast"])?;
     // nextest leaves out the examples of the documentation; where some tests alone are asked for, they are not meant.
     let is_all = arguments.iter().all(|word| ["--locked", "--offline", "--frozen"].contains(&word.as_str()));
-    Ok(if is_all { code.max(run(&["test", "--quiet", "--doc"])?) } else { code })
+    Ok(if is_all { code.max(of_workspace(&["test", "--quiet", "--doc"])?) } else { code })
 }
 
 fn build_and_run(given: &[OsString], arguments: &[String], features: &[&str]) -> Result<u8, String> {

@@ -104,11 +104,6 @@ impl Picture {
         &self.rgb
     }
 
-    /// The bytes, `[height, width, 3]`.
-    pub fn into_rgb(self) -> Vec<u8> {
-        self.rgb
-    }
-
     /// The largest square in the middle, resized to `size` x `size` pixels.
     pub fn centre_square(&self, size: usize, filter: Filter) -> Result<Self, Error> {
         self.cropped(size, Crop::Square(filter))
