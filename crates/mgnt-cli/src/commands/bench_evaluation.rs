@@ -14,7 +14,7 @@ use mgnt_weights::npz::Writer;
 use serde::{Deserialize, Serialize};
 
 use super::bench::median;
-use super::eval_fid::{network, parse_dims};
+use super::evaluation::{network, parse_dims};
 use super::print_json;
 use crate::device::DeviceWord;
 use crate::memory::peak_bytes;

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod devices;
 pub mod edit;
 pub mod eval_fid;
+mod evaluation;
 pub mod export;
 pub mod flops;
 pub mod generate;

@@ -13,7 +13,7 @@ use mgnt_train::tokenizer::{
     Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask, Trained,
 };
 
-use super::eval_fid::{network, parse_dims};
+use super::evaluation::{network, parse_dims};
 use super::samples::rebuilt;
 use super::training::TrainingArguments;
 use crate::device::{DeviceWord, other_kind};

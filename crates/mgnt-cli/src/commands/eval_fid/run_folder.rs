@@ -28,9 +28,6 @@ pub(super) struct Identity {
     pub(super) shard: usize,
 }
 
-/// Changes whenever the samples of the same identity would.
-pub(in crate::commands) const VERSION: u32 = 1;
-
 const IDENTITY: &str = "run.json";
 /// What a run keeps in its folder for itself.
 const OWN: [&str; 8] =
@@ -197,6 +194,7 @@ pub(super) fn read_activations(path: &Path, count: usize) -> anyhow::Result<Acti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::evaluation::VERSION;
 
     #[test]
     fn the_first_difference_is_named() {

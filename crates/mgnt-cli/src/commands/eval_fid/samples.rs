@@ -16,8 +16,9 @@ use mgnt_weights::npz::Writer;
 use mgnt_weights::{DType, Error, NamedTensor, TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::run_folder::{Identity, RunFolder, VERSION, read_activations, write_activations};
-use super::{Arguments, activations};
+use super::Arguments;
+use super::run_folder::{Identity, RunFolder, read_activations, write_activations};
+use crate::commands::evaluation::{VERSION, activations};
 use crate::commands::generation::{
     ClassChoice, Generator, check_pair, model_sha256, warn_of_another_tokenizer,
 };

@@ -12,18 +12,16 @@ use anyhow::Context;
 use clap::Args;
 use mgnt_data::manifest::sha256;
 use mgnt_decode::{CachePolicy, ModelSchedule, Strategy, search};
-use mgnt_eval::{
-    Dims, Inception, Moments, Protocol, ReferenceCache, Resize, Side, Source, Statistics, frechet_distance,
-};
+use mgnt_eval::{Inception, Moments, Protocol, Side, Source, Statistics, frechet_distance};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
 use mgnt_weights::directory::write_ron;
 
 use super::configs;
-use super::eval_fid::{
-    VERSION, activations, check_unchanged, measured_at_once, network, parse_dims, real_progress, real_source,
-    statistics_folder, warn_of_passed_over,
+use super::evaluation::{
+    ReferenceArguments, VERSION, activations, check_unchanged, measured_at_once, real_progress,
+    warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
 use super::output_folder::check_not_read;
@@ -45,24 +43,8 @@ pub struct Arguments {
     /// The tokenizer's model directory
     #[arg(long, value_name = "DIR")]
     tokenizer: PathBuf,
-    /// The reference: a packed store, a folder of pictures, or statistics, as `eval-fid --real` takes them
-    #[arg(long, value_name = "PATH")]
-    real: PathBuf,
-    /// Take at most this many real pictures, evenly over them [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
-    real_samples: Option<u32>,
-    /// Weights of the Inception network
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
-    /// Dimensions of the features: 64, 192, 768 or 2048; fewer are a cheaper proxy
-    #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims)]
-    dims: Dims,
-    /// How pictures become the network's input: pytorch-fid or tf1 (as ADM's evaluator and torch-fidelity)
-    #[arg(long, value_name = "WAY", default_value = "pytorch-fid")]
-    resize: Resize,
-    /// Folder that keeps the statistics of real pictures (default: the user's cache folder)
-    #[arg(long, value_name = "DIR")]
-    statistics: Option<PathBuf>,
+    #[command(flatten)]
+    reference: ReferenceArguments,
     /// Strategies to measure: a RON map from names to strategies, each with options of its own
     #[arg(long, value_name = "FILE")]
     strategies: Option<PathBuf>,
@@ -116,14 +98,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         check_not_read("--out", &arguments.out.join(file), &read)?;
     }
     let read = [
-        ("--real", Some(&arguments.real)),
+        ("--real", Some(&arguments.reference.real)),
         ("--model", Some(&arguments.model)),
         ("--tokenizer", Some(&arguments.tokenizer)),
     ];
     check_unchanged("--out", &arguments.out, true, &read)?;
     let device = arguments.compute.open()?;
-    let network = network(&arguments.weights, arguments.resize, arguments.compute.device, &device)?;
-    network.require(arguments.dims)?;
+    let network = arguments.reference.network(&arguments.compute, &device)?;
+    let dims = arguments.reference.dims;
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     check_pair(model.config(), &tokenizer)?;
@@ -131,16 +113,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let named = named(&arguments, model.config())?;
     let search = arguments.search.map(|gigaflops| Search::new(&arguments, gigaflops, model.config()));
     let search = search.transpose()?;
-    let real = real_source(&arguments.real, arguments.real_samples)?;
+    let real = arguments.reference.source()?;
     if let Source::Pictures(pictures) = &real {
         warn_of_passed_over(pictures);
     }
     let world = world(&arguments, &network, &real)?;
     let log = Log::open(&arguments.out)?;
-    let cache = ReferenceCache::new(statistics_folder(arguments.statistics.as_deref())?);
+    let cache = arguments.reference.cache()?;
     let mut progress = real_progress(&real);
     let size = measured_at_once(arguments.batch);
-    let reference = cache.moments(&real, &network, arguments.dims, size, &mut |done| progress.set(done))?;
+    let reference = cache.moments(&real, &network, dims, size, &mut |done| progress.set(done))?;
     progress.finish();
     let mut sweep = Sweep {
         arguments: &arguments,
@@ -274,7 +256,7 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     /// Rows of the log whose numbers hold here.
     fn rows(&self) -> impl Iterator<Item = &Row> {
-        let (samples, dims) = (self.arguments.samples, self.arguments.dims.count());
+        let (samples, dims) = (self.arguments.samples, self.arguments.reference.dims.count());
         self.log
             .rows()
             .iter()
@@ -353,7 +335,8 @@ impl Sweep<'_> {
             (plan.flops() as f64 / 1e9, plan.baseline_flops() as f64 / plan.flops() as f64);
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
-        let mut statistics = Statistics::new(arguments.dims.count());
+        let dims = arguments.reference.dims;
+        let mut statistics = Statistics::new(dims.count());
         let mut progress = Progress::new(classes.len(), "pictures");
         let size = usize::from(arguments.batch);
         let mut seconds = 0.0;
@@ -361,7 +344,7 @@ impl Sweep<'_> {
             let clock = Instant::now();
             let batch = generator.batch(chunk, first)?;
             seconds += clock.elapsed().as_secs_f64();
-            statistics.add(&activations(self.network, &batch.pictures, arguments.dims)?.features)?;
+            statistics.add(&activations(self.network, &batch.pictures, dims)?.features)?;
             progress.add(chunk.len());
         }
         progress.finish();
@@ -370,7 +353,7 @@ impl Sweep<'_> {
             schedule: strategy.models.to_string(),
             seed,
             samples: arguments.samples,
-            dims: arguments.dims.count(),
+            dims: dims.count(),
             gflops,
             less_compute,
             fid: frechet_distance(self.reference, &statistics.moments())?.distance,
@@ -382,7 +365,7 @@ impl Sweep<'_> {
 
     /// Writes table and plot of all that was measured here for this model with these seeds.
     fn finish(self) -> anyhow::Result<()> {
-        let (samples, dims) = (self.arguments.samples, self.arguments.dims);
+        let (samples, dims) = (self.arguments.samples, self.arguments.reference.dims);
         let all: Vec<(String, &Row)> = self.rows().map(|row| (self.plan_of(row), row)).collect();
         let out = &self.arguments.out;
         atomic::write_bytes(&out.join("results.csv"), results::csv(&all, &self.given).as_bytes())?;
