@@ -25,16 +25,8 @@ enum Kind {
     /// MaskGIT's transformer or image tokenizer (Flax msgpack)
     #[command(group = ArgGroup::new("which").required(true).args(["transformer", "tokenizer"]))]
     MaskgitFlax {
-        /// The transformer's file
-        #[arg(long, value_name = "FILE", requires = "classes")]
-        transformer: Option<PathBuf>,
-        /// Classes that the transformer's vocabulary has
-        #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
-        classes: Option<usize>,
-        /// Sub-models that decodes may use, of which a published checkpoint has trained 1 alone [default: 1, 2, 4 and 8, as
-        /// far as the sizes allow]
-        #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "tokenizer")]
-        sub_models: Vec<usize>,
+        #[command(flatten)]
+        transformer: TransformerArguments,
         /// The tokenizer's file
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
@@ -57,19 +49,11 @@ enum Kind {
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
     },
-    /// MAGVIT's transformer or 3D tokenizer (Flax msgpack)
+    /// MAGVIT's transformer or 3D tokenizer (Flax msgpack); the transformer's unconditional class is not among --classes
     #[command(group = ArgGroup::new("which").required(true).args(["transformer", "tokenizer"]))]
     MagvitFlax {
-        /// The transformer's file
-        #[arg(long, value_name = "FILE", requires = "classes")]
-        transformer: Option<PathBuf>,
-        /// Classes that the transformer's vocabulary has, besides the unconditional one
-        #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
-        classes: Option<usize>,
-        /// Sub-models that decodes may use, of which a published checkpoint has trained 1 alone [default: 1, 2, 4 and 8, as
-        /// far as the sizes allow]
-        #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "tokenizer")]
-        sub_models: Vec<usize>,
+        #[command(flatten)]
+        transformer: TransformerArguments,
         /// The tokenizer's file
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
@@ -94,29 +78,24 @@ enum Kind {
     },
 }
 
+/// A transformer, beside which a subcommand has a `--tokenizer`.
+#[derive(Args)]
+struct TransformerArguments {
+    /// The transformer's file
+    #[arg(long, value_name = "FILE", requires = "classes")]
+    transformer: Option<PathBuf>,
+    /// Classes that the transformer's vocabulary has
+    #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
+    classes: Option<usize>,
+    /// Sub-models that decodes may use, of which a published checkpoint has trained 1 alone [default: 1, 2, 4 and 8, as
+    /// far as the sizes allow]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "tokenizer")]
+    sub_models: Vec<usize>,
+}
+
 /// Imports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let read = |file: &Path, out: &Path| {
-        check_not_within("the file", file, out)?;
-        anyhow::Ok(mgnt_weights::read(file)?)
-    };
     match arguments.kind {
-        Kind::MaskgitFlax { transformer: Some(file), classes, sub_models, out, .. } => import_transformer(
-            read(&file, &out)?,
-            &file,
-            classes.unwrap_or(0),
-            Family::Maskgit,
-            sub_models,
-            &out,
-        ),
-        Kind::MagvitFlax { transformer: Some(file), classes, sub_models, out, .. } => import_transformer(
-            read(&file, &out)?,
-            &file,
-            classes.unwrap_or(0),
-            Family::Magvit,
-            sub_models,
-            &out,
-        ),
         Kind::MaskgitFlax { tokenizer: Some(file), size, out, .. } => {
             image(tokenizer::image_from_flax(read(&file, &out)?, size), &file, &out)
         }
@@ -132,59 +111,64 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             model.save(&out)?;
             done(&out, &format!("video tokenizer, {:?} tokens of {} codes", config.grid(), config.codes))
         }
-        Kind::MaskgitFlax { .. } | Kind::MagvitFlax { .. } => anyhow::bail!("neither part is named"),
+        Kind::MaskgitFlax { transformer, out, .. } => transformer.import(Family::Maskgit, &out),
+        Kind::MagvitFlax { transformer, out, .. } => transformer.import(Family::Magvit, &out),
     }
 }
 
-fn import_transformer(
-    tensors: TensorMap,
-    file: &Path,
-    classes: usize,
-    family: Family,
-    sub_models: Vec<usize>,
-    out: &Path,
-) -> anyhow::Result<()> {
-    let tensors = flax::parameters(tensors);
-    // The vocabularies of the two differ by a class, which nothing else in a file tells.
-    if let Some(other) = Family::of(&tensors).filter(|of_file| *of_file != family) {
-        let name = |family| if family == Family::Magvit { "magvit-flax" } else { "maskgit-flax" };
-        let file = file.display();
-        return Err(bad_use(format!(
-            "{file}: expected names of {}, got those of {}",
-            name(family),
-            name(other)
-        )));
+/// The tensors of a file, which the model directory must not take the place of.
+fn read(file: &Path, out: &Path) -> anyhow::Result<TensorMap> {
+    check_not_within("the file", file, out)?;
+    Ok(mgnt_weights::read(file)?)
+}
+
+impl TransformerArguments {
+    fn import(self, family: Family, out: &Path) -> anyhow::Result<()> {
+        let Self { transformer: Some(file), classes, sub_models } = self else {
+            anyhow::bail!("neither part is named")
+        };
+        let tensors = flax::parameters(read(&file, out)?);
+        // The vocabularies of the two differ by a class, which nothing else in a file tells.
+        if let Some(other) = Family::of(&tensors).filter(|of_file| *of_file != family) {
+            let name = |family| if family == Family::Magvit { "magvit-flax" } else { "maskgit-flax" };
+            let file = file.display();
+            return Err(bad_use(format!(
+                "{file}: expected names of {}, got those of {}",
+                name(family),
+                name(other)
+            )));
+        }
+        let (classes, null_class) = (classes.unwrap_or(0), family == Family::Magvit);
+        let (config, weights) = transformer::from_flax(tensors, classes, null_class).map_err(named(&file))?;
+        weights.check_finite().map_err(named(&file))?;
+        let config = match sub_models.is_empty() {
+            true => config,
+            false => ModelConfig { sub_models, ..config },
+        };
+        config.validate().map_err(|error| bad_use(format!("--sub-models: {error}")))?;
+        NestedTransformer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
+        if config.sub_models != [1] {
+            let sub_models = &config.sub_models;
+            tell!(
+                "sub-models {sub_models:?}: decodes take them by default, and a checkpoint that was trained whole has none \
+                 but 1 (--sub-models 1; `train-imagenet --from` trains the others)"
+            );
+        }
+        let millions = config.parameters() as f64 / 1e6;
+        done(
+            out,
+            &format!(
+                "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads; {} tokens of {} codes, {} classes, {} null class",
+                config.layers,
+                config.width,
+                config.heads,
+                config.tokens,
+                config.codes,
+                config.classes,
+                if config.null_class { "a" } else { "no" }
+            ),
+        )
     }
-    let null_class = family == Family::Magvit;
-    let (config, weights) = transformer::from_flax(tensors, classes, null_class).map_err(named(file))?;
-    weights.check_finite().map_err(named(file))?;
-    let config = match sub_models.is_empty() {
-        true => config,
-        false => ModelConfig { sub_models, ..config },
-    };
-    config.validate().map_err(|error| bad_use(format!("--sub-models: {error}")))?;
-    NestedTransformer::from_weights(&config, weights, &DeviceWord::Cpu.open()?)?.save(out)?;
-    if config.sub_models != [1] {
-        let sub_models = &config.sub_models;
-        tell!(
-            "sub-models {sub_models:?}: decodes take them by default, and a checkpoint that was trained whole has none \
-             but 1 (--sub-models 1; `train-imagenet --from` trains the others)"
-        );
-    }
-    let millions = config.parameters() as f64 / 1e6;
-    done(
-        out,
-        &format!(
-            "transformer of {millions:.2} M parameters: {} layers, width {}, {} heads; {} tokens of {} codes, {} classes, {} null class",
-            config.layers,
-            config.width,
-            config.heads,
-            config.tokens,
-            config.codes,
-            config.classes,
-            if config.null_class { "a" } else { "no" }
-        ),
-    )
 }
 
 type Imported = Result<(mgnt_tokenizer::ImageTokenizerConfig, TensorMap), mgnt_tokenizer::Error>;
