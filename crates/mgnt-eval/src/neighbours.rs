@@ -20,9 +20,9 @@ pub struct Neighbours {
 }
 
 /// Neighbour that the balls of precision and recall reach to, as in their paper.
-const K_PRECISION_RECALL: usize = 3;
+pub(crate) const K_PRECISION_RECALL: usize = 3;
 /// Neighbour that the balls of density and coverage reach to, as in their paper.
-const K_DENSITY_COVERAGE: usize = 5;
+pub(crate) const K_DENSITY_COVERAGE: usize = 5;
 /// Pictures whose distances to all others are in memory at a time.
 const BLOCK: usize = 256;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::meter::{SAMPLE, SEED};
+use crate::neighbours::{K_DENSITY_COVERAGE, K_PRECISION_RECALL};
 use crate::{
     Dims, Error, Inception, Measured, Resize, ResizeOfStatistics, Source, frechet_distance, kernel_distance,
     neighbours,
@@ -227,8 +228,9 @@ impl Report {
         };
         let (mut kid, mut near) = (None, None);
         if let (Some(real), Some(fake)) = (&real.sample, &fake.sample) {
-            // Both need more pictures than the largest k; fewer leave the fields empty.
-            if real.count().min(fake.count()) > 5 {
+            // The neighbours need more pictures than the largest k; of so few, the kernel distance says nothing either: all
+            // fields of both stay empty.
+            if real.count().min(fake.count()) > K_PRECISION_RECALL.max(K_DENSITY_COVERAGE) {
                 let distance = kernel_distance(real, fake, SEED)?;
                 let of = match distance.deviation {
                     Some(_) => format!(
@@ -239,10 +241,10 @@ impl Report {
                     None => format!("one value of all {} pictures of each side", distance.size),
                 };
                 protocol.kernel = Some(format!("unbiased, (x.y / d + 1)^3, {of}"));
-                let mut of =
-                    "precision and recall: k = 3 (Kynkaanniemi et al. 2019); density and coverage: k = 5 \
-                              (Naeem et al. 2020)"
-                        .to_owned();
+                let mut of = format!(
+                    "precision and recall: k = {K_PRECISION_RECALL} (Kynkaanniemi et al. 2019); density and coverage: \
+                     k = {K_DENSITY_COVERAGE} (Naeem et al. 2020)"
+                );
                 if protocol.fake.pictures.is_some_and(|pictures| pictures > SAMPLE as u64) {
                     of.push_str(
                         "; ADM's evaluator holds all samples, not a drawn part, against 10,000 real pictures: its \
