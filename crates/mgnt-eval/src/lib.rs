@@ -37,7 +37,7 @@ pub use inception_score::{InceptionScore, inception_score};
 pub use kernel_distance::{KernelDistance, kernel_distance};
 pub use meter::{Measured, Meter};
 pub use neighbours::{Neighbours, neighbours};
-pub use pictures::{PictureArray, Pictures, is_npz, measure};
+pub use pictures::{Measuring, PictureArray, Pictures, is_npz, measure};
 pub use published::{Origin, Published, write_adm, write_pytorch_fid};
 pub use reference::{ReferenceCache, ResizeOfStatistics, Source, save};
 pub use report::{Generation, Protocol, Report, Side, Spread};

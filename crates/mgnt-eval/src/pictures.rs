@@ -212,16 +212,26 @@ impl PictureArray {
     }
 }
 
-/// Measures all pictures of a set, `batch` at a time; `progress` hears of pictures done.
+/// By what pictures are measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Measuring<'a> {
+    /// The network.
+    pub network: &'a Inception,
+    /// Which of its features.
+    pub dims: Dims,
+    /// Pictures at a time, which changes nothing beyond rounding.
+    pub batch: usize,
+}
+
+/// Measures all pictures of a set; `progress` hears of pictures done.
 ///
 /// Refuses a set of one picture, which has no covariance.
 pub fn measure(
     pictures: &Pictures,
-    network: &Inception,
-    dims: Dims,
-    batch: usize,
+    measuring: &Measuring,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Measured, Error> {
+    let &Measuring { network, dims, batch } = measuring;
     if pictures.len() < 2 {
         let reason = format!("expected at least 2 pictures to measure, got {}", pictures.len());
         return Err(Error::File { path: pictures.path().into(), reason });

@@ -8,8 +8,8 @@ use crate::meter::{SAMPLE, SEED};
 use crate::pictures::is_npz;
 use crate::published::has_statistics;
 use crate::{
-    Dims, Error, Features, Inception, InceptionScore, Measured, Moments, Origin, Pictures, Published, Resize,
-    measure,
+    Error, Features, Inception, InceptionScore, Measured, Measuring, Moments, Origin, Pictures, Published,
+    Resize, measure,
 };
 
 /// What a reference is given as.
@@ -126,20 +126,18 @@ impl ReferenceCache {
     pub fn reference(
         &self,
         source: &Source,
-        network: &Inception,
-        dims: Dims,
-        batch: usize,
+        measuring: &Measuring,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured, Error> {
         match source {
-            Source::Pictures(pictures) => self.measured(pictures, network, dims, batch, progress),
-            Source::Saved(path) => load(path, &Identity::of_network(network, dims)),
+            Source::Pictures(pictures) => self.measured(pictures, measuring, progress),
+            Source::Saved(path) => load(path, &Identity::of(measuring)),
             Source::Statistics(path) => {
-                let published = published(path, network, dims)?;
-                let sample = match published.has_pictures && network.reaches(dims) {
+                let published = published(path, measuring)?;
+                let sample = match published.has_pictures && measuring.network.reaches(measuring.dims) {
                     true => {
                         let pictures = Pictures::open(path)?;
-                        self.measured(&pictures, network, dims, batch, progress)?.sample
+                        self.measured(&pictures, measuring, progress)?.sample
                     }
                     false => None,
                 };
@@ -153,14 +151,12 @@ impl ReferenceCache {
     pub fn moments(
         &self,
         source: &Source,
-        network: &Inception,
-        dims: Dims,
-        batch: usize,
+        measuring: &Measuring,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured, Error> {
         match source {
-            Source::Statistics(path) => Ok(published(path, network, dims)?.into()),
-            Source::Pictures(_) | Source::Saved(_) => self.reference(source, network, dims, batch, progress),
+            Source::Statistics(path) => Ok(published(path, measuring)?.into()),
+            Source::Pictures(_) | Source::Saved(_) => self.reference(source, measuring, progress),
         }
     }
 
@@ -170,12 +166,10 @@ impl ReferenceCache {
     pub fn measured(
         &self,
         pictures: &Pictures,
-        network: &Inception,
-        dims: Dims,
-        batch: usize,
+        measuring: &Measuring,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Measured, Error> {
-        let identity = Identity { pictures: Some(pictures.sha256()?), ..Identity::of_network(network, dims) };
+        let identity = Identity { pictures: Some(pictures.sha256()?), ..Identity::of(measuring) };
         let path = self.folder.join(identity.file_name());
         if path.exists()
             && let Ok(known) = load(&path, &identity)
@@ -183,7 +177,7 @@ impl ReferenceCache {
             progress(pictures.len());
             return Ok(known);
         }
-        let measured = measure(pictures, network, dims, batch, progress)?;
+        let measured = measure(pictures, measuring, progress)?;
         if let Err(error) = write(&path, &measured, &identity) {
             tracing::warn!("{error}: what was measured of {} is not kept", pictures.path().display());
         }
@@ -197,10 +191,10 @@ impl ReferenceCache {
 }
 
 /// Reads an archive; one that says what it was made with must be of this network.
-fn published(path: &Path, network: &Inception, dims: Dims) -> Result<Published, Error> {
-    let published = Published::read(path, dims)?;
+fn published(path: &Path, measuring: &Measuring) -> Result<Published, Error> {
+    let published = Published::read(path, measuring.dims)?;
     if let Some(origin) = &published.origin {
-        origin.require(&Origin::of(network), path)?;
+        origin.require(&Origin::of(measuring.network), path)?;
     }
     Ok(published)
 }
@@ -210,10 +204,9 @@ pub fn save(
     path: &Path,
     measured: &Measured,
     pictures: &Pictures,
-    network: &Inception,
-    dims: Dims,
+    measuring: &Measuring,
 ) -> Result<(), Error> {
-    let identity = Identity { pictures: Some(pictures.sha256()?), ..Identity::of_network(network, dims) };
+    let identity = Identity { pictures: Some(pictures.sha256()?), ..Identity::of(measuring) };
     write(path, measured, &identity)
 }
 
@@ -227,12 +220,12 @@ struct Identity {
 }
 
 impl Identity {
-    fn of_network(network: &Inception, dims: Dims) -> Self {
+    fn of(measuring: &Measuring) -> Self {
         Self {
             pictures: None,
-            weights: network.sha256().into(),
-            resize: network.resize().to_string(),
-            dims: dims.count(),
+            weights: measuring.network.sha256().into(),
+            resize: measuring.network.resize().to_string(),
+            dims: measuring.dims.count(),
         }
     }
 
@@ -324,7 +317,13 @@ mod tests {
     use mgnt_data::synthetic;
 
     use super::*;
+    use crate::Dims;
     use crate::inception_stem::stem;
+
+    /// Two pictures at a time.
+    fn by(network: &Inception, dims: Dims) -> Measuring<'_> {
+        Measuring { network, dims, batch: 2 }
+    }
 
     fn network(path: &Path) -> Inception {
         stem(path);
@@ -345,7 +344,7 @@ mod tests {
         let files = || std::fs::read_dir(cache.folder()).unwrap().count();
         let measured = |network: &Inception, seen: &mut Vec<usize>| {
             let source = Source::open(&source).unwrap();
-            cache.reference(&source, network, Dims::D64, 2, &mut |done| seen.push(done)).unwrap()
+            cache.reference(&source, &by(network, Dims::D64), &mut |done| seen.push(done)).unwrap()
         };
         let mut seen = Vec::new();
         let first = measured(&network, &mut seen);
@@ -364,7 +363,7 @@ mod tests {
         // Where nothing can be kept, what was measured is not lost.
         let file = ReferenceCache::new(folder.path().join("w.safetensors"));
         let source = Source::open(&source).unwrap();
-        let unkept = file.reference(&source, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        let unkept = file.reference(&source, &by(&network, Dims::D64), &mut |_| {}).unwrap();
         assert_eq!(unkept, measured(&network, &mut Vec::new()));
     }
 
@@ -376,18 +375,18 @@ mod tests {
         (0..3).for_each(|i| draw(&source, i, i));
         let pictures = Pictures::open(&source).unwrap();
         let spatial = Moments::new(vec![0.0; 2023], &vec![0.0; 2023 * 2023], None).unwrap();
-        let measured = measure(&pictures, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        let measured = measure(&pictures, &by(&network, Dims::D64), &mut |_| {}).unwrap();
         let measured = Measured { spatial: Some(spatial), ..measured };
         crate::write_adm(&path, &measured, &pictures, &Origin::of(&network)).unwrap();
         let cache = ReferenceCache::new(folder.path().join("cache"));
         let source = Source::open(&path).unwrap();
         let mut unread = |_| panic!("a picture is read");
-        let moments = cache.moments(&source, &network, Dims::D64, 2, &mut unread).unwrap();
+        let moments = cache.moments(&source, &by(&network, Dims::D64), &mut unread).unwrap();
         assert_eq!(moments.moments.mean(), measured.moments.mean());
         let told = ResizeOfStatistics::Told(Resize::PytorchFid);
         assert_eq!((&moments.sample, source.resize(&moments).unwrap()), (&None, Some(told)));
         assert!(!cache.folder().exists());
-        let whole = cache.reference(&source, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        let whole = cache.reference(&source, &by(&network, Dims::D64), &mut |_| {}).unwrap();
         assert_eq!((whole.moments, whole.sample.unwrap().count()), (moments.moments, 3));
     }
 
@@ -401,7 +400,7 @@ mod tests {
         let cache = ReferenceCache::new(folder.path().join("cache"));
         let read = |network: &Inception| {
             let source = Source::open(&path).unwrap();
-            let measured = cache.moments(&source, network, Dims::D64, 2, &mut |_| {});
+            let measured = cache.moments(&source, &by(network, Dims::D64), &mut |_| {});
             measured.map(|measured| source.resize(&measured).unwrap().unwrap()).map_err(|e| e.to_string())
         };
         crate::write_pytorch_fid(&path, &one, None).unwrap();
@@ -435,7 +434,7 @@ mod tests {
         draw(folder.path(), 0, 0);
         let pictures = Pictures::open(folder.path()).unwrap();
         let mut unread = |_| panic!("a picture is read");
-        let error = measure(&pictures, &network, Dims::D64, 2, &mut unread).unwrap_err().to_string();
+        let error = measure(&pictures, &by(&network, Dims::D64), &mut unread).unwrap_err().to_string();
         assert!(error.ends_with(": expected at least 2 pictures to measure, got 1"), "{error}");
     }
 
@@ -446,18 +445,18 @@ mod tests {
         let source = folder.path().join("pictures");
         (0..3).for_each(|i| draw(&source, i, i));
         let pictures = Pictures::open(&source).unwrap();
-        let measured = measure(&pictures, &network, Dims::D64, 2, &mut |_| {}).unwrap();
+        let measured = measure(&pictures, &by(&network, Dims::D64), &mut |_| {}).unwrap();
         let path = folder.path().join("reference.safetensors");
-        save(&path, &measured, &pictures, &network, Dims::D64).unwrap();
+        save(&path, &measured, &pictures, &by(&network, Dims::D64)).unwrap();
         let cache = ReferenceCache::new(folder.path().join("cache"));
         let again = |network: &Inception, dims: Dims| {
             let source = Source::open(&path).unwrap();
             assert!(source.kind().contains("saved"));
-            cache.reference(&source, network, dims, 2, &mut |_| {}).map_err(|e| e.to_string())
+            cache.reference(&source, &by(network, dims), &mut |_| {}).map_err(|e| e.to_string())
         };
         assert_eq!(again(&network, Dims::D64).unwrap(), measured);
         let weights = Source::open(&folder.path().join("w.safetensors")).unwrap();
-        let error = cache.reference(&weights, &network, Dims::D64, 2, &mut |_| {}).unwrap_err().to_string();
+        let error = cache.reference(&weights, &by(&network, Dims::D64), &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("w.safetensors: no reference that `--save-reference` wrote"), "{error}");
         assert!(again(&network, Dims::D192).unwrap_err().contains("dims: expected 192, got 64"));
         let network = network.with_resize(Resize::Tf1);

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::manifest::MANIFEST;
 use mgnt_data::{Picture, is_picture_name};
-use mgnt_eval::{Activations, Dims, Inception, Pictures, ReferenceCache, Resize, Source};
+use mgnt_eval::{Activations, Dims, Inception, Measuring, Pictures, ReferenceCache, Resize, Source};
 use mgnt_weights::directory::{CONFIG, WEIGHTS};
 
 use super::output_folder::is_within;
@@ -33,7 +33,7 @@ pub struct ReferenceArguments {
     pub weights: PathBuf,
     /// Dimensions of the features: 64, 192, 768 or 2048; fewer are a cheaper proxy
     #[arg(long, value_name = "N", default_value = "2048", value_parser = parse_dims)]
-    pub dims: Dims,
+    dims: Dims,
     /// How pictures become the network's input: pytorch-fid or tf1 (as ADM's evaluator and torch-fidelity)
     #[arg(long, value_name = "WAY", default_value = "pytorch-fid")]
     resize: Resize,
@@ -48,6 +48,11 @@ impl ReferenceArguments {
         let network = network(&self.weights, self.resize, compute.device, device)?;
         network.require(self.dims)?;
         Ok(network)
+    }
+
+    /// By what pictures are measured, of batches of so many.
+    pub fn measuring<'a>(&self, network: &'a Inception, batch: u16) -> Measuring<'a> {
+        Measuring { network, dims: self.dims, batch: usize::from(batch).min(MEASURED_AT_ONCE) }
     }
 
     /// The reference: all pictures of a set, or some; or statistics.
@@ -98,16 +103,11 @@ pub fn network(
 /// room where many are decoded at once.
 const MEASURED_AT_ONCE: usize = 32;
 
-/// Pictures of a batch that are measured together.
-pub fn measured_at_once(batch: u16) -> usize {
-    usize::from(batch).min(MEASURED_AT_ONCE)
-}
-
 /// What the network says of pictures, however many.
-pub fn activations(network: &Inception, pictures: &[Picture], dims: Dims) -> anyhow::Result<Activations> {
+pub fn activations(measuring: &Measuring, pictures: &[Picture]) -> anyhow::Result<Activations> {
     let mut said = Activations::default();
-    for part in pictures.chunks(MEASURED_AT_ONCE) {
-        said.extend(network.activations(part, dims)?);
+    for part in pictures.chunks(measuring.batch) {
+        said.extend(measuring.network.activations(part, measuring.dims)?);
     }
     Ok(said)
 }

@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
 use mgnt_eval::{
-    Dims, Inception, Measured, Origin, Pictures, Protocol, Report, Side, Source, is_npz, measure,
+    Dims, Measured, Measuring, Origin, Pictures, Protocol, Report, Side, Source, is_npz, measure,
 };
 use mgnt_weights::atomic;
 
-use super::evaluation::{
-    ReferenceArguments, check_unchanged, measured_at_once, real_progress, warn_of_passed_over,
-};
+use super::evaluation::{ReferenceArguments, check_unchanged, real_progress, warn_of_passed_over};
 use super::generation::ClassChoice;
 use super::output_folder::{check_file, is_within};
 use super::print_json;
@@ -108,11 +106,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     check_outputs(&arguments)?;
     let device = arguments.compute.open()?;
     let network = arguments.reference.network(&arguments.compute, &device)?;
-    let dims = arguments.reference.dims;
+    let measuring = arguments.reference.measuring(&network, arguments.batch);
     let real = arguments.reference.source()?;
     let fake = arguments.fake.as_deref().map(Pictures::open).transpose()?;
     if let Some(path) = &arguments.save_reference {
-        check_form(path, arguments.form, dims, &real)?;
+        check_form(path, arguments.form, measuring.dims, &real)?;
     }
     let generated = match (&arguments.model, &arguments.tokenizer, &arguments.out) {
         (Some(model), Some(tokenizer), Some(out)) => {
@@ -120,7 +118,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             let tokenizer = (arguments.compute.image_tokenizer(tokenizer, &device)?, tokenizer.as_path());
             let request = samples::Request::new(&arguments, (transformer, model), tokenizer)?;
             // What stands there already is looked at before anything is measured.
-            let folder = request.folder(out, &network, dims)?;
+            let folder = request.folder(out, &measuring)?;
             Some((request, folder, out))
         }
         _ => None,
@@ -129,29 +127,29 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         warn_of_passed_over(pictures);
     }
 
-    let reference = reference(&arguments, &real, &network)?;
+    let reference = reference(&arguments, &real, &measuring)?;
     if let Some(path) = &arguments.save_reference {
-        save_reference(path, arguments.form, &reference, &real, &network, dims)?;
+        save_reference(path, arguments.form, &reference, &real, &measuring)?;
         tell!("{}: the reference", path.display());
         if arguments.json && arguments.fake.is_none() && arguments.model.is_none() {
             return print_json(
-                &serde_json::json!({ "reference": path.to_string_lossy(), "dims": dims.count() }),
+                &serde_json::json!({ "reference": path.to_string_lossy(), "dims": measuring.dims.count() }),
             );
         }
     }
     let real = Side::new(&real, &reference)?;
     if let Some(pictures) = fake {
         let mut progress = Progress::new(pictures.len(), "pictures");
-        let size = measured_at_once(arguments.batch);
-        let measured = measure(&pictures, &network, dims, size, &mut |done| progress.set(done))?;
+        let measured = measure(&pictures, &measuring, &mut |done| progress.set(done))?;
         progress.finish();
         let fake = Side::new(&Source::Pictures(pictures), &measured)?;
-        let report = Report::new(&reference, &measured, Protocol::new(&network, dims, real, fake))?;
+        let protocol = Protocol::new(&network, measuring.dims, real, fake);
+        let report = Report::new(&reference, &measured, protocol)?;
         return show(&arguments, &report, None);
     }
     if let Some((request, folder, out)) = generated {
-        let (measured, fake, generation) = request.run(&folder, &network, dims, &device)?;
-        let mut protocol = Protocol::new(&network, dims, real, fake);
+        let (measured, fake, generation) = request.run(&folder, &measuring, &device)?;
+        let mut protocol = Protocol::new(&network, measuring.dims, real, fake);
         protocol.generation = Some(generation);
         let report = Report::new(&reference, &measured, protocol)?;
         return show(&arguments, &report, Some(out));
@@ -159,8 +157,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyhow::Result<Measured> {
-    let (cache, dims) = (arguments.reference.cache()?, arguments.reference.dims);
+fn reference(arguments: &Arguments, real: &Source, measuring: &Measuring) -> anyhow::Result<Measured> {
+    let cache = arguments.reference.cache()?;
     let mut progress = match real {
         // Archives of statistics may have pictures beside them, whose features are measured.
         Source::Statistics(path) => {
@@ -168,8 +166,7 @@ fn reference(arguments: &Arguments, real: &Source, network: &Inception) -> anyho
         }
         _ => real_progress(real),
     };
-    let batch = measured_at_once(arguments.batch);
-    let measured = cache.reference(real, network, dims, batch, &mut |done| progress.set(done))?;
+    let measured = cache.reference(real, measuring, &mut |done| progress.set(done))?;
     progress.finish();
     Ok(measured)
 }
@@ -249,15 +246,15 @@ fn save_reference(
     form: Form,
     reference: &Measured,
     real: &Source,
-    network: &Inception,
-    dims: Dims,
+    measuring: &Measuring,
 ) -> anyhow::Result<()> {
+    let network = measuring.network;
     match real {
         Source::Pictures(pictures) if is_npz(path) && form == Form::Adm => {
             mgnt_eval::write_adm(path, reference, pictures, &Origin::of(network))?;
         }
         Source::Pictures(pictures) if !is_npz(path) => {
-            mgnt_eval::save(path, reference, pictures, network, dims)?;
+            mgnt_eval::save(path, reference, pictures, measuring)?;
         }
         _ => mgnt_eval::write_pytorch_fid(path, &reference.moments, real.origin(network)?.as_ref())?,
     }

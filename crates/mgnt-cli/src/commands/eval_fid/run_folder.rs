@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use mgnt_eval::{Activations, Dims, Inception};
+use mgnt_eval::{Activations, Measuring};
 use mgnt_weights::{Error, TensorMap, atomic, safetensors};
 use serde::{Deserialize, Serialize};
 
@@ -44,12 +44,7 @@ pub(super) struct RunFolder {
 
 impl RunFolder {
     /// Opens the folder of a run, or makes it; one of another run is left alone.
-    pub(super) fn open(
-        path: &Path,
-        identity: &Identity,
-        network: &Inception,
-        dims: Dims,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path, identity: &Identity, measuring: &Measuring) -> anyhow::Result<Self> {
         output_folder::check_named(path)?;
         let known = path.join(IDENTITY);
         // Before the lock, which would stay in somebody else's folder. A training's file has the same name.
@@ -75,6 +70,7 @@ impl RunFolder {
         } else {
             atomic::write_bytes(&known, &serde_json::to_vec_pretty(identity)?)?;
         }
+        let &Measuring { network, dims, .. } = measuring;
         let what = [network.sha256(), &network.resize().to_string()].concat();
         let name = format!("{}-{}", dims.count(), &mgnt_data::manifest::sha256(what.as_bytes())[..16]);
         let folder = Self { path: path.into(), features: path.join("features").join(name), _lock: lock };

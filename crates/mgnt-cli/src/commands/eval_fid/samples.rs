@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use mgnt_data::Picture;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_decode::Plan;
-use mgnt_eval::{Activations, Dims, Generation, Inception, Measured, Meter, Side};
+use mgnt_eval::{Activations, Generation, Measured, Measuring, Meter, Side};
 use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::directory::WEIGHTS;
@@ -80,6 +80,13 @@ impl Shard<'_> {
     }
 }
 
+/// What makes and measures every shard.
+struct Work<'a> {
+    generator: Generator<'a>,
+    folder: &'a RunFolder,
+    measuring: &'a Measuring<'a>,
+}
+
 impl Request {
     /// Checks what can be checked before anything is computed.
     pub(super) fn new(
@@ -114,16 +121,15 @@ impl Request {
     }
 
     /// The folder of the samples, of this run or new.
-    pub(super) fn folder(&self, out: &Path, network: &Inception, dims: Dims) -> anyhow::Result<RunFolder> {
-        RunFolder::open(out, &self.identity, network, dims)
+    pub(super) fn folder(&self, out: &Path, measuring: &Measuring) -> anyhow::Result<RunFolder> {
+        RunFolder::open(out, &self.identity, measuring)
     }
 
     /// Generates and measures what is not there yet.
     pub(super) fn run(
         self,
         folder: &RunFolder,
-        network: &Inception,
-        dims: Dims,
+        measuring: &Measuring,
         device: &Device,
     ) -> anyhow::Result<(Measured, Side, Generation)> {
         let identity = &self.identity;
@@ -131,6 +137,7 @@ impl Request {
         let schedule = self.plan.strategy().models.to_string();
         let generator =
             Generator::new(&self.model, &self.tokenizer, self.plan.clone(), identity.seed, device)?;
+        let work = Work { generator, folder, measuring };
         let classes = self.choice.of(identity.class_count, identity.seed, identity.samples);
         let shards: Vec<Shard> = (classes.chunks(identity.shard).enumerate())
             .map(|(number, classes)| Shard { number, first: number * identity.shard, classes })
@@ -138,15 +145,15 @@ impl Request {
 
         let mut progress = Progress::new(2 * identity.samples, "pictures, generated and measured");
         for shard in &shards {
-            let tokens = self.decode(shard, &generator, folder, &mut progress)?;
-            self.measure(shard, &tokens, &generator, folder, network, dims, &mut progress)?;
+            let tokens = self.decode(shard, &work, &mut progress)?;
+            self.measure(shard, &tokens, &work, &mut progress)?;
         }
         progress.finish();
         if self.keep == Some(Keep::Npz) {
             assemble(&shards, folder, self.tokenizer.config().size)?;
         }
 
-        let mut meter = Meter::new(dims, identity.samples);
+        let mut meter = Meter::new(measuring.dims, identity.samples);
         for shard in &shards {
             meter.add(&read_activations(&folder.features(shard.number), shard.classes.len())?)?;
         }
@@ -176,14 +183,8 @@ impl Request {
     }
 
     /// The shard's tokens, which are written unless they are there.
-    fn decode(
-        &self,
-        shard: &Shard,
-        generator: &Generator,
-        folder: &RunFolder,
-        progress: &mut Progress,
-    ) -> anyhow::Result<Vec<Vec<u16>>> {
-        let path = folder.tokens(shard.number);
+    fn decode(&self, shard: &Shard, work: &Work, progress: &mut Progress) -> anyhow::Result<Vec<Vec<u16>>> {
+        let path = work.folder.tokens(shard.number);
         let positions = self.model.config().tokens;
         if path.exists() {
             // Also where features are there already: they are not to be taken for those of other tokens.
@@ -194,7 +195,7 @@ impl Request {
         let mut tokens = Vec::new();
         let size = self.identity.batch;
         for (first, classes) in (shard.first..).step_by(size).zip(shard.classes.chunks(size)) {
-            tokens.extend(generator.tokens(classes, first)?.tokens);
+            tokens.extend(work.generator.tokens(classes, first)?.tokens);
             progress.add(classes.len());
         }
         let count = shard.classes.len();
@@ -209,17 +210,14 @@ impl Request {
     }
 
     /// Turns the shard's tokens into pictures, and those into features; unless all that is asked for is there.
-    #[allow(clippy::too_many_arguments, reason = "a shard, and what it is measured by")]
     fn measure(
         &self,
         shard: &Shard,
         tokens: &[Vec<u16>],
-        generator: &Generator,
-        folder: &RunFolder,
-        network: &Inception,
-        dims: Dims,
+        work: &Work,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
+        let Work { generator, folder, measuring } = work;
         let path = folder.features(shard.number);
         let kept = match self.keep {
             None => true,
@@ -238,7 +236,7 @@ impl Request {
         for tokens in tokens.chunks(self.identity.batch) {
             let batch = generator.pictures(tokens)?;
             if !path.exists() {
-                said.extend(activations(network, &batch, dims)?);
+                said.extend(activations(measuring, &batch)?);
             }
             progress.add(batch.len());
             if !kept {

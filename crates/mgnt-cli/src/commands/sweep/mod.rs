@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use mgnt_data::manifest::sha256;
 use mgnt_decode::{CachePolicy, ModelSchedule, Strategy, search};
-use mgnt_eval::{Inception, Moments, Protocol, Side, Source, Statistics, frechet_distance};
+use mgnt_eval::{Inception, Measuring, Moments, Protocol, Side, Source, Statistics, frechet_distance};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 use mgnt_weights::atomic;
@@ -20,8 +20,7 @@ use mgnt_weights::directory::write_ron;
 
 use super::configs;
 use super::evaluation::{
-    ReferenceArguments, VERSION, activations, check_unchanged, measured_at_once, real_progress,
-    warn_of_passed_over,
+    ReferenceArguments, VERSION, activations, check_unchanged, real_progress, warn_of_passed_over,
 };
 use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
 use super::output_folder::check_not_read;
@@ -105,7 +104,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     check_unchanged("--out", &arguments.out, true, &read)?;
     let device = arguments.compute.open()?;
     let network = arguments.reference.network(&arguments.compute, &device)?;
-    let dims = arguments.reference.dims;
+    let measuring = arguments.reference.measuring(&network, arguments.batch);
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     check_pair(model.config(), &tokenizer)?;
@@ -121,14 +120,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let log = Log::open(&arguments.out)?;
     let cache = arguments.reference.cache()?;
     let mut progress = real_progress(&real);
-    let size = measured_at_once(arguments.batch);
-    let reference = cache.moments(&real, &network, dims, size, &mut |done| progress.set(done))?;
+    let reference = cache.moments(&real, &measuring, &mut |done| progress.set(done))?;
     progress.finish();
     let mut sweep = Sweep {
         arguments: &arguments,
         model: &model,
         tokenizer: &tokenizer,
-        network: &network,
+        measuring,
         real: Side::new(&real, &reference)?,
         reference: &reference.moments,
         seeds: arguments.seeds.iter().copied().collect(),
@@ -243,7 +241,7 @@ struct Sweep<'a> {
     arguments: &'a Arguments,
     model: &'a NestedTransformer,
     tokenizer: &'a ImageTokenizer,
-    network: &'a Inception,
+    measuring: Measuring<'a>,
     real: Side,
     reference: &'a Moments,
     seeds: BTreeSet<u64>,
@@ -256,7 +254,7 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     /// Rows of the log whose numbers hold here.
     fn rows(&self) -> impl Iterator<Item = &Row> {
-        let (samples, dims) = (self.arguments.samples, self.arguments.reference.dims.count());
+        let (samples, dims) = (self.arguments.samples, self.measuring.dims.count());
         self.log
             .rows()
             .iter()
@@ -335,7 +333,7 @@ impl Sweep<'_> {
             (plan.flops() as f64 / 1e9, plan.baseline_flops() as f64 / plan.flops() as f64);
         let generator = Generator::new(self.model, self.tokenizer, plan, seed, &device)?;
         let classes = classes(self.model.config().classes, None, arguments.samples as usize)?;
-        let dims = arguments.reference.dims;
+        let dims = self.measuring.dims;
         let mut statistics = Statistics::new(dims.count());
         let mut progress = Progress::new(classes.len(), "pictures");
         let size = usize::from(arguments.batch);
@@ -344,7 +342,7 @@ impl Sweep<'_> {
             let clock = Instant::now();
             let batch = generator.batch(chunk, first)?;
             seconds += clock.elapsed().as_secs_f64();
-            statistics.add(&activations(self.network, &batch.pictures, dims)?.features)?;
+            statistics.add(&activations(&self.measuring, &batch.pictures)?.features)?;
             progress.add(chunk.len());
         }
         progress.finish();
@@ -365,7 +363,7 @@ impl Sweep<'_> {
 
     /// Writes table and plot of all that was measured here for this model with these seeds.
     fn finish(self) -> anyhow::Result<()> {
-        let (samples, dims) = (self.arguments.samples, self.arguments.reference.dims);
+        let (samples, dims) = (self.arguments.samples, self.measuring.dims);
         let all: Vec<(String, &Row)> = self.rows().map(|row| (self.plan_of(row), row)).collect();
         let out = &self.arguments.out;
         atomic::write_bytes(&out.join("results.csv"), results::csv(&all, &self.given).as_bytes())?;
@@ -374,7 +372,7 @@ impl Sweep<'_> {
         let title = format!("FID-{}", dims.count());
         atomic::write_bytes(&out.join("front.svg"), front(&points, &title)?.as_bytes())?;
         let fake = Side::generated(&self.arguments.model, self.world.clone(), samples.into());
-        for warning in Protocol::new(self.network, dims, self.real, fake).warnings() {
+        for warning in Protocol::new(self.measuring.network, dims, self.real, fake).warnings() {
             tracing::warn!("{warning}");
         }
         if self.arguments.json {
