@@ -32,6 +32,14 @@ pub struct TransformerTask {
     kernels: Option<Arc<dyn Kernels>>,
 }
 
+/// What a part of a batch draws by: its samples stand at the places from `first` on of a batch of `whole` samples.
+struct Draws {
+    seed: u64,
+    step: usize,
+    first: usize,
+    whole: usize,
+}
+
 /// Samples of a validation, at most.
 const VALIDATED: usize = 256;
 /// Keeps the masks of validation apart from those of training.
@@ -142,10 +150,10 @@ impl TransformerTask {
 impl TransformerTask {
     /// What these places of the batch of step `step` show and hide.
     pub fn masked(&self, step: usize, places: Range<usize>, device: &Device) -> Result<MaskedBatch, Error> {
-        let (seed, class_dropout) = (self.recipe.optimization.seed, self.recipe.class_dropout);
         let items = self.order.batch(step);
-        let (first, whole) = (places.start, items.len());
-        self.batch(&self.store, &items[places], first, whole, seed, step, class_dropout, device)
+        let seed = self.recipe.optimization.seed;
+        let draws = Draws { seed, step, first: places.start, whole: items.len() };
+        self.batch(&self.store, &items[places], draws, self.recipe.class_dropout, device)
     }
 
     /// The recipe's loss of step `step` on the part of its batch that begins at the place `first`.
@@ -178,16 +186,12 @@ impl TransformerTask {
         Ok(PartOutput { loss: loss.total, figures, extra: () })
     }
 
-    /// `items` stand at the places from `first` on of a batch of `whole` samples.
-    #[expect(clippy::too_many_arguments, reason = "what a batch depends on, for training and for validation")]
+    /// What these items of a store show and hide.
     fn batch(
         &self,
         store: &TokenStore,
         items: &[usize],
-        first: usize,
-        whole: usize,
-        seed: u64,
-        step: usize,
+        Draws { seed, step, first, whole }: Draws,
         class_dropout: f64,
         device: &Device,
     ) -> Result<MaskedBatch, Error> {
@@ -312,7 +316,8 @@ impl Task for TransformerTask {
         let at_once = self.recipe.optimization.samples_at_once();
         for (first, chunk) in (0..).step_by(at_once).zip(items.chunks(at_once)) {
             // A sample's mask is of its place among all, and its weight its share of them.
-            let b = self.batch(store, chunk, first, count, VALIDATION_SEED, 0, 0.0, &self.device)?;
+            let draws = Draws { seed: VALIDATION_SEED, step: 0, first, whole: count };
+            let b = self.batch(store, chunk, draws, 0.0, &self.device)?;
             let loss = nested_loss(
                 average,
                 &b,
