@@ -33,16 +33,16 @@ impl Optimization {
         (0..parts).map(|i| i * batch / parts..(i + 1) * batch / parts).collect()
     }
 
+    /// The device with a tape, as a training has it.
+    pub fn taped(&self, device: &Device) -> Device {
+        let device = device.clone().autodiff();
+        if self.gradient_checkpointing { device.gradient_checkpointing() } else { device }
+    }
+
     /// Samples of a validation that are computed at once: no more than of a step, so that what fits stays what fits.
     pub(crate) fn samples_at_once(&self) -> usize {
         self.batch.div_ceil(self.parts)
     }
-}
-
-/// The device with a tape.
-pub(crate) fn taped(device: &Device, optimization: &Optimization) -> Device {
-    let device = device.clone().autodiff();
-    if optimization.gradient_checkpointing { device.gradient_checkpointing() } else { device }
 }
 
 /// Where the parts of a step are computed.
@@ -109,7 +109,7 @@ impl Workers {
             && in_order
             && self.one_generator
         {
-            let in_turn = |part: usize| match (part % self.count()).checked_sub(1) {
+            let in_turn = |part: usize| match self.device(part).1 {
                 None => work(part),
                 Some(other) => pools[other].install(|| work(part)),
             };
@@ -218,7 +218,7 @@ pub(crate) fn compute<T: Task>(
     let copies: Vec<OnceLock<T::Model>> = workers.others.iter().map(|_| OnceLock::new()).collect();
     let one = |index: usize| -> Result<Computed<T::Extra>, Error> {
         let (device, other) = workers.device(index);
-        let on = taped(device, optimization);
+        let on = optimization.taped(device);
         if task.draws_on_device() {
             // Dropout draws from the device's generator, which no checkpoint holds.
             let place = (step * optimization.parts + index) as u64;

@@ -21,7 +21,7 @@ use crate::part::Workers;
 use crate::recipe::within;
 use crate::task::{Description, Task};
 use crate::teller::Teller;
-use crate::{Error, Optimization, checkpoint, part};
+use crate::{Error, Optimization, checkpoint};
 
 /// Where and how a task is run.
 #[derive(Clone, Copy)]
@@ -124,7 +124,7 @@ pub fn run<T: Task>(
     put_back(out)?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
-    let model = task.initial(&part::taped(device, optimization))?;
+    let model = task.initial(&optimization.taped(device))?;
     let updates = task.kernels().map(Updates::new);
     let mut start = Start {
         optimizer: adamw(optimization, &model, updates.clone())?,

@@ -11,8 +11,8 @@ use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_train::objective::MaskedBatch;
 use mgnt_train::{
-    Computed, Description, Error, Event, Figures, Forecast, Interrupter, PartOutput, Recipe, RunOptions,
-    Task, TransformerTask, run as train,
+    Description, Error, Event, Figures, Forecast, Interrupter, PartOutput, Recipe, RunOptions, Task,
+    TransformerTask, run as train,
 };
 
 use super::bench::{Arguments, Row, median, row};
@@ -43,9 +43,7 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     let store = Arc::new(random_tokens(&folder.path().join("tokens"), &nested.imagenet_model())?);
     let cpu = arguments.compute.device.is_cpu();
 
-    let taped = device.clone().autodiff();
-    let taped =
-        if nested.optimization.gradient_checkpointing { taped.gradient_checkpointing() } else { taped };
+    let taped = nested.optimization.taped(device);
     let task = |recipe: &Recipe| -> Result<Drawn, Error> {
         let task = TransformerTask::new(recipe, &store, None, device)?;
         Drawn::new(arguments.compute.device.trained(task, device), &taped)
@@ -66,7 +64,7 @@ pub fn rows(arguments: &Arguments, batch: usize, device: &Device) -> anyhow::Res
     }
     let mut rows: Vec<Row> = Vec::new();
     let (step, checkpoint) = (median(all.steps.clone()), median(all.checkpoints));
-    let forecast = Forecast::new(&nested, &nested.imagenet_model(), computed(arguments))?;
+    let forecast = Forecast::new(&nested, &nested.imagenet_model(), arguments.compute.device.computed())?;
     for (name, times, flops) in [
         ("step, full model", full.steps, forecast.plain_step_flops),
         ("step, nested", all.steps, forecast.step_flops),
@@ -89,22 +87,14 @@ fn of_batch(arguments: &Arguments, batch: usize) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-/// As a training computes its parts there.
-fn computed(arguments: &Arguments) -> Computed {
-    match arguments.compute.device {
-        device if device.has_kernels() => Computed::ByKernels,
-        device if device.is_cpu() => Computed::ByOperations { at_once: rayon::current_num_threads() },
-        _ => Computed::ByOperations { at_once: 1 },
-    }
-}
-
 /// Fails where the device has less memory than a step of that batch takes; says which batch should fit.
 pub fn check_memory(arguments: &Arguments, batch: usize) -> anyhow::Result<()> {
+    let device = arguments.compute.device;
     let needs = |batch: usize| {
         let recipe = of_batch(arguments, batch)?;
-        anyhow::Ok(Forecast::new(&recipe, &recipe.imagenet_model(), computed(arguments))?.memory.total())
+        anyhow::Ok(Forecast::new(&recipe, &recipe.imagenet_model(), device.computed())?.memory.total())
     };
-    let Some(has) = arguments.compute.device.memory() else { return Ok(()) };
+    let Some(has) = device.memory() else { return Ok(()) };
     let needed = needs(batch)?;
     if needed <= has {
         return Ok(());
@@ -115,8 +105,7 @@ pub fn check_memory(arguments: &Arguments, batch: usize) -> anyhow::Result<()> {
     }
     let proposal = if fits > 0 { format!("--batch {fits} should fit") } else { "no batch fits".into() };
     anyhow::bail!(
-        "--device {}: not enough memory: a step of {batch} takes about {}, and the device has {}; {proposal}",
-        arguments.compute.device,
+        "--device {device}: not enough memory: a step of {batch} takes about {}, and the device has {}; {proposal}",
         gib(needed),
         gib(has)
     )

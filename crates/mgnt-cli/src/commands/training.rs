@@ -110,11 +110,16 @@ impl TrainingArguments {
 
     /// How parts of a transformer's step are computed: by kernels where all devices have them.
     pub fn computed(&self) -> anyhow::Result<Computed> {
-        let has_kernels = |place: &Place| matches!(place, Place::Own(word) if word.has_kernels());
-        match self.home()?.has_kernels() && self.devices.iter().all(has_kernels) {
-            true => Ok(Computed::ByKernels),
-            false => Ok(Computed::ByOperations { at_once: self.at_once()? }),
+        let home = self.home()?;
+        if self.devices.len() < 2 {
+            return Ok(home.computed());
         }
+        let has_kernels = |place: &Place| matches!(place, Place::Own(word) if word.has_kernels());
+        Ok(match self.devices.iter().all(has_kernels) {
+            true => Computed::ByKernels,
+            // Each computes a part.
+            false => Computed::ByOperations { at_once: 1 },
+        })
     }
 
     /// Fails where one of the devices of this process has less memory than a step `needs`, in bytes by its number of parts.

@@ -16,7 +16,7 @@ use mgnt_decode::{DecodeMemory, Decoder, Plan};
 use mgnt_model::kernels::Kernels;
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer};
-use mgnt_train::TransformerTask;
+use mgnt_train::{Computed, TransformerTask};
 use mgnt_weights::directory::ModelDirectory;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -136,6 +136,15 @@ impl DeviceWord {
     /// Whether this build has kernels for transformers there.
     pub fn has_kernels(self) -> bool {
         cfg!(feature = "cuda") && matches!(self, Self::Cuda(_))
+    }
+
+    /// How a training of transformers computes the parts of a step there.
+    pub fn computed(self) -> Computed {
+        match self {
+            _ if self.has_kernels() => Computed::ByKernels,
+            _ if self.is_cpu() => Computed::ByOperations { at_once: rayon::current_num_threads() },
+            _ => Computed::ByOperations { at_once: 1 },
+        }
     }
 
     /// Whether tensor cores round what they multiply there, `f32` too.
