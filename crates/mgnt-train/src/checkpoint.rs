@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Warning;
 use crate::identity::{Difference, Identity};
 use crate::learner::Trainee;
+use crate::watch::{step_name, step_number};
 use crate::{Error, Optimization};
 
 /// The small part of a run's state.
@@ -110,7 +111,7 @@ impl Checkpoints {
     pub fn save(&self, records: &Receiver<Record>, progress: &Progress) -> Result<(), Error> {
         // Taken in any case: a folder that cannot be made must not leave them to the next checkpoint.
         let records: Vec<Record> = records.iter().take(3).collect();
-        let folder = self.folder.join(format!("step-{:08}", progress.step));
+        let folder = self.folder.join(step_name(progress.step));
         atomic::write_folder(&folder, |folder| {
             let failed = |e: RecordError| Error::run(folder, e);
             // Burn syncs each file to disk.
@@ -274,8 +275,7 @@ fn list(all: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// The step that a checkpoint's folder is named for.
 fn step_of(path: &Path) -> Option<usize> {
-    let digits = path.file_name()?.to_str()?.strip_prefix("step-")?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    step_number(path.file_name()?.to_str()?)
 }
 
 /// What is wrong with the files of a checkpoint, if anything is. A file that cannot be read says nothing about itself: another

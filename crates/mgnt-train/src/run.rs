@@ -21,6 +21,7 @@ use crate::part::Workers;
 use crate::recipe::within;
 use crate::task::{Description, Task};
 use crate::teller::Teller;
+use crate::watch::{DESCRIPTION, SAMPLES, step_of_sample};
 use crate::{Error, Optimization, checkpoint};
 
 /// Where and how a task is run.
@@ -265,12 +266,6 @@ fn refuse_others(out: &Path) -> Result<(), Error> {
     }
 }
 
-/// What a run is, and what it began with.
-const DESCRIPTION: &str = "run.json";
-
-/// Where a watcher leaves samples, as `step-N.png`.
-const SAMPLES: &str = "samples";
-
 const ALL_DAMAGED: &str =
     "all checkpoints are damaged; best/, where there is one, holds the model of the best validation";
 
@@ -320,12 +315,6 @@ fn remove_lost_samples(out: &Path, step: usize) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The step after which samples of this name were drawn.
-fn step_of_sample(name: &str) -> Option<usize> {
-    let digits = name.strip_prefix("step-")?.strip_suffix(".png")?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// Puts folders back that were about to be replaced as the process was killed, before anything is looked for.

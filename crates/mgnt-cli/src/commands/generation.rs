@@ -9,6 +9,7 @@ use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_decode::{Decoded, Decoder, Ledger, Noise, Plan, Snapshot};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, codes_sha256};
+use mgnt_train::watch::DESCRIPTION;
 use mgnt_weights::directory::{self, ModelDirectory};
 use serde::{Deserialize, Serialize};
 
@@ -229,7 +230,7 @@ fn tokens_of(model: &Path) -> Option<String> {
     struct Run {
         tokenizer: Option<String>,
     }
-    let run = std::fs::canonicalize(model).ok()?.parent()?.join("run.json");
+    let run = std::fs::canonicalize(model).ok()?.parent()?.join(DESCRIPTION);
     serde_json::from_slice::<Run>(&std::fs::read(run).ok()?).ok()?.tokenizer
 }
 

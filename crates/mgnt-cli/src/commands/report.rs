@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use mgnt_decode::Ledger;
 use mgnt_model::ModelConfig;
-use mgnt_train::watch::History;
+use mgnt_train::watch::{DESCRIPTION, History, SAMPLES};
 use mgnt_weights::atomic;
 use serde::Deserialize;
 use serde_json::Value;
@@ -50,7 +50,7 @@ struct Description {
 /// Writes the page.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let run = &arguments.run;
-    let description: Description = read_json(&run.join("run.json"))?;
+    let description: Description = read_json(&run.join(DESCRIPTION))?;
     if description.task != "transformer" && arguments.strategy != StrategyArguments::default() {
         return Err(bad_use(format!(
             "{}: a training of the {}, of which no strategy says anything",
@@ -88,7 +88,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         charts::beside(&mut page, &name, &history, &others)?;
     }
     charts::add(&mut page, &history)?;
-    samples::add(&mut page, &run.join("samples"))?;
+    samples::add(&mut page, &run.join(SAMPLES))?;
     if description.task == "transformer" {
         let config: ModelConfig =
             serde_json::from_value(description.model.clone()).context("run.json: model")?;

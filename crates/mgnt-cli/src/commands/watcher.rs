@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mgnt_train::watch::EventFile;
+use mgnt_train::watch::{EventFile, SAMPLES, sample_file};
 use mgnt_train::{Error, Event, Line, Watcher};
 use mgnt_weights::atomic;
 
@@ -70,7 +70,7 @@ impl<M> Watcher<M> for RunWatcher<M> {
 
     fn draw(&mut self, step: usize, average: &M) -> Result<(), Error> {
         let Some(draw) = &self.draw else { return Ok(()) };
-        let path = self.out.join("samples").join(format!("step-{step:08}.png"));
+        let path = self.out.join(SAMPLES).join(sample_file(step));
         let failed = |error: anyhow::Error| Error::Run { path: path.clone(), reason: format!("{error:#}") };
         let canvas = draw(average).map_err(failed)?;
         let (width, height) = (canvas.width(), canvas.height());

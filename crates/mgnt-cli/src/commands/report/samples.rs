@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use mgnt_train::watch::step_of_sample;
 
 use crate::output::page::Page;
 
@@ -30,10 +31,7 @@ fn grids(folder: &Path) -> anyhow::Result<Vec<(usize, PathBuf)>> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let step = |path: &Path| {
-        let name = path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".png")?;
-        name.parse::<usize>().ok()
-    };
+    let step = |path: &Path| step_of_sample(path.file_name()?.to_str()?);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
