@@ -20,8 +20,23 @@ pub fn keep_freed_memory() {}
 
 /// The most memory that the process has held so far, where the system tells.
 pub fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+    bytes_of(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
+}
+
+/// Bytes of the line `name: N kB`, as Linux writes them.
+pub fn bytes_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_kibibytes_is_found_by_its_whole_name() {
+        let text = "VmPeak:\t      99 kB\nVmHWM:\t       7 kB\nThreads:\t3\n";
+        assert_eq!(bytes_of(text, "VmHWM"), Some(7 << 10));
+        assert_eq!([bytes_of(text, "Vm"), bytes_of(text, "Threads")], [None, None]);
+    }
 }

@@ -134,7 +134,7 @@ fn torch(arguments: &Arguments, config: &ModelConfig, model: &std::path::Path) -
     ] {
         command.args([option, &number.to_string()]);
     }
-    command.args(["--dtype", &format!("{:?}", arguments.compute.dtype).to_lowercase()]);
+    command.args(["--dtype", &arguments.compute.dtype.to_string()]);
     if let Some(mode) = &arguments.compile {
         command.args(["--compile", mode]);
     }

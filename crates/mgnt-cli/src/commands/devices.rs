@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::print_json;
-use crate::device::{self, Dtype, Listed};
+use crate::device::{self, Dtype, Listed, gib};
 
 /// Arguments of `mgnt devices`.
 #[derive(Args)]
@@ -39,9 +39,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             println!("{:<10} {missing}", row.device);
             continue;
         }
-        let memory =
-            row.memory_bytes.map_or("-".into(), |bytes| format!("{:.1} GiB", bytes as f64 / 2f64.powi(30)));
-        let types: Vec<String> = row.types.iter().map(|dtype| format!("{dtype:?}").to_lowercase()).collect();
+        let memory = row.memory_bytes.map_or("-".into(), gib);
+        let types: Vec<String> = row.types.iter().map(Dtype::to_string).collect();
         println!(
             "{:<10} {:<48} {memory:>9}  {}",
             row.device,

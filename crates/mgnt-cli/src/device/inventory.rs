@@ -3,6 +3,7 @@
 use std::thread::available_parallelism;
 
 use super::{DeviceWord, Dtype};
+use crate::memory::bytes_of;
 
 /// A device that this binary might use.
 pub struct Listed {
@@ -46,9 +47,7 @@ fn processor() -> Option<String> {
 
 /// Bytes of the system's memory.
 pub fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(kibibytes.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    bytes_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
 }
 
 #[cfg(not(feature = "wgpu"))]
