@@ -66,23 +66,26 @@ pub(crate) fn adamw<M: Module>(
         got: format!("{e:?}"),
     })?;
     let undecayed = undecayed.fuse(&ParamGroup::from_paths(vectors.names));
+    let decay = recipe.weight_decay;
     Ok(match updates {
         Some(updates) => {
             let of = |decay| InOnePass { updates: updates.clone(), recipe: recipe.clone(), decay };
-            ModuleOptimizer::from(of(recipe.weight_decay)).with_group(undecayed, of(0.0), None)
+            grouped(undecayed, decay, of)
         }
-        None => {
-            let of = |decay: f32| {
-                let config = AdamWConfig::new()
-                    .with_beta_1(recipe.beta1)
-                    .with_beta_2(recipe.beta2)
-                    .with_epsilon(EPSILON)
-                    .with_weight_decay(decay);
-                ByOperations(config.build())
-            };
-            ModuleOptimizer::from(of(recipe.weight_decay)).with_group(undecayed, of(0.0), None)
-        }
+        None => grouped(undecayed, decay, |decay| {
+            let config = AdamWConfig::new()
+                .with_beta_1(recipe.beta1)
+                .with_beta_2(recipe.beta2)
+                .with_epsilon(EPSILON)
+                .with_weight_decay(decay);
+            ByOperations(config.build())
+        }),
     })
+}
+
+/// The optimizer of a decay, and of none for a group of parameters.
+fn grouped<O: Optimizer>(undecayed: ParamGroup, decay: f32, of: impl Fn(f32) -> O) -> ModuleOptimizer {
+    ModuleOptimizer::from(of(decay)).with_group(undecayed, of(0.0), None)
 }
 
 /// Names of the parameters that are no matrices.

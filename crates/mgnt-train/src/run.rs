@@ -109,7 +109,7 @@ pub fn run<T: Task>(
         });
     }
     if resume && !out.join(checkpoint::FOLDER).is_dir() {
-        return Err(Error::run(out, "there is no checkpoint to resume"));
+        return Err(nothing_to_resume(out, ""));
     }
     let description = task.describe()?;
     let text = described(&description, recipe)?;
@@ -137,8 +137,8 @@ pub fn run<T: Task>(
         let warn = &mut |warning| watcher.event(&Event::Warning(warning));
         let found = checkpoints.load_newest(&start, warn)?;
         start = found.ok_or_else(|| match checkpoint::has_damaged(out) {
-            true => Error::run(out, format!("there is no checkpoint to resume: {ALL_DAMAGED}")),
-            false => Error::run(out, "there is no checkpoint to resume"),
+            true => nothing_to_resume(out, &format!(": {ALL_DAMAGED}")),
+            false => nothing_to_resume(out, ""),
         })?;
         task.recall(&start.progress.memory);
         remove_lost_samples(out, start.progress.step)?;
@@ -237,7 +237,7 @@ fn lock(out: &Path) -> Result<File, Error> {
     held.ok_or_else(|| Error::run(out, "another process trains in this folder"))
 }
 
-/// What a run writes in its folder, whole or not at all: what else lies there is somebody else's.
+/// What a run, or `mgnt report`, writes in its folder, whole or not at all: what else lies there is somebody else's.
 const WRITTEN: [&str; 6] = [DESCRIPTION, "metrics.jsonl", "skipped.jsonl", "best", "model", "report.html"];
 
 /// Fails where the folder has what a run would write over, and it is no run's.
@@ -268,6 +268,11 @@ fn refuse_others(out: &Path) -> Result<(), Error> {
 
 const ALL_DAMAGED: &str =
     "all checkpoints are damaged; best/, where there is one, holds the model of the best validation";
+
+/// The error of a resumption, and what `more` there is to say of it.
+fn nothing_to_resume(out: &Path, more: &str) -> Error {
+    Error::run(out, format!("there is no checkpoint to resume{more}"))
+}
 
 /// Fails where models or samples lie in a folder without whole checkpoints that would pass for this run's, or be lost to it.
 fn refuse_models(out: &Path, description: &str) -> Result<(), Error> {
