@@ -61,9 +61,9 @@ pub struct Side {
 /// How pictures were generated.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
-    /// SHA-256 of the transformer's weights.
+    /// SHA-256 of the transformer's weights alone; a run's `run.json` has that of configuration and weights together.
     pub model_sha256: String,
-    /// SHA-256 of the tokenizer's weights.
+    /// SHA-256 of the tokenizer's weights alone, likewise.
     pub tokenizer_sha256: String,
     /// Seed; sample i draws from the seed and i alone.
     pub seed: u64,

@@ -15,7 +15,9 @@ use crate::failure::bad_use;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) version: u32,
+    /// Of configuration and weights together; a report has that of the weights alone.
     pub(super) model_sha256: String,
+    /// The same of the tokenizer.
     pub(super) tokenizer_sha256: String,
     pub(super) samples: usize,
     pub(super) seed: u64,
