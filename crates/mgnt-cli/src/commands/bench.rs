@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor};
 use clap::{Args, ValueEnum};
-use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Plan, Recorded, Snapshot, Strategy};
+use mgnt_decode::{CachePolicy, Ledger, Plan, Recorded, Snapshot, Strategy};
 use mgnt_model::NestedTransformer;
 use mgnt_model::compute::{Forward, forward_flops};
 use mgnt_train::Precision;
@@ -152,10 +152,8 @@ fn check_memory(arguments: &Arguments, batch: u16) -> anyhow::Result<()> {
         What::Forward => Strategy::baseline(1).plan(&configs::model(&arguments.config)?)?,
         What::Decode => {
             let config = configs::model(&arguments.config)?;
-            let strategy = arguments.strategy.strategy(&config)?;
             // Of all that is timed the full model holds the most.
-            let models = ModelSchedule::constant(1, strategy.iterations());
-            Strategy { models, ..strategy }.plan(&config)?
+            arguments.strategy.strategy(&config)?.of_full_model().plan(&config)?
         }
         What::Train => return bench_train::check_memory(arguments, batch.into()),
     };
@@ -319,7 +317,7 @@ pub(super) fn decodes(
     repeat: u16,
 ) -> anyhow::Result<Vec<Row>> {
     let config = model.config();
-    let full = Strategy { models: ModelSchedule::constant(1, own.iterations()), ..own.clone() };
+    let full = own.clone().of_full_model();
     let strategies = [
         (format!("{}, no cache", full.models), full.clone().with_cache(CachePolicy::Off)),
         (format!("{}, cache", full.models), full.with_cache(CachePolicy::AtSizeSwitch)),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mgnt_decode::{CachePolicy, Ledger, ModelSchedule, Strategy};
+use mgnt_decode::{CachePolicy, Ledger};
 use mgnt_weights::atomic;
 use mgnt_weights::directory::write_ron;
 
@@ -55,9 +55,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         write_ron(path, &plan.explicit())?;
     }
     if let Some(path) = &arguments.plot {
-        let strategy = plan.strategy().clone();
-        let full = Strategy { models: ModelSchedule::constant(1, strategy.iterations()), ..strategy };
-        let baseline = full.with_cache(CachePolicy::Off).plan(&config)?;
+        let baseline = plan.strategy().clone().of_full_model().with_cache(CachePolicy::Off).plan(&config)?;
         atomic::write_bytes(path, plot::compute(&ledger, &Ledger::new(&baseline, 1))?.as_bytes())?;
     }
     if arguments.json {

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use mgnt_data::loader::spread;
 use mgnt_data::{Picture, PictureStore};
-use mgnt_decode::{CachePolicy, ModelSchedule, Plan, Strategy};
+use mgnt_decode::{CachePolicy, Plan};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
 
@@ -38,8 +38,7 @@ impl Sampler {
         device: &Device,
     ) -> anyhow::Result<Self> {
         check_pair(config, &tokenizer)?;
-        let strategy = schedule.strategy().clone();
-        let full = Strategy { models: ModelSchedule::constant(1, strategy.iterations()), ..strategy };
+        let full = schedule.strategy().clone().of_full_model();
         let baseline = full.with_cache(CachePolicy::Off).plan(config)?;
         // Evenly over the classes, which may be a thousand.
         let classes = (0..COLUMNS * ROWS).map(|i| i * config.classes.max(1) / (COLUMNS * ROWS)).collect();

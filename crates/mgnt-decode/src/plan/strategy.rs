@@ -82,6 +82,11 @@ impl Strategy {
         self
     }
 
+    /// The same with the full model in every iteration.
+    pub fn of_full_model(self) -> Self {
+        Self { models: ModelSchedule::constant(1, self.iterations()), ..self }
+    }
+
     /// With guidance.
     pub fn with_guidance(mut self, guidance: Guidance) -> Self {
         self.guidance = guidance;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use mgnt_data::manifest::sha256;
-use mgnt_decode::{CachePolicy, ModelSchedule, Strategy, search};
+use mgnt_decode::{CachePolicy, Strategy, search};
 use mgnt_eval::{Inception, Measuring, Moments, Protocol, Side, Source, Statistics, frechet_distance};
 use mgnt_model::{ModelConfig, NestedTransformer};
 use mgnt_tokenizer::ImageTokenizer;
@@ -206,7 +206,7 @@ fn named(arguments: &Arguments, config: &ModelConfig) -> anyhow::Result<Vec<(Str
     }
     if named.is_empty() && !searches {
         let own = options.strategy(config)?;
-        let full = Strategy { models: ModelSchedule::constant(1, own.iterations()), ..own.clone() };
+        let full = own.clone().of_full_model();
         named.push((format!("{}, no cache", full.models), full.with_cache(CachePolicy::Off)));
         named.push((own.models.to_string(), own));
     }
