@@ -4,7 +4,6 @@ use burn::tensor::{DType, Int, Tensor};
 
 use crate::kernels::{Dropped, Embedded, GoesOn, Kernels, Normed, key_of_pass, share, shared_norm};
 use crate::precision;
-use crate::transformer::NORM_EPSILON;
 
 /// Tokens and positions to the residual stream; whole and shared by all sub-models.
 #[derive(Module, Debug)]
@@ -37,7 +36,7 @@ impl Embedding {
         let [token, position] = [(&self.tokens, tokens), (&self.positions, positions)]
             .map(|(table, numbers)| precision::full(kernels.rows_of(table.val(), numbers.flatten(0, 1))));
         let (sum, parameters) = ((token + position).unsqueeze(), shared_norm(&self.norm, kernels));
-        let normed = kernels.normed(None, sum, parameters, None, NORM_EPSILON, DType::F32).input;
+        let normed = kernels.normed(None, sum, parameters, None, DType::F32).input;
         let (share, device) = (share(&self.dropout), normed.device());
         if share == 0.0 || !device.is_autodiff() {
             return normed.unsqueeze();

@@ -20,11 +20,8 @@ use crate::cache::{Cached, KeysValues};
 use crate::embedding::Embedding;
 use crate::head::Head;
 use crate::initial::Initial;
-use crate::kernels::{Biases, GoesOn, Kernels, Learned, LearnedBlock, LearnedHead, OnTape};
+use crate::kernels::{Biases, GoesOn, Kernels, Learned, LearnedBlock, LearnedHead, NORM_EPSILON, OnTape};
 use crate::{Error, KvCache, ModelConfig, Norm, SubModel, host};
-
-/// LayerNorm epsilon of the published models.
-pub(crate) const NORM_EPSILON: f64 = 1e-12;
 
 /// The nested transformer: one set of weights, a sub-model chosen at each forward.
 ///

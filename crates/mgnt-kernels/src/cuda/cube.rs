@@ -153,10 +153,9 @@ impl Kernels for Cube {
         sums: Tensor<3>,
         parameters: Tensor<2>,
         dropped: Option<Dropped>,
-        epsilon: f64,
         to: DType,
     ) -> LearnedStream {
-        learned::normed(stream, sums, parameters, dropped, epsilon, to)
+        learned::normed(stream, sums, parameters, dropped, to)
     }
 
     fn factors(&self, dropped: &Dropped, rows: usize, columns: usize) -> Tensor<2> {

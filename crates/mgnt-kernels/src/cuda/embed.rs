@@ -3,7 +3,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use mgnt_model::kernels::GoesOn;
+use mgnt_model::kernels::{GoesOn, NORM_EPSILON};
 
 use crate::cuda::norm::{Scales, centre, leave, next_type};
 use crate::cuda::rows::{by_row, element, empty, is_in_row, vector};
@@ -43,7 +43,7 @@ pub fn embed(
             next.clone().into_tensor_arg(),
             input.clone().into_tensor_arg(),
             rows as u32,
-            norm.epsilon,
+            NORM_EPSILON as f32,
             Some(on),
             width,
             width / size,

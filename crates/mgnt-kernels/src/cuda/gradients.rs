@@ -58,7 +58,6 @@ pub(crate) trait GradientPasses: Backend {
         key: FloatTensor<Self>,
         is: StreamAs,
         dropout: Dropout,
-        epsilon: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
@@ -152,11 +151,10 @@ impl GradientPasses for CubeBackend {
         key: FloatTensor<Self>,
         is: StreamAs,
         dropout: Dropout,
-        epsilon: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let summands = Summands { stream, scales, is, sums, key, dropout };
-        norm_on_tape::norm(summands, parameters, epsilon, to)
+        norm_on_tape::norm(summands, parameters, to)
     }
 
     fn norm_back(
@@ -283,7 +281,6 @@ mod shapes {
         _key: &TensorSpec,
         _is: &StreamAs,
         _dropout: &Dropout,
-        _epsilon: &f32,
         to: &DType,
     ) -> (TensorSpec, TensorSpec, TensorSpec) {
         let spec = |columns: usize, of: DType| TensorSpec::new([sums.shape[1], columns].into(), of);

@@ -54,7 +54,6 @@ pub(crate) trait Learned: Backend {
         key: FloatTensor<Self>,
         is: StreamAs,
         dropout: Dropout,
-        epsilon: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
@@ -100,10 +99,9 @@ impl Learned for CubeBackend {
         key: FloatTensor<Self>,
         is: StreamAs,
         dropout: Dropout,
-        epsilon: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (input, normal, _) = Self::norm(stream, scales, sums, parameters, key, is, dropout, epsilon, to);
+        let (input, normal, _) = Self::norm(stream, scales, sums, parameters, key, is, dropout, to);
         (input, normal)
     }
 
@@ -328,7 +326,6 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
         key: FloatTensor<Self>,
         is: StreamAs,
         dropout: Dropout,
-        epsilon: f32,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let of = sums.dtype();
@@ -336,7 +333,7 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
             [input, sums, parameters].map(|parent| parent.into_parts());
         let [stream, scales, key] = [stream, scales, key].map(|tensor| tensor.into_primitive());
         let (normed, normal, inverse) =
-            B::norm(stream, scales, sums, parameters.clone(), key.clone(), is, dropout, epsilon, to);
+            B::norm(stream, scales, sums, parameters.clone(), key.clone(), is, dropout, to);
         let fixed = Self::from_inner(normal.clone());
         match NormBack.prepare::<C>([a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(operation) => {
@@ -410,7 +407,6 @@ pub(crate) fn normed(
     sums: Tensor<3>,
     parameters: Tensor<2>,
     dropped: Option<Dropped>,
-    epsilon: f64,
     to: DType,
 ) -> LearnedStream {
     // What of them is needed off the tape; and an operation has all of its tensors, so that they stand for others that are not there
@@ -428,8 +424,7 @@ pub(crate) fn normed(
         }
     };
     let [sums, parameters] = [sums.into_dispatch(), parameters.into_dispatch()];
-    let (input, normal) =
-        Dispatch::normed(input, stream, scales, sums, parameters, key, is, dropout, epsilon as f32, to);
+    let (input, normal) = Dispatch::normed(input, stream, scales, sums, parameters, key, is, dropout, to);
     let exact = (to != DType::F32).then(|| {
         let [normal, parameters] = [normal, fixed].map(Tensor::from_dispatch);
         Scaled { normal, parameters }
@@ -467,7 +462,6 @@ mod shapes {
         _key: &TensorSpec,
         _is: &StreamAs,
         _dropout: &Dropout,
-        _epsilon: &f32,
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {
         let spec = |of: DType| TensorSpec::new([sums.shape[1], sums.shape[2]].into(), of);

@@ -3,7 +3,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use mgnt_model::kernels::GoesOn;
+use mgnt_model::kernels::{GoesOn, NORM_EPSILON};
 
 use crate::cuda::rows::{by_row, element, empty, is_in_row, vector};
 
@@ -27,7 +27,6 @@ pub struct Branch {
 pub struct Scales {
     pub gamma: CubeTensor,
     pub beta: CubeTensor,
-    pub epsilon: f32,
 }
 
 /// [`Kernels::add_norm`](mgnt_model::kernels::Kernels::add_norm).
@@ -69,7 +68,7 @@ pub fn add_norm(
             next.clone().into_tensor_arg(),
             input.clone().into_tensor_arg(),
             rows as u32,
-            norm.epsilon,
+            NORM_EPSILON as f32,
             is_in_halves,
             is_written.then_some(on),
             count_of_parts,

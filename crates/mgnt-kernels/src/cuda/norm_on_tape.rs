@@ -3,6 +3,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use mgnt_model::kernels::NORM_EPSILON;
 
 use crate::cuda::dropped::{Dropout, draws, factors};
 use crate::cuda::norm::centre;
@@ -36,12 +37,7 @@ pub struct Summands {
 
 /// [`Kernels::normed`](mgnt_model::kernels::Kernels::normed) `[R, D]` in type `to`; and for its backward pass the normal
 /// before it was scaled, and one over the deviations `[R, 1]`.
-pub fn norm(
-    summands: Summands,
-    parameters: CubeTensor,
-    epsilon: f32,
-    to: DType,
-) -> (CubeTensor, CubeTensor, CubeTensor) {
+pub fn norm(summands: Summands, parameters: CubeTensor, to: DType) -> (CubeTensor, CubeTensor, CubeTensor) {
     let Summands { stream, scales, is, sums, key, dropout } = summands;
     let [stream, scales, sums, parameters] = [stream, scales, sums, parameters].map(into_contiguous);
     let (rows, width) = (sums.meta.shape()[1], sums.meta.shape()[2]);
@@ -67,7 +63,7 @@ pub fn norm(
             normal.clone().into_tensor_arg(),
             inverse.clone().into_tensor_arg(),
             rows as u32,
-            epsilon,
+            NORM_EPSILON as f32,
             dropout.site,
             dropout.threshold,
             dropout.of_rest,

@@ -68,7 +68,6 @@ pub(crate) trait Passes: Backend {
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f32,
         is_in_halves: bool,
         has_branch: bool,
         on: GoesOn,
@@ -84,7 +83,6 @@ pub(crate) trait Passes: Backend {
         of_position: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f32,
         on: GoesOn,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -165,7 +163,6 @@ impl Passes for CubeBackend {
         bias: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f32,
         is_in_halves: bool,
         has_branch: bool,
         on: GoesOn,
@@ -174,7 +171,7 @@ impl Passes for CubeBackend {
         norm::add_norm(
             norm::Stream { first: stream, rest, is_in_halves },
             norm::Branch { parts, bias, is_there: has_branch },
-            norm::Scales { gamma, beta, epsilon },
+            norm::Scales { gamma, beta },
             on,
             to,
         )
@@ -187,11 +184,10 @@ impl Passes for CubeBackend {
         of_position: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f32,
         on: GoesOn,
         to: DType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let norm = norm::Scales { gamma, beta, epsilon };
+        let norm = norm::Scales { gamma, beta };
         embed::embed([tokens, positions], [of_token, of_position], norm, on, to)
     }
 
@@ -290,7 +286,6 @@ pub(crate) fn add_norm(
         bias,
         norm.gamma.into_dispatch(),
         norm.beta.into_dispatch(),
-        norm.epsilon as f32,
         is_in_halves,
         has_branch,
         on,
@@ -316,7 +311,6 @@ pub(crate) fn embed(embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> 
         of_position.into_dispatch(),
         norm.gamma.into_dispatch(),
         norm.beta.into_dispatch(),
-        norm.epsilon as f32,
         on,
         to,
     );
@@ -410,7 +404,6 @@ mod shapes {
         _bias: &TensorSpec,
         _gamma: &TensorSpec,
         _beta: &TensorSpec,
-        _epsilon: &f32,
         _is_in_halves: &bool,
         _has_branch: &bool,
         on: &GoesOn,
@@ -428,7 +421,6 @@ mod shapes {
         _of_position: &TensorSpec,
         _gamma: &TensorSpec,
         _beta: &TensorSpec,
-        _epsilon: &f32,
         on: &GoesOn,
         to: &DType,
     ) -> (TensorSpec, TensorSpec) {

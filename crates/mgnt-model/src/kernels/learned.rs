@@ -7,7 +7,6 @@ use super::{Kernels, Scales};
 use crate::attention::Dense;
 use crate::block::Block;
 use crate::head::Head;
-use crate::transformer::NORM_EPSILON;
 
 /// Those of a model.
 #[derive(Debug, Clone)]
@@ -52,7 +51,7 @@ pub(crate) struct LearnedHead {
 
 /// Those of a LayerNorm of nothing but products without a bias: zero, gamma and beta, `[3, D]`.
 pub(crate) fn shared_norm(norm: &LayerNorm, kernels: &dyn Kernels) -> Tensor<2> {
-    let Scales { gamma, beta, .. } = norm.into();
+    let Scales { gamma, beta } = norm.into();
     let no_bias = gamma.clone().detach().zeros_like();
     kernels.shared_vectors([no_bias, gamma, beta])
 }
@@ -108,7 +107,7 @@ impl LearnedHead {
         let [_, width] = x.dims();
         let hidden = kernels.hidden(kernels.dense(x, self.weight.clone(), width), self.weight_bias.clone());
         let to = self.table.dtype();
-        let normed = kernels.normed(None, hidden.unsqueeze(), self.norm.clone(), None, NORM_EPSILON, to);
+        let normed = kernels.normed(None, hidden.unsqueeze(), self.norm.clone(), None, to);
         kernels.with_bias(kernels.dense(normed.input, self.table.clone(), rows), self.bias.clone())
     }
 }

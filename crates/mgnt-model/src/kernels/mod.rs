@@ -18,13 +18,15 @@ use burn::nn::LayerNorm;
 use burn::tensor::{DType, Int, Tensor};
 
 use crate::precision::{cast, full};
-use crate::transformer::NORM_EPSILON;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
 pub use dropped::Dropped;
 pub(crate) use learned::{Learned, LearnedBlock, LearnedHead, share, shared_norm};
 pub(crate) use on_tape::{OnTape, key_of_pass};
 pub use operations::Operations;
+
+/// What every LayerNorm adds to the variance, as those of the published models do.
+pub const NORM_EPSILON: f64 = 1e-12;
 
 /// Kernels of a device, each a product with what belongs to it, or one pass. Rows are R = B * A, of B samples with A active
 /// positions each; products take operands of one type and sum in `f32`.
@@ -171,7 +173,6 @@ pub trait Kernels: Debug + Send + Sync {
         sums: Tensor<3>,
         parameters: Tensor<2>,
         dropped: Option<Dropped>,
-        epsilon: f64,
         to: DType,
     ) -> LearnedStream;
 
@@ -318,8 +319,6 @@ pub struct Scales {
     pub gamma: Tensor<1>,
     /// What is added then, `[D]`.
     pub beta: Tensor<1>,
-    /// Added to the variance.
-    pub epsilon: f64,
 }
 
 impl From<&LayerNorm> for Scales {
@@ -329,7 +328,7 @@ impl From<&LayerNorm> for Scales {
             Some(beta) => beta.val(),
             None => Tensor::zeros_like(&gamma),
         };
-        Self { gamma, beta, epsilon: NORM_EPSILON }
+        Self { gamma, beta }
     }
 }
 

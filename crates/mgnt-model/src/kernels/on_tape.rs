@@ -1,7 +1,6 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use super::{Dropped, Kernels, LearnedBlock, LearnedStream, Samples};
-use crate::transformer::NORM_EPSILON;
 use crate::{ModelConfig, SubModel};
 
 /// The blocks of a model in training, with the kernels of its device: LayerNorm behind each sum, every position active and
@@ -74,7 +73,7 @@ impl OnTape<'_> {
         dropped: Option<Dropped>,
         to: DType,
     ) -> LearnedStream {
-        self.kernels.normed(Some(stream), sums, parameters.clone(), dropped, NORM_EPSILON, to)
+        self.kernels.normed(Some(stream), sums, parameters.clone(), dropped, to)
     }
 }
 

@@ -2,8 +2,8 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, s};
 
 use super::{
-    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, Normed, Parameter,
-    Samples, Scales, Stream,
+    AdamW, Aim, Branch, Dropped, Embedded, Entropy, GoesOn, Heads, Kernels, LearnedStream, NORM_EPSILON,
+    Normed, Parameter, Samples, Scales, Stream,
 };
 use crate::gelu::gelu;
 use crate::precision::{cast, full};
@@ -176,11 +176,10 @@ impl Kernels for Operations {
         sums: Tensor<3>,
         parameters: Tensor<2>,
         dropped: Option<Dropped>,
-        epsilon: f64,
         _: DType,
     ) -> LearnedStream {
         let part = |part: usize| parameters.clone().slice(s![part..part + 1, ..]).squeeze_dim(0);
-        let norm = Scales { gamma: part(1), beta: part(2), epsilon };
+        let norm = Scales { gamma: part(1), beta: part(2) };
         let branch = summed(full(sums), part(0));
         let branch = match dropped {
             Some(dropped) => {
@@ -259,7 +258,7 @@ fn summed(parts: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
 fn normed(sum: Tensor<2>, norm: Scales) -> Tensor<2> {
     let centred = sum.clone() - sum.mean_dim(1);
     let variance = (centred.clone() * centred.clone()).mean_dim(1);
-    let normal = centred / (variance + norm.epsilon).sqrt();
+    let normal = centred / (variance + NORM_EPSILON).sqrt();
     normal * norm.gamma.unsqueeze() + norm.beta.unsqueeze()
 }
 

@@ -171,13 +171,13 @@ fn layer_norm(
     let dropped = (share > 0.0).then(|| Dropped { key: numbers.full([2], 49), site: 3, share });
     let stream = numbers.full([rows, width], 29).into();
     let (branch, to) = (sums.clone(), numbers.compute);
-    let stream = kernels.normed(Some(stream), branch, shared.clone(), dropped, 1e-12, to);
+    let stream = kernels.normed(Some(stream), branch, shared.clone(), dropped, to);
     // Both a product and the next LayerNorm have something for what came out.
     let weight = numbers.halves([width, width], 55) * (1.0 / (width as f64).sqrt());
     let branch = kernels.dense(stream.input.clone(), weight, width);
-    let stream = kernels.normed(Some(stream), branch, shared.clone(), None, 1e-12, DType::F32);
+    let stream = kernels.normed(Some(stream), branch, shared.clone(), None, DType::F32);
     // And one of a branch alone.
-    let alone = kernels.normed(None, sums.clone(), shared, None, 1e-12, DType::F32);
+    let alone = kernels.normed(None, sums.clone(), shared, None, DType::F32);
     let result = Tensor::cat(vec![stream.input, alone.input], 0);
     let [bias, gamma, beta] = parameters;
     answer(numbers, result, &[&sums], &[&[bias], &[gamma], &[beta]])
