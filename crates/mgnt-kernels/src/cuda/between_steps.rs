@@ -1,15 +1,10 @@
 //! What a training does with its parameters between two steps, as operations of a backend.
 
-use std::array::from_fn;
-
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, DispatchTensor, backend_extension};
-use burn::tensor::Tensor;
+use burn::backend::{Backend, backend_extension};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{AdamW, Parameter};
 
-use crate::cuda::gradients::GradientPasses;
-use crate::cuda::update::{self, AT_ONCE, SQUARES};
+use crate::cuda::update;
 
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub(crate) trait BetweenSteps: Backend {
@@ -94,72 +89,6 @@ impl BetweenSteps for CubeBackend {
             update::averaged([first, second, third, fourth], values, count, decay);
         (first, second, third, fourth)
     }
-}
-
-pub(crate) fn squares(tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
-    let device = tensors.first()?.device();
-    let mut sums = Tensor::<2>::zeros([tensors.len(), SQUARES], &device);
-    for (index, some) in tensors.chunks(AT_ONCE).enumerate() {
-        let [first, second, third, fourth] = at_once(some);
-        let row = index * AT_ONCE;
-        sums = Tensor::from_dispatch(Dispatch::squares(
-            first,
-            second,
-            third,
-            fourth,
-            sums.into_dispatch(),
-            row,
-            some.len(),
-        ));
-    }
-    // In an order that is always the same, which Burn's sum of all is not.
-    let column = sums.reshape([-1, 1]).into_dispatch();
-    Some(Tensor::from_dispatch(Dispatch::sum_of_columns(column.clone(), column, false, [1].into())))
-}
-
-/// The tensors of a launch: where there are fewer, the first stands for the others, which are not taken.
-fn at_once(some: &[Tensor<1>]) -> [DispatchTensor; AT_ONCE] {
-    from_fn(|index| some.get(index).unwrap_or(&some[0]).clone().into_dispatch())
-}
-
-pub(crate) fn adamw(parameter: Parameter, gradient: Tensor<1>, how: AdamW) -> Parameter {
-    let [kept, rate, of_second] = how.factors();
-    let AdamW { beta1, beta2, epsilon, clip, .. } = how;
-    let factors = update::Factors { kept, beta1, beta2, rate, of_second, epsilon, clip };
-    let (value, first, second) = Dispatch::adamw(
-        parameter.value.into_dispatch(),
-        parameter.first.into_dispatch(),
-        parameter.second.into_dispatch(),
-        gradient.into_dispatch(),
-        factors,
-    );
-    let [value, first, second] = [value, first, second].map(Tensor::from_dispatch);
-    Parameter { value, first, second }
-}
-
-pub(crate) fn averaged(pairs: Vec<[Tensor<1>; 2]>, decay: f64) -> Vec<Tensor<1>> {
-    let (averages, values): (Vec<_>, Vec<_>) =
-        pairs.into_iter().map(|[average, value]| (average, value)).unzip();
-    let mut all = Vec::with_capacity(averages.len());
-    for (averages, values) in averages.chunks(AT_ONCE).zip(values.chunks(AT_ONCE)) {
-        let count = averages.len();
-        let [first, second, third, fourth] = at_once(averages);
-        let [of_first, of_second, of_third, of_fourth] = at_once(values);
-        let (first, second, third, fourth) = Dispatch::averaged(
-            first,
-            second,
-            third,
-            fourth,
-            of_first,
-            of_second,
-            of_third,
-            of_fourth,
-            count,
-            decay as f32,
-        );
-        all.extend([first, second, third, fourth].into_iter().take(count).map(Tensor::from_dispatch));
-    }
-    all
 }
 
 /// What comes out, by what goes in.

@@ -2,8 +2,8 @@
 //! added to those of other sub-models.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Shape};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
@@ -127,10 +127,6 @@ impl<B: Products + ProductsBack, C: CheckpointStrategy> Products for Autodiff<B,
             OpsKind::UnTracked(operation) => operation.finish(B::dense(x, weights, outputs)),
         }
     }
-}
-
-pub(crate) fn dense<const D: usize>(x: Tensor<2>, weights: Tensor<D>, outputs: usize) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::dense(x.into_dispatch(), weights.into_dispatch(), outputs))
 }
 
 /// What comes out, by what goes in.

@@ -2,16 +2,13 @@
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, AutodiffBackend, Backend, Dispatch, DispatchTensor, TensorMetadata, backend_extension,
-};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Shape};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Aim, Dropped, Entropy, LearnedStream, Samples, Scaled};
 
 use crate::cuda::dense_on_tape::rounded;
 use crate::cuda::dropped::Dropout;
@@ -346,90 +343,6 @@ impl<B: Learned + GradientPasses, C: CheckpointStrategy> Learned for Autodiff<B,
             OpsKind::UnTracked(operation) => (operation.finish(normed), fixed),
         }
     }
-}
-
-pub(crate) fn attention(
-    sums: Tensor<3>,
-    biases: Tensor<2>,
-    dropped: Option<Dropped>,
-    of: Samples,
-) -> Tensor<2> {
-    let (sums, biases) = (sums.into_dispatch(), biases.into_dispatch());
-    let (key, dropout) = drawn_by(dropped, &biases);
-    Tensor::from_dispatch(Dispatch::nested_attention(sums, biases, key, of.count, of.heads, dropout))
-}
-
-/// Key and dropout: an operation has all of its tensors, and another stands for a key that is not there and is not read.
-fn drawn_by(dropped: Option<Dropped>, other: &DispatchTensor) -> (DispatchTensor, Dropout) {
-    match dropped {
-        Some(dropped) => {
-            let dropout = Dropout::new(&dropped);
-            (dropped.key.into_dispatch(), dropout)
-        }
-        None => (other.clone(), Dropout::NONE),
-    }
-}
-
-pub(crate) fn factors(dropped: &Dropped, rows: usize, columns: usize) -> Tensor<2> {
-    let key = dropped.key.clone().inner().into_dispatch();
-    Tensor::from_dispatch(Dispatch::factors(key, Dropout::new(dropped), rows, columns))
-}
-
-pub(crate) fn cross_entropy(logits: Tensor<2>, aim: Aim) -> Entropy {
-    let fixed = logits.clone().inner();
-    let share = aim.teacher.as_ref().map_or(0.0, |(_, share)| *share as f32);
-    // An operation has all of its tensors: another stands for a teacher that is not there, and is not read.
-    let taught = aim.teacher.map_or_else(|| fixed.clone(), |(taught, _)| taught.inner());
-    let (loss, truth, gradient, probabilities) = Dispatch::entropy(
-        fixed.into_dispatch(),
-        aim.targets.inner().into_dispatch(),
-        aim.weights.inner().into_dispatch(),
-        taught.into_dispatch(),
-        aim.smoothing as f32,
-        share,
-    );
-    // What is on no tape is constant on that of the logits, if they are on one.
-    let loss = Dispatch::known(logits.into_dispatch(), gradient, loss);
-    let [loss, truth] = [loss, truth].map(Tensor::from_dispatch);
-    Entropy { loss, truth, probabilities: Tensor::from_dispatch(probabilities) }
-}
-
-pub(crate) fn hidden(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::hidden(sums.into_dispatch(), bias.into_dispatch()))
-}
-
-pub(crate) fn with_bias(sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::with_bias(sums.into_dispatch(), bias.into_dispatch()))
-}
-
-pub(crate) fn normed(
-    stream: Option<LearnedStream>,
-    sums: Tensor<3>,
-    parameters: Tensor<2>,
-    dropped: Option<Dropped>,
-    to: DType,
-) -> LearnedStream {
-    // What of them is needed off the tape; and an operation has all of its tensors, so that they stand for others that are not there
-    // and are not read.
-    let fixed = parameters.clone().detach().into_dispatch();
-    let (key, dropout) = drawn_by(dropped, &fixed);
-    let (input, stream, scales, is) = match stream {
-        None => (fixed.clone(), fixed.clone(), fixed.clone(), StreamAs::Nothing),
-        Some(LearnedStream { input, exact: None }) => {
-            let input = input.into_dispatch();
-            (input.clone(), input, fixed.clone(), StreamAs::Whole)
-        }
-        Some(LearnedStream { input, exact: Some(Scaled { normal, parameters }) }) => {
-            (input.into_dispatch(), normal.into_dispatch(), parameters.into_dispatch(), StreamAs::Normal)
-        }
-    };
-    let [sums, parameters] = [sums.into_dispatch(), parameters.into_dispatch()];
-    let (input, normal) = Dispatch::normed(input, stream, scales, sums, parameters, key, is, dropout, to);
-    let exact = (to != DType::F32).then(|| {
-        let [normal, parameters] = [normal, fixed].map(Tensor::from_dispatch);
-        Scaled { normal, parameters }
-    });
-    LearnedStream { input: Tensor::from_dispatch(input), exact }
 }
 
 /// What comes out, by what goes in.

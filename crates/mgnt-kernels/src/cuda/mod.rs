@@ -1,6 +1,7 @@
-//! The kernels. `passes` declares those of a decode to Burn as operations of a backend, with and without fusion, and
-//! `between_steps` what a training does between two of its steps; `shared`, `learned`, `dense_on_tape` and `table_on_tape` those that a tape
-//! knows, `gradients` backward passes of theirs; `library` asks cuBLASLt; the other modules hold the kernels, in CubeCL.
+//! The kernels. `cube` has them all as `mgnt-model` calls them, each an operation of a backend. `passes` declares those of a decode
+//! to Burn, with and without fusion, and `between_steps` what a training does between two of its steps; `shared`, `learned`,
+//! `dense_on_tape` and `table_on_tape` those that a tape knows, `gradients` backward passes of theirs; `library` asks cuBLASLt; the
+//! other modules hold the kernels, in CubeCL.
 
 mod attend;
 mod between_steps;

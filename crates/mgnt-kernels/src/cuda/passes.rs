@@ -2,10 +2,10 @@
 //! what comes out before they run.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Int, Tensor};
+use burn::backend::{Backend, backend_extension};
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
-use mgnt_model::kernels::{Attended, Branch, Embedded, GoesOn, Heads, Normed, Scales, Stream};
+use mgnt_model::kernels::GoesOn;
 
 use crate::cuda::{attend, decide, draw, embed, gelu, heads, norm, product};
 
@@ -207,131 +207,6 @@ impl Passes for CubeBackend {
     ) -> (IntTensor<Self>, IntTensor<Self>) {
         decide::decide(scores, codes, positions, count)
     }
-}
-
-pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, outputs: usize, parts: usize, to: DType) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), weight.into_dispatch(), outputs, parts, to))
-}
-
-pub(crate) fn heads(
-    x: Tensor<2>,
-    weight: Tensor<2>,
-    bias: Tensor<1>,
-    keys: Tensor<4>,
-    values: Tensor<4>,
-    from: usize,
-) -> Heads {
-    let (queries, keys, values) = Dispatch::heads(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        keys.into_dispatch(),
-        values.into_dispatch(),
-        from,
-    );
-    let [queries, keys, values] = [queries, keys, values].map(Tensor::from_dispatch);
-    Heads { queries, keys, values }
-}
-
-pub(crate) fn attend_anew(
-    [x, weight]: [Tensor<2>; 2],
-    bias: Tensor<1>,
-    [keys, values]: [Tensor<4>; 2],
-    from: usize,
-    keep: usize,
-) -> Attended {
-    let (mixed, keys, values) = Dispatch::attend_anew(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.into_dispatch(),
-        keys.into_dispatch(),
-        values.into_dispatch(),
-        from,
-        keep,
-    );
-    let [keys, values] = [keys, values].map(Tensor::from_dispatch);
-    Attended { mixed: Tensor::from_dispatch(mixed), keys, values }
-}
-
-pub(crate) fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, positions: usize) -> Tensor<2> {
-    let [queries, keys, values] = [queries, keys, values].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::attend(queries, keys, values, positions))
-}
-
-pub(crate) fn gelu(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::gelu(x, weight, bias, outputs, to))
-}
-
-pub(crate) fn add_norm(
-    stream: Stream,
-    branch: Option<Branch>,
-    norm: Scales,
-    on: GoesOn,
-    to: DType,
-) -> Normed {
-    // An operation has all of its tensors: others stand for what is not there, and are not read.
-    let has_branch = branch.is_some();
-    let is_in_halves = stream.rest.is_some();
-    let rest = stream.rest.unwrap_or_else(|| stream.first.clone()).into_dispatch();
-    let stream = stream.first.into_dispatch();
-    let (parts, bias) = match branch {
-        Some(Branch { parts, bias }) => (parts.into_dispatch(), bias.into_dispatch()),
-        None => (stream.clone(), norm.beta.clone().into_dispatch()),
-    };
-    let (next, input) = Dispatch::add_norm(
-        stream,
-        rest,
-        parts,
-        bias,
-        norm.gamma.into_dispatch(),
-        norm.beta.into_dispatch(),
-        is_in_halves,
-        has_branch,
-        on,
-        to,
-    );
-    normed([next, input].map(Tensor::from_dispatch), on)
-}
-
-fn normed([next, input]: [Tensor<2>; 2], on: GoesOn) -> Normed {
-    let stream = match on {
-        GoesOn::Past | GoesOn::Through => next.into(),
-        GoesOn::InHalves => Stream { first: input.clone(), rest: Some(next) },
-    };
-    Normed { stream, input }
-}
-
-pub(crate) fn embed(embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed {
-    let Embedded { tokens, positions, of_token, of_position } = embedded;
-    let (next, input) = Dispatch::embed(
-        tokens.into_dispatch(),
-        positions.into_dispatch(),
-        of_token.into_dispatch(),
-        of_position.into_dispatch(),
-        norm.gamma.into_dispatch(),
-        norm.beta.into_dispatch(),
-        on,
-        to,
-    );
-    normed([next, input].map(Tensor::from_dispatch), on)
-}
-
-pub(crate) fn draw(logits: Tensor<2>, uniform: Tensor<2>, temperature: f64) -> (Tensor<2, Int>, Tensor<2>) {
-    let (logits, uniform) = (logits.into_dispatch(), uniform.into_dispatch());
-    let (codes, logarithms) = Dispatch::draw(logits, uniform, temperature as f32);
-    (Tensor::from_dispatch(codes), Tensor::from_dispatch(logarithms))
-}
-
-pub(crate) fn decide(
-    scores: Tensor<2>,
-    codes: Tensor<2, Int>,
-    positions: Tensor<2, Int>,
-    count: usize,
-) -> [Tensor<2, Int>; 2] {
-    let (codes, positions) = (codes.into_dispatch(), positions.into_dispatch());
-    let (codes, positions) = Dispatch::decide(scores.into_dispatch(), codes, positions, count);
-    [codes, positions].map(Tensor::from_dispatch)
 }
 
 /// What comes out, by what goes in.

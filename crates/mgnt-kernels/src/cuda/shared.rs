@@ -2,8 +2,8 @@
 //! back to them.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::tensor::DType;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
@@ -130,18 +130,6 @@ impl<B: Shared + SharedBack, C: CheckpointStrategy> Shared for Autodiff<B, C> {
             OpsKind::UnTracked(operation) => operation.finish(shared),
         }
     }
-}
-
-pub(crate) fn shared<const D: usize>(parameter: Tensor<D>, to: DType) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::shared(parameter.into_dispatch(), to))
-}
-
-pub(crate) fn shared_three<const D: usize, const E: usize>(
-    parameters: [Tensor<D>; 3],
-    to: DType,
-) -> Tensor<E> {
-    let [first, second, third] = parameters.map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::shared_three(first, second, third, to))
 }
 
 /// What comes out, by what goes in.

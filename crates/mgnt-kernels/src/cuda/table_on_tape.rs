@@ -2,8 +2,8 @@
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Int, Tensor};
+use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::tensor::DType;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
@@ -90,14 +90,6 @@ impl<B: Picked + PickedBack, C: CheckpointStrategy> Picked for Autodiff<B, C> {
             OpsKind::UnTracked(operation) => operation.finish(picked),
         }
     }
-}
-
-pub(crate) fn rows_of(table: Tensor<2>, numbers: Tensor<1, Int>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::pick(table.into_dispatch(), numbers.into_dispatch(), true))
-}
-
-pub(crate) fn picked(x: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::pick(x.into_dispatch(), rows.into_dispatch(), false))
 }
 
 /// What comes out, by what goes in.
