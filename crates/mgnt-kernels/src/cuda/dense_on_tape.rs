@@ -11,8 +11,8 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_cubecl::CubeBackend;
 
 use crate::cuda::dense;
-use crate::cuda::gradients::or_other;
-use crate::place::{has_some, is_open};
+use crate::cuda::gradients::before;
+use crate::place::is_open;
 
 /// With one weight, or with three `[3, _, _]`.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -36,7 +36,7 @@ pub(crate) trait ProductsBack: Backend {
     ) -> FloatTensor<Self>;
 
     /// To weights of that shape, in `f32`.
-    #[fusion(dtype = shapes::full(x), shape = shapes::weights(shape))]
+    #[fusion(dtype = DType::F32, shape = shapes::weights(shape))]
     fn dense_to_weights(
         x: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -101,14 +101,12 @@ impl<B: ProductsBack> Backward<B, 2> for DenseBack {
         let ([of_x, of_weights], Multiplied { x, weights, to }) = (ops.parents, ops.state);
         let (inputs, shape) = (x.shape()[1], weights.shape());
         if let Some(parent) = of_x {
-            let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
-            let (before, has_before) = or_other(before, &gradient);
+            let (before, has_before) = before(parent.id, || gradients.consume::<B>(&parent), &gradient);
             let back = B::dense_to_input(gradient.clone(), weights, before, has_before, inputs, to);
             gradients.register::<B>(parent.id, back);
         }
         if let Some(parent) = of_weights {
-            let before = has_some(parent.id.value).then(|| gradients.consume::<B>(&parent));
-            let (before, has_before) = or_other(before, &gradient);
+            let (before, has_before) = before(parent.id, || gradients.consume::<B>(&parent), &gradient);
             gradients.register::<B>(parent.id, B::dense_to_weights(x, gradient, before, has_before, shape));
         }
     }
@@ -132,11 +130,7 @@ impl<B: Products + ProductsBack, C: CheckpointStrategy> Products for Autodiff<B,
 /// What comes out, by what goes in.
 #[cfg(feature = "fusion")]
 mod shapes {
-    use burn::tensor::{DType, Shape};
-
-    pub fn full(_: DType) -> DType {
-        DType::F32
-    }
+    use burn::tensor::Shape;
 
     pub fn sums(x: &Shape, weights: &Shape, outputs: &usize) -> Shape {
         let count = if weights.num_dims() == 3 { weights[0] } else { 1 };

@@ -3,6 +3,7 @@
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 use burn::tensor::{DType, Shape};
+use burn_autodiff::NodeId;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use mgnt_model::compute::whole_rows;
@@ -11,6 +12,7 @@ use crate::cuda::dropped::{self, Dropout};
 use crate::cuda::norm_on_tape::{StreamAs, Summands};
 use crate::cuda::product::view;
 use crate::cuda::{attend, columns, entropy, gelu, heads, norm_back, norm_on_tape};
+use crate::place::has_some;
 
 /// Operations of a backend without a tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
@@ -95,7 +97,7 @@ pub(crate) trait GradientPasses: Backend {
 
     /// Over the rows of `x [.., N C]`, `f32`, those of each C columns with zeros behind them: `[N whole]`, for `whole [N, _]` or `[_]`, added
     /// to `before` where it is said to be there.
-    #[fusion(dtype = shapes::full(x), shape = shapes::whole(shape))]
+    #[fusion(dtype = DType::F32, shape = shapes::whole(shape))]
     fn sum_of_columns(
         x: FloatTensor<Self>,
         before: FloatTensor<Self>,
@@ -204,10 +206,23 @@ impl GradientPasses for CubeBackend {
     }
 }
 
-/// An operation has all of its tensors: another stands for a gradient that is not there yet, and is not read.
-pub fn or_other<T: Clone>(before: Option<T>, other: &T) -> (T, bool) {
-    let is_there = before.is_some();
-    (before.unwrap_or_else(|| other.clone()), is_there)
+/// The gradient that a tensor of the tape has already, as `take` takes it out, and whether it has one. An operation has all of its
+/// tensors: `other` stands for one that is not there yet, and is not read.
+///
+/// It is asked for once before each gradient that is registered, since [`has_some`] counts on that.
+pub(crate) fn before<T: Clone>(id: NodeId, take: impl FnOnce() -> T, other: &T) -> (T, bool) {
+    if has_some(id.value) { (take(), true) } else { (other.clone(), false) }
+}
+
+/// The gradient of a bias of `shape` from that of what it was added to, and what there is [`before`].
+pub(crate) fn to_bias<B: GradientPasses>(
+    id: NodeId,
+    take: impl FnOnce() -> FloatTensor<B>,
+    of_sums: &FloatTensor<B>,
+    shape: Shape,
+) -> FloatTensor<B> {
+    let (before, has_before) = before(id, take, of_sums);
+    B::sum_of_columns(of_sums.clone(), before, has_before, shape)
 }
 
 /// What comes out, by what goes in.
@@ -218,10 +233,6 @@ mod shapes {
     use mgnt_model::compute::whole_rows;
 
     use super::{Dropout, StreamAs};
-
-    pub fn full(_: DType) -> DType {
-        DType::F32
-    }
 
     pub fn entropy(
         logits: &TensorSpec,

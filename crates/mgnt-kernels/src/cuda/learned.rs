@@ -13,9 +13,9 @@ use burn_cubecl::CubeBackend;
 use crate::cuda::dense_on_tape::rounded;
 use crate::cuda::dropped::Dropout;
 use crate::cuda::gelu;
-use crate::cuda::gradients::{GradientPasses, or_other};
+use crate::cuda::gradients::{GradientPasses, before, to_bias};
 use crate::cuda::norm_on_tape::StreamAs;
-use crate::place::{Place, has_some};
+use crate::place::Place;
 
 /// Operations of which the first result is on the tape.
 #[backend_extension(Cube, Fusion: cfg(feature = "fusion"), Autodiff)]
@@ -31,11 +31,11 @@ pub(crate) trait Learned: Backend {
         dropout: Dropout,
     ) -> FloatTensor<Self>;
 
-    #[fusion(dtype = sums, shape = shapes::hidden(sums))]
+    #[fusion(dtype = sums, shape = shapes::rows(sums))]
     fn hidden(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// `sums [1, R, V]` and the first V of `bias`, `[R, V]` in the type of that.
-    #[fusion(dtype = bias, shape = shapes::logits(sums))]
+    #[fusion(dtype = bias, shape = shapes::rows(sums))]
     fn with_bias(sums: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// `[R, D]` in type `to`, and off the tape its normal. The gradient of the stream is that of `input`, and `stream` is what is
@@ -132,9 +132,7 @@ impl<B: GradientPasses> Backward<B, 2> for AttentionBack {
         let of_sums = B::attended_back(gradient, queries, keys, values, weights, key, dropout);
         let [sums, biases] = ops.parents;
         if let Some(biases) = biases {
-            let before = has_some(biases.id.value).then(|| gradients.consume::<B>(&biases));
-            let (before, has_before) = or_other(before, &of_sums);
-            let back = B::sum_of_columns(of_sums.clone(), before, has_before, shape);
+            let back = to_bias::<B>(biases.id, || gradients.consume::<B>(&biases), &of_sums, shape);
             gradients.register::<B>(biases.id, back);
         }
         if let Some(sums) = sums {
@@ -162,9 +160,8 @@ impl<B: GradientPasses> Backward<B, 2> for HiddenBack {
         let of_sums = B::hidden_back(gradient, ops.state.sums, ops.state.bias);
         let [sums, bias] = ops.parents;
         if let Some(bias) = bias {
-            let before = has_some(bias.id.value).then(|| gradients.consume::<B>(&bias));
-            let (before, has_before) = or_other(before, &of_sums);
-            gradients.register::<B>(bias.id, B::sum_of_columns(of_sums.clone(), before, has_before, shape));
+            let back = to_bias::<B>(bias.id, || gradients.consume::<B>(&bias), &of_sums, shape);
+            gradients.register::<B>(bias.id, back);
         }
         if let Some(sums) = sums {
             gradients.register::<B>(sums.id, of_sums);
@@ -184,9 +181,8 @@ impl<B: GradientPasses> Backward<B, 2> for BiasBack {
         let (to, shape) = ops.state;
         let [sums, bias] = ops.parents;
         if let Some(bias) = bias {
-            let before = has_some(bias.id.value).then(|| gradients.consume::<B>(&bias));
-            let (before, has_before) = or_other(before, &gradient);
-            gradients.register::<B>(bias.id, B::sum_of_columns(gradient.clone(), before, has_before, shape));
+            let back = to_bias::<B>(bias.id, || gradients.consume::<B>(&bias), &gradient, shape);
+            gradients.register::<B>(bias.id, back);
         }
         if let Some(sums) = sums {
             let [rows, columns] = gradient.shape().dims();
@@ -219,11 +215,12 @@ impl<B: GradientPasses> Backward<B, 3> for NormBack {
         let gradient = gradients.consume::<B>(&ops.node);
         let (Normal { normal, inverse, parameters, key, dropout, to }, _) = ops.state;
         let [stream, sums, of_parameters] = ops.parents;
-        let before = of_parameters.as_ref().filter(|parent| has_some(parent.id.value));
-        let before = before.map(|parent| gradients.consume::<B>(parent));
-        let (before, has_before) = or_other(before, &gradient);
+        let (others, has_others) = match &of_parameters {
+            Some(parent) => before(parent.id, || gradients.consume::<B>(parent), &gradient),
+            None => (gradient.clone(), false),
+        };
         let (of_stream, of_sums, back) =
-            B::norm_back(gradient, normal, inverse, parameters, key, dropout, to, before, has_before);
+            B::norm_back(gradient, normal, inverse, parameters, key, dropout, to, others, has_others);
         if let Some(parent) = of_parameters {
             gradients.register::<B>(parent.id, back);
         }
@@ -231,10 +228,9 @@ impl<B: GradientPasses> Backward<B, 3> for NormBack {
             gradients.register::<B>(sums.id, of_sums);
         }
         if let Some(stream) = stream {
-            let before = has_some(stream.id.value).then(|| gradients.consume::<B>(&stream));
-            let all = match before {
-                Some(before) => B::float_add(of_stream, before),
-                None => of_stream,
+            let all = match before(stream.id, || gradients.consume::<B>(&stream), &of_stream) {
+                (others, true) => B::float_add(of_stream, others),
+                (_, false) => of_stream,
             };
             gradients.register::<B>(stream.id, all);
         }
@@ -357,11 +353,7 @@ mod shapes {
         [sums[1], sums[2] / 3].into()
     }
 
-    pub fn hidden(sums: &Shape) -> Shape {
-        [sums[1], sums[2]].into()
-    }
-
-    pub fn logits(sums: &Shape) -> Shape {
+    pub fn rows(sums: &Shape) -> Shape {
         [sums[1], sums[2]].into()
     }
 
