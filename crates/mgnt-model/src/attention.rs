@@ -27,7 +27,7 @@ impl Dense {
     /// The weight is sliced, which is a view on the CPU and copies nothing. A backend that fuses takes what comes in a row:
     /// so the cast is right behind what made `x`, and views come before the product, between it and the sum nothing.
     pub fn forward(&self, x: Tensor<3>, outputs: usize) -> Tensor<3> {
-        let x = precision::cast(x, self.weight.val().dtype());
+        let x = x.cast(self.weight.val().dtype());
         let [_, _, inputs] = x.dims();
         let weight = self.weight.val().slice(s![0..inputs, 0..outputs]);
         let bias = self.bias.val().slice(s![0..outputs]).unsqueeze();
@@ -182,7 +182,7 @@ impl Attention {
         let compute = self.query.weight.val().dtype();
         let by_head = |t: Tensor<3>| {
             let [_, _, outputs] = t.dims();
-            precision::cast(t, compute).reshape([batch, rows / batch, outputs / width, width])
+            t.cast(compute).reshape([batch, rows / batch, outputs / width, width])
         };
         let place = config.sub_models.iter().position(|&p| p == sub_model.p());
         // On a tape gradients are to reach the weights, which their copies would take.
@@ -226,7 +226,7 @@ impl Attention {
             return weigh(scores, values, self.on_host);
         }
         let weights = self.dropout.forward(softmax(scores, 3));
-        precision::cast(weights, compute).matmul(values)
+        weights.cast(compute).matmul(values)
     }
 }
 
@@ -255,7 +255,7 @@ fn in_products(
         Some(beyond) => scores + beyond.hidden,
         None => scores,
     };
-    let weights = precision::cast(softmax(scores, 4), compute);
+    let weights = softmax(scores, 4).cast(compute);
     precision::matmul(weights.reshape([batch, heads, active, positions]), values, exact)
 }
 
@@ -292,12 +292,12 @@ fn weigh(scores: Tensor<4>, values: Tensor<4>, on_host: bool) -> Tensor<4> {
     let columns = if on_host { 1 } else { 8 };
     let ones = Tensor::ones([batch, heads, positions, columns], (&fixed.device(), compute));
     let with_ones = Tensor::cat(vec![fixed, ones], 3);
-    let moved = precision::cast(scores * weights.clone(), compute).matmul(with_ones);
+    let moved = (scores * weights.clone()).cast(compute).matmul(with_ones);
     // A tensor off the tape is a constant beside one that is on it.
-    let mixed = precision::cast(weights, compute).matmul(values);
+    let mixed = weights.cast(compute).matmul(values);
     let part = |from: usize, to: usize| precision::full(moved.clone().slice(s![.., .., .., from..to]));
     let back = part(0, width) - part(width, width + 1) * precision::full(mixed.clone().inner());
-    mixed + precision::cast(back.clone() - back.detach(), compute)
+    mixed + (back.clone() - back.detach()).cast(compute)
 }
 
 #[cfg(test)]
@@ -358,7 +358,7 @@ mod tests {
         };
         let gradients_of_plain = gradients(&plain);
         for (compute, bound) in [(DType::F32, 2e-6), (DType::BF16, 2e-2)] {
-            let values = precision::cast(whole(values.clone(), 2), compute);
+            let values = whole(values.clone(), 2).cast(compute);
             let ours = weigh(beyond.hide(whole(scores.clone(), 3)), values, false);
             assert_eq!(ours.dtype(), compute);
             for (a, b) in gradients(&ours).into_iter().zip(&gradients_of_plain) {

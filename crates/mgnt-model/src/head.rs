@@ -25,9 +25,9 @@ impl Head {
         let x = x.reshape([1, count, width]);
         let compute = self.dense.weight.val().dtype();
         let x = self.norm.forward(gelu(self.dense.forward(x, width), self.on_host));
-        let x = precision::cast(x, compute);
+        let x = x.cast(compute);
         // In training the table stays in f32, and only products are taken in the type of the weights.
-        let table = precision::cast(table.slice(s![0..rows, ..]), compute);
+        let table = table.slice(s![0..rows, ..]).cast(compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
         // Sums of halves are whole in `f32`, and no product of the type of the operands would give them.
         let exact = self.dense.exact && compute == DType::F32;
@@ -46,10 +46,10 @@ impl Head {
         let [_, width] = x.dims();
         let compute = self.dense.weight.val().dtype();
         let (weight, bias) = (self.dense.weight.val(), self.dense.bias.val());
-        let hidden = kernels.gelu(precision::cast(x, compute), weight, bias, width, DType::F32);
+        let hidden = kernels.gelu(x.cast(compute), weight, bias, width, DType::F32);
         let norm = (&self.norm).into();
         let x = kernels.add_norm(hidden.into(), None, norm, GoesOn::Past, compute).input;
-        let table = precision::cast(table.slice(s![0..rows, ..]), compute);
+        let table = table.slice(s![0..rows, ..]).cast(compute);
         let bias = self.bias.val().slice(s![0..rows]).unsqueeze();
         let sums = kernels.product(x, table.transpose(), rows, DType::F32);
         let sums = if sums.dims()[0] == 1 { sums } else { sums.sum_dim(0) };

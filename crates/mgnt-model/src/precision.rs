@@ -29,12 +29,7 @@ pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>, exact: bool) ->
 
 /// The tensor in `f32`.
 pub(crate) fn full<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    cast(x, DType::F32)
-}
-
-/// The tensor in a float type; itself where it has that type.
-pub(crate) fn cast<const D: usize>(x: Tensor<D>, to: DType) -> Tensor<D> {
-    if x.dtype() == to { x } else { x.cast(FloatDType::from(to)) }
+    x.cast(DType::F32)
 }
 
 /// A module whose matrices have another type.
@@ -49,6 +44,6 @@ impl ModuleMapper for Matrices {
         if D < 2 {
             return param;
         }
-        param.map(|matrix| cast(matrix, self.0.into()))
+        param.map(|matrix| matrix.cast(self.0))
     }
 }

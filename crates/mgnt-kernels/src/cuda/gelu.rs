@@ -15,7 +15,7 @@ pub fn gelu(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, outputs: usize,
     match by_library(&x, &weight, outputs, to, Then::Gelu(bias.clone())) {
         Some(hidden) => hidden,
         None => {
-            let bias = if bias.dtype == DType::F32 { bias } else { cast(bias, DType::F32) };
+            let bias = cast(bias, DType::F32);
             of_sums(product(x, weight, outputs, 1, DType::F32), bias, to)
         }
     }

@@ -44,7 +44,7 @@ pub fn by_library(
     let x = into_contiguous(x.clone());
     let (rows, inputs) = (x.meta.shape()[0], x.meta.shape()[1]);
     // The library's bias is of the result's type.
-    let then = then.map(|bias| into_contiguous(if bias.dtype == to { bias } else { cast(bias, to) }));
+    let then = then.map(|bias| into_contiguous(cast(bias, to)));
     let out = empty([rows, outputs], to, &x);
     library::multiply(&x, &cut(weight, inputs, outputs), &out, then).then_some(out)
 }

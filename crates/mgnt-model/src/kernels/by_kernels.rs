@@ -8,7 +8,7 @@ use crate::block::{Block, Mlp};
 use crate::cache::{Cached, KeysValues, KvCache};
 use crate::compute::whole_rows;
 use crate::embedding::Embedding;
-use crate::{ModelConfig, Norm, SubModel, precision};
+use crate::{ModelConfig, Norm, SubModel};
 
 /// The blocks of a model with the kernels of its device.
 pub(crate) struct ByKernels<'a> {
@@ -37,7 +37,7 @@ impl Biases {
     /// Those of a block whose queries, keys and values are joined.
     pub fn new(block: &Block, kernels: &dyn Kernels) -> Self {
         let to = kernels.bias_type(block.mlp.up.weight.val().dtype());
-        let cast = |dense: &Dense| Param::from_tensor(precision::cast(dense.bias.val(), to));
+        let cast = |dense: &Dense| Param::from_tensor(dense.bias.val().cast(to));
         Self { heads: block.attention.joined.iter().map(cast).collect(), up: cast(&block.mlp.up) }
     }
 }
@@ -74,7 +74,7 @@ impl ByKernels<'_> {
                 let norm = (&block.attention_norm).into();
                 self.kernels.add_norm(stream, None, norm, GoesOn::Past, self.compute)
             }
-            _ => Normed { stream, input: precision::cast(x, self.compute) },
+            _ => Normed { stream, input: x.cast(self.compute) },
         }
     }
 

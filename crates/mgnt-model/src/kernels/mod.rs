@@ -17,7 +17,7 @@ use std::fmt::Debug;
 use burn::nn::LayerNorm;
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::precision::{cast, full};
+use crate::precision::full;
 
 pub(crate) use by_kernels::{Biases, ByKernels};
 pub use dropped::Dropped;
@@ -101,7 +101,7 @@ pub trait Kernels: Debug + Send + Sync {
 
     /// A parameter on a tape, in type `to`, for all sub-models of a step: their gradients may be added up in one place.
     fn shared_matrix(&self, parameter: Tensor<2>, to: DType) -> Tensor<2> {
-        cast(parameter, to)
+        parameter.cast(to)
     }
 
     /// As [`shared_matrix`](Self::shared_matrix), in its own type.
@@ -111,7 +111,7 @@ pub trait Kernels: Debug + Send + Sync {
 
     /// Three of one shape, one behind the other.
     fn shared_matrices(&self, parameters: [Tensor<2>; 3], to: DType) -> Tensor<3> {
-        cast(Tensor::stack(parameters.to_vec(), 0), to)
+        Tensor::stack::<3>(parameters.to_vec(), 0).cast(to)
     }
 
     /// The same of vectors, in their own type.

@@ -6,7 +6,7 @@ use super::{
     Normed, Parameter, Samples, Scales, Stream,
 };
 use crate::gelu::gelu;
-use crate::precision::{cast, full};
+use crate::precision::full;
 
 /// Each kernel by Burn's operations: the definition that kernels of a device are held against. It is no faster than a model
 /// without kernels.
@@ -16,7 +16,7 @@ pub struct Operations;
 impl Kernels for Operations {
     fn product(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize, to: DType) -> Tensor<3> {
         let [_, inputs] = x.dims();
-        cast(full(x).matmul(full(weight.slice(s![0..inputs, 0..outputs]))), to).unsqueeze()
+        full(x).matmul(full(weight.slice(s![0..inputs, 0..outputs]))).cast(to).unsqueeze()
     }
 
     fn bias_type(&self, _: DType) -> DType {
@@ -36,7 +36,7 @@ impl Kernels for Operations {
         let active = rows / batch;
         let sums = self.product(x, weight, 3 * heads * width, DType::F32);
         let all = (sums + bias.unsqueeze()).reshape([batch, active, 3 * heads, width]);
-        let all = cast(all, keys.dtype()).swap_dims(1, 2);
+        let all = all.cast(keys.dtype()).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
         let into = |buffer: Tensor<4>, part: Tensor<4>| {
             let (device, dtype, behind) = (part.device(), part.dtype(), room - from - active);
@@ -58,8 +58,8 @@ impl Kernels for Operations {
     }
 
     fn gelu(&self, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>, outputs: usize, to: DType) -> Tensor<2> {
-        let sums = self.product(x, weight, outputs, DType::F32).squeeze_dim(0);
-        cast(gelu(sums + bias.slice(s![0..outputs]).unsqueeze(), false), to)
+        let sums = self.product(x, weight, outputs, DType::F32).squeeze_dim::<2>(0);
+        gelu(sums + bias.slice(s![0..outputs]).unsqueeze(), false).cast(to)
     }
 
     fn add_norm(
@@ -75,12 +75,12 @@ impl Kernels for Operations {
             None => stream.full(),
         };
         let normed = normed(sum.clone(), norm);
-        let input = cast(normed.clone(), to);
+        let input = normed.clone().cast(to);
         let stream = match on {
             GoesOn::Past => sum.into(),
             GoesOn::Through => normed.into(),
             GoesOn::InHalves => {
-                let rest = cast(normed - full(input.clone()), to);
+                let rest = (normed - full(input.clone())).cast(to);
                 Stream { first: input.clone(), rest: Some(rest) }
             }
         };
@@ -134,7 +134,7 @@ impl Kernels for Operations {
 
     fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3> {
         let ([_, inputs], to) = (x.dims(), weight.dtype());
-        cast(x, to).matmul(weight.slice(s![0..inputs, 0..outputs])).unsqueeze()
+        x.cast(to).matmul(weight.slice(s![0..inputs, 0..outputs])).unsqueeze()
     }
 
     fn dense_of_three(&self, x: Tensor<2>, weights: Tensor<3>, outputs: usize) -> Tensor<3> {
@@ -154,7 +154,7 @@ impl Kernels for Operations {
         let bias = biases.slice(s![.., 0..outputs / 3]).reshape([1, 1, outputs]);
         let all = full(sums) + bias;
         let all = all.reshape([samples, rows / samples, 3 * heads, outputs / (3 * heads)]);
-        let all = cast(all, compute).swap_dims(1, 2);
+        let all = all.cast(compute).swap_dims(1, 2);
         let part = |i: usize| all.clone().slice(s![.., i * heads..(i + 1) * heads, .., ..]);
         let active = rows / samples;
         let factors = dropped.map(|dropped| {
@@ -166,8 +166,8 @@ impl Kernels for Operations {
     fn hidden(&self, sums: Tensor<3>, bias: Tensor<1>) -> Tensor<2> {
         let to = sums.dtype();
         let [_, _, outputs] = sums.dims();
-        let sums = full(sums).squeeze_dim(0) + bias.slice(s![0..outputs]).unsqueeze();
-        cast(gelu(sums, false), to)
+        let sums = full(sums).squeeze_dim::<2>(0) + bias.slice(s![0..outputs]).unsqueeze();
+        gelu(sums, false).cast(to)
     }
 
     fn normed(
@@ -240,9 +240,9 @@ impl Kernels for Operations {
 fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, factors: Option<Tensor<4>>) -> Tensor<2> {
     let ([batch, heads, active, width], compute) = (queries.dims(), queries.dtype());
     let scores = full(queries.matmul(keys.swap_dims(2, 3))) * (width as f64).powf(-0.5);
-    let weights = cast(softmax(scores, 3), compute);
+    let weights = softmax(scores, 3).cast(compute);
     let weights = match factors {
-        Some(factors) => cast(full(weights) * factors, compute),
+        Some(factors) => (full(weights) * factors).cast(compute),
         None => weights,
     };
     let mixed = weights.matmul(values);
