@@ -2,6 +2,11 @@ use burn::tensor::Tensor;
 
 use crate::host;
 
+/// `2 sqrt(2/pi)`.
+pub(crate) const TWICE_SQRT_2_OVER_PI: f64 = 1.595_769_121_605_730_8;
+/// What the cube counts for beside `x`.
+pub(crate) const CUBIC: f64 = 0.044_715;
+
 /// Tanh gelu, `0.5 x (1 + tanh(u))` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, written as `x / (1 + exp(-2u))`.
 ///
 /// The two are equal; this one needs an exponential only, which is several times faster on the CPU than `tanh`.
@@ -10,30 +15,36 @@ use crate::host;
 ///
 /// On a tape it is a line with the slope at `x`: one product in its backward pass, and one tensor to keep for it.
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>, on_host: bool) -> Tensor<D> {
-    match (on_host, x.device().is_autodiff()) {
-        (true, false) => return host::gelu(x),
-        (true, true) => {
-            let (slope, rest) = host::gelu_line(x.clone().inner());
-            return x * slope + rest;
-        }
-        (false, _) => (),
-    }
-    const TWICE_SQRT_2_OVER_PI: f64 = 1.595_769_121_605_730_8;
-    const CUBIC: f64 = 0.044_715;
-    let at = x.clone().inner();
-    let square = at.clone() * at.clone();
-    let exponent = at.clone() * (square.clone() * (-TWICE_SQRT_2_OVER_PI * CUBIC) - TWICE_SQRT_2_OVER_PI);
-    let denominator = exponent.clamp_max(40.0).exp() + 1.0;
     if !x.device().is_autodiff() {
-        return at / denominator;
+        return if on_host { host::gelu(x) } else { value(x) };
     }
-    let gate = denominator.recip();
-    let value = at.clone() * gate.clone();
+    let at = x.clone().inner();
+    let (slope, rest) = if on_host { host::gelu_line(at) } else { line(at) };
+    // What is off the tape is constant on it.
+    x * slope + rest
+}
+
+fn value<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let square = x.clone() * x.clone();
+    x.clone() / denominator(x, square)
+}
+
+/// Slope at `x`, and what the value is beside `x` times that.
+fn line<const D: usize>(x: Tensor<D>) -> (Tensor<D>, Tensor<D>) {
+    let square = x.clone() * x.clone();
+    let gate = denominator(x.clone(), square.clone()).recip();
+    let value = x.clone() * gate.clone();
     let of_exponent = square * (3.0 * TWICE_SQRT_2_OVER_PI * CUBIC) + TWICE_SQRT_2_OVER_PI;
     // gate + value (1 - gate) 2u'
     let slope = (gate.clone().neg() + 1.0) * of_exponent * value.clone() + gate;
-    let rest = value - at * slope.clone();
-    x * slope + rest
+    let rest = value - x * slope.clone();
+    (slope, rest)
+}
+
+/// `1 + exp(-2u)`.
+fn denominator<const D: usize>(x: Tensor<D>, square: Tensor<D>) -> Tensor<D> {
+    let exponent = x * (square * (-TWICE_SQRT_2_OVER_PI * CUBIC) - TWICE_SQRT_2_OVER_PI);
+    exponent.clamp_max(40.0).exp() + 1.0
 }
 
 #[cfg(test)]

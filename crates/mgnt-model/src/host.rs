@@ -76,8 +76,8 @@ pub(crate) fn gelu_line<const D: usize>(x: Tensor<D>) -> (Tensor<D>, Tensor<D>) 
     (Tensor::from_data(data, &device), Tensor::from_data(rests, &device))
 }
 
-const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_121_605_730_8_f64 as f32;
-const CUBIC: f32 = 0.044_715;
+const TWICE_SQRT_2_OVER_PI: f32 = crate::gelu::TWICE_SQRT_2_OVER_PI as f32;
+const CUBIC: f32 = crate::gelu::CUBIC as f32;
 
 /// `-2u`, at most 40.
 #[inline(always)]
