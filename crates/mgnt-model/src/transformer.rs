@@ -11,6 +11,7 @@ use burn::module::Module;
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Int, IntDType, Tensor};
+use computed_by::By;
 use mgnt_weights::directory::ModelDirectory;
 use mgnt_weights::{TensorMap, module};
 
@@ -221,18 +222,16 @@ impl NestedTransformer {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Tensor<2, Int>) -> Tensor<3> {
-        match self.kernels().filter(|_| !self.device().is_autodiff()) {
-            Some(kernels) => {
+        match self.by(&self.device()) {
+            By::Decode(kernels) => {
                 let on = GoesOn::Through;
                 let normed = self.embedding.forward_by(kernels, tokens, positions, on, DType::F32);
                 normed.input.unsqueeze()
             }
-            None => match self.learned_by() {
-                Some(kernels) => {
-                    self.embedding.forward_learning(kernels, tokens, positions, self.dropout_seed)
-                }
-                None => self.embedding.forward(tokens, positions),
-            },
+            By::Training(kernels) => {
+                self.embedding.forward_learning(kernels, tokens, positions, self.dropout_seed)
+            }
+            By::Operations => self.embedding.forward(tokens, positions),
         }
     }
 
@@ -277,12 +276,14 @@ impl NestedTransformer {
         let [batch, active] = tokens.dims();
         let length = keep.min(active + cache.as_ref().map_or(0, KvCache::len));
         let (tokens, positions) = self.taken(tokens, positions);
-        let (x, blocks) = match self.by_kernels(&self.device(), batch, sub_model) {
-            Some(by_kernels) => {
-                let first = by_kernels.embedded(&self.embedding, &self.blocks, [tokens, positions]);
-                by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, length)
+        let place = self.place_of(sub_model);
+        let (x, blocks) = match self.by(&self.device()) {
+            By::Decode(kernels) => {
+                let by_kernels = self.by_kernels(kernels, sub_model, place, batch);
+                let first = by_kernels.embedded(&self.embedding, [tokens, positions]);
+                by_kernels.through_blocks(first, cache, length)
             }
-            None => self.through_blocks(self.embed(tokens, positions), batch, cache, length, sub_model),
+            _ => self.through_blocks(self.embed(tokens, positions), batch, cache, length, sub_model),
         };
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
@@ -297,29 +298,32 @@ impl NestedTransformer {
         keep: usize,
         sub_model: SubModel,
     ) -> (Tensor<3>, Vec<KeysValues>) {
-        if let Some(by_kernels) = self.by_kernels(&x.device(), batch, sub_model) {
-            let first = by_kernels.first(&self.blocks, x.flatten(0, 1));
-            return by_kernels.through_blocks(&self.blocks, self.last_norm.as_ref(), first, cache, keep);
-        }
-        if let Some(kernels) = self.learned_by().filter(|_| cache.is_none() && keep == 0) {
-            let (config, compute) = (&self.config, self.compute_type());
-            let on_tape = OnTape { kernels, config, sub_model, samples: batch, seed: self.dropout_seed };
-            let x = match &self.learned {
-                Some(learned) => on_tape.through_blocks(&learned.blocks, x),
-                None => {
-                    let of = |block| LearnedBlock::new(block, kernels, compute);
-                    on_tape.through_blocks(&self.blocks.iter().map(of).collect::<Vec<_>>(), x)
-                }
-            };
-            return (x, Vec::new());
+        let (place, device) = (self.place_of(sub_model), x.device());
+        match self.by(&device) {
+            By::Decode(kernels) => {
+                let by_kernels = self.by_kernels(kernels, sub_model, place, batch);
+                return by_kernels.through_blocks(by_kernels.first(x.flatten(0, 1)), cache, keep);
+            }
+            By::Training(kernels) if cache.is_none() && keep == 0 => {
+                let (config, compute) = (&self.config, self.compute_type());
+                let on_tape = OnTape { kernels, config, sub_model, samples: batch, seed: self.dropout_seed };
+                let x = match &self.learned {
+                    Some(learned) => on_tape.through_blocks(&learned.blocks, x),
+                    None => {
+                        let of = |block| LearnedBlock::new(block, kernels, compute);
+                        on_tape.through_blocks(&self.blocks.iter().map(of).collect::<Vec<_>>(), x)
+                    }
+                };
+                return (x, Vec::new());
+            }
+            By::Training(_) | By::Operations => (),
         }
         let positions = x.dims()[1] / batch + cache.as_ref().map_or(0, KvCache::len);
         let beyond = if self.blocks.first().is_some_and(|block| block.attention.takes_whole_rows()) {
-            Beyond::new(positions, &x.device())
+            Beyond::new(positions, &device)
         } else {
             None
         };
-        let device = x.device();
         // A tape holds what was computed, and nothing is written over on it.
         let in_buffers = !device.is_autodiff();
         let buffers = || {
@@ -371,11 +375,11 @@ impl NestedTransformer {
             return nothing([0, count], &rows.device());
         }
         let table = self.embedding.tokens.val();
-        match self.kernels_for_blocks() {
-            Some(kernels) if self.is_for_kernels() && !rows.device().is_autodiff() => {
-                self.head.forward_by(kernels, rows, table, count)
-            }
-            Some(kernels) if self.config.is_learned_by_kernels() && rows.device().is_autodiff() => {
+        let device = rows.device();
+        match self.by(&device) {
+            By::Decode(kernels) => self.head.forward_by(kernels, rows, table, count),
+            // What these spare is the way back; off the tape, as in a validation, there is none, and logits are those of operations.
+            By::Training(kernels) if device.is_autodiff() => {
                 let new = || LearnedHead::new(&self.head, table, kernels, self.compute_type());
                 let head = self.learned.as_ref().map_or_else(new, |learned| learned.head.clone());
                 head.forward(kernels, rows, count)

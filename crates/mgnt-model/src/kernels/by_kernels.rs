@@ -14,6 +14,9 @@ use crate::{ModelConfig, Norm, SubModel};
 pub(crate) struct ByKernels<'a> {
     pub kernels: &'a dyn Kernels,
     pub config: &'a ModelConfig,
+    pub blocks: &'a [Block],
+    /// Behind the last block, where LayerNorms stand before the branches.
+    pub last_norm: Option<&'a LayerNorm>,
     /// One for each block.
     pub biases: &'a [Biases],
     pub sub_model: SubModel,
@@ -44,16 +47,11 @@ impl Biases {
 
 impl ByKernels<'_> {
     /// What stands before the first block, of `tokens` at `positions`, both `[B, A]`.
-    pub fn embedded(
-        &self,
-        embedding: &Embedding,
-        blocks: &[Block],
-        [tokens, positions]: [Tensor<2, Int>; 2],
-    ) -> Normed {
+    pub fn embedded(&self, embedding: &Embedding, [tokens, positions]: [Tensor<2, Int>; 2]) -> Normed {
         let embedded = |on, to| embedding.forward_by(self.kernels, tokens, positions, on, to);
         match self.goes_on() {
             // The first block has a LayerNorm of its own.
-            GoesOn::Past => self.first(blocks, embedded(GoesOn::Through, DType::F32).input),
+            GoesOn::Past => self.first(embedded(GoesOn::Through, DType::F32).input),
             on => embedded(on, self.compute),
         }
     }
@@ -67,9 +65,9 @@ impl ByKernels<'_> {
     }
 
     /// The stream `[B * A, D]` before the first block, and what that takes.
-    pub fn first(&self, blocks: &[Block], x: Tensor<2>) -> Normed {
+    pub fn first(&self, x: Tensor<2>) -> Normed {
         let stream = Stream::from(x.clone());
-        match (self.config.norm, blocks.first()) {
+        match (self.config.norm, self.blocks.first()) {
             (Norm::Pre, Some(block)) => {
                 let norm = (&block.attention_norm).into();
                 self.kernels.add_norm(stream, None, norm, GoesOn::Past, self.compute)
@@ -82,8 +80,6 @@ impl ByKernels<'_> {
     /// `keep` positions of the context, where there are any.
     pub fn through_blocks(
         &self,
-        blocks: &[Block],
-        last_norm: Option<&LayerNorm>,
         first: Normed,
         cache: Option<KvCache>,
         keep: usize,
@@ -95,7 +91,7 @@ impl ByKernels<'_> {
         let mut cached = cache.into_iter().flat_map(KvCache::into_blocks);
         let (mut kept, mut written) = (Vec::new(), None);
         let on = self.goes_on();
-        let all = blocks.iter().zip(self.biases).zip(behind(blocks, last_norm));
+        let all = self.blocks.iter().zip(self.biases).zip(behind(self.blocks, self.last_norm));
         for (index, ((block, biases), [middle, last])) in all.enumerate() {
             // What is not to be kept is written over by the next block.
             let buffer = self.buffer(cached.next().or_else(|| written.take()), &room);
@@ -108,7 +104,7 @@ impl ByKernels<'_> {
             }
             let branch = self.mlp(block, biases, normed.input);
             // Behind the last block the stream is normed wherever LayerNorms stand, and leaves in f32.
-            let is_last = index + 1 == blocks.len();
+            let is_last = index + 1 == self.blocks.len();
             let on = if is_last { GoesOn::Through } else { on };
             let next = self.kernels.add_norm(normed.stream, Some(branch), last.into(), on, self.compute);
             (stream, input) = (next.stream, next.input);

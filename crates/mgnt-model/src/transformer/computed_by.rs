@@ -6,9 +6,28 @@ use super::NestedTransformer;
 use crate::kernels::{ByKernels, Kernels};
 use crate::{Nesting, SubModel};
 
+/// What computes a model.
+pub(super) enum By<'a> {
+    /// The operations of a backend.
+    Operations,
+    /// Kernels that know a cache and no tape.
+    Decode(&'a dyn Kernels),
+    /// Kernels that may be on a tape and know no cache.
+    Training(&'a dyn Kernels),
+}
+
 impl NestedTransformer {
+    /// What computes it of what is on that device.
+    pub(super) fn by(&self, device: &Device) -> By<'_> {
+        match self.kernels_for_blocks() {
+            Some(kernels) if self.is_for_kernels() && !device.is_autodiff() => By::Decode(kernels),
+            Some(kernels) if self.config.is_learned_by_kernels() => By::Training(kernels),
+            _ => By::Operations,
+        }
+    }
+
     /// The kernels that blocks are computed by, if they are.
-    pub(super) fn kernels_for_blocks(&self) -> Option<&dyn Kernels> {
+    fn kernels_for_blocks(&self) -> Option<&dyn Kernels> {
         let is_nested_within = self.config.nesting != Nesting::Features;
         let is_rounded = !self.head.dense.exact;
         self.kernels.as_deref().filter(|_| is_nested_within && is_rounded)
@@ -30,24 +49,37 @@ impl NestedTransformer {
     }
 
     /// Whether its blocks are made ready for kernels of a decode.
-    pub(super) fn is_for_kernels(&self) -> bool {
+    fn is_for_kernels(&self) -> bool {
         self.biases.len() == self.blocks.len()
     }
 
-    /// Its blocks by kernels, for a decode, if they are computed so of what is on that device; panics where the sub-model is
-    /// another model's.
-    pub(super) fn by_kernels(
-        &self,
-        device: &Device,
-        batch: usize,
+    /// The place of a sub-model in the configuration's list; panics where it is another model's.
+    pub(super) fn place_of(&self, sub_model: SubModel) -> usize {
+        let sizes = &self.config.sub_models;
+        match sizes.iter().position(|&p| p == sub_model.p()) {
+            Some(place) => place,
+            None => panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}"),
+        }
+    }
+
+    /// Its blocks by kernels of a decode, of a sub-model and its place.
+    pub(super) fn by_kernels<'a>(
+        &'a self,
+        kernels: &'a dyn Kernels,
         sub_model: SubModel,
-    ) -> Option<ByKernels<'_>> {
-        let (config, biases, compute) = (&self.config, &self.biases, self.compute_type());
-        let sizes = &config.sub_models;
-        let Some(place) = sizes.iter().position(|&p| p == sub_model.p()) else {
-            panic!("{sub_model} is not of this model, whose sub-models are {sizes:?}");
-        };
-        let kernels = self.kernels().filter(|_| !device.is_autodiff())?;
-        Some(ByKernels { kernels, config, biases, sub_model, place, batch, compute })
+        place: usize,
+        batch: usize,
+    ) -> ByKernels<'a> {
+        ByKernels {
+            kernels,
+            config: &self.config,
+            blocks: &self.blocks,
+            last_norm: self.last_norm.as_ref(),
+            biases: &self.biases,
+            sub_model,
+            place,
+            batch,
+            compute: self.compute_type(),
+        }
     }
 }
