@@ -16,7 +16,7 @@ const CHUNK: usize = 1 << 16;
 /// undrawn, for a model that is filled from a file.
 pub(crate) struct Initial<'a> {
     seed: Option<u64>,
-    /// How many there were.
+    /// Matrices drawn so far; each has streams of its own.
     matrices: u64,
     device: &'a Device,
 }

@@ -288,8 +288,8 @@ impl NestedTransformer {
         (x.reshape([batch, active, self.config.width]), KvCache { blocks, length })
     }
 
-    /// `x [1, B * A, D]` before the first block to that after the last, and the blocks' keys and values of the first `keep` positions
-    /// of the context, where there are any.
+    /// From the stream `x [1, B * A, D]` before the first block to that after the last; and, where `keep` is above 0, each block's
+    /// buffers, with the keys and values of the first `keep` positions of the context.
     fn through_blocks(
         &self,
         mut x: Tensor<3>,

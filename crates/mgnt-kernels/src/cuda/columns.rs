@@ -22,8 +22,8 @@ pub const LAST: usize = 512;
 const ACROSS_LAST: u32 = 8;
 const DOWN_LAST: u32 = 32;
 
-/// Sums over the rows of `x [.., N C]` without gaps, `f32`, those of each C columns with zeros behind them, `[N whole]`; added to `before`,
-/// if there is that.
+/// Sums over the rows of `x [.., N C]` without gaps, in `f32`. Each of the N `parts` of C columns is filled up with zeros to
+/// `whole`, one behind the other: `[N whole]`. Added to `before`, if it is there.
 pub fn sum_of_columns(x: CubeTensor, parts: usize, whole: usize, before: Option<CubeTensor>) -> CubeTensor {
     let sums = add_up(x);
     let (rows, columns) = (sums.meta.shape()[0], sums.meta.shape()[1]);

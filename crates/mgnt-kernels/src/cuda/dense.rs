@@ -109,7 +109,7 @@ fn cut_one(weights: &CubeTensor, index: usize, rows: usize, columns: usize) -> C
     view_from(weights.clone(), index * of_weight, [rows, columns], strides)
 }
 
-/// Of each of them.
+/// The first rows and columns of every weight, as a batch where there are several.
 fn cut_all(weights: &CubeTensor, count: usize, rows: usize, columns: usize) -> CubeTensor {
     if weights.meta.num_dims() == 2 {
         return cut(weights, rows, columns);

@@ -95,8 +95,8 @@ pub(crate) trait GradientPasses: Backend {
         share: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Over the rows of `x [.., N C]`, `f32`, those of each C columns with zeros behind them: `[N whole]`, for `whole [N, _]` or `[_]`, added
-    /// to `before` where it is said to be there.
+    /// Sums over the rows of `x [.., N C]`, in `f32`. Each of the N groups of C columns is filled up with zeros to `whole`:
+    /// `[N, whole]`, or `[whole]` of one group, as `shape` says. Added to `before`, where it is said to be there.
     #[fusion(dtype = DType::F32, shape = shapes::whole(shape))]
     fn sum_of_columns(
         x: FloatTensor<Self>,

@@ -28,7 +28,7 @@ pub struct Kept {
 }
 
 /// The gradient of the stream, `[R, D]` in `f32`; of the sums, `[1, R, D]` in type `to`, of which some was dropped; and of the
-/// parameters, `[3 D]`, added to what did `before`.
+/// parameters, `[3 D]`, added to `before`, the gradient that they have already.
 ///
 /// A cube goes through rows and adds up as it does the parameters' gradients, so that nothing is read again for that.
 pub fn norm_back(gradient: CubeTensor, kept: Kept, to: DType, before: Option<CubeTensor>) -> [CubeTensor; 3] {

@@ -76,8 +76,8 @@ impl ByKernels<'_> {
         }
     }
 
-    /// What stands before the first block to the stream `[1, B * A, D]` after the last, and the blocks' keys and values of the first
-    /// `keep` positions of the context, where there are any.
+    /// From what stands before the first block to the stream `[1, B * A, D]` after the last; and, where `keep` is above 0, each
+    /// block's buffers, with the keys and values of the first `keep` positions of the context.
     pub fn through_blocks(
         &self,
         first: Normed,

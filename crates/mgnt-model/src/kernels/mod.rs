@@ -92,11 +92,11 @@ pub trait Kernels: Debug + Send + Sync {
     /// stream as it goes `on`.
     fn embed(&self, embedded: Embedded, norm: Scales, on: GoesOn, to: DType) -> Normed;
 
-    /// Products of `x [R, n]`, rounded to the type of the weights, with the first n rows and `outputs` columns of each: side by
-    /// side, `[1, R, outputs]` of each, in that type. It may be on a tape, with no copy of what a sub-model uses of a weight.
+    /// `x [R, n]`, rounded to the type of `weight`, times its first n rows and `outputs` columns: `[1, R, outputs]` in that type. It
+    /// may be on a tape, and copies no part of the weight.
     fn dense(&self, x: Tensor<2>, weight: Tensor<2>, outputs: usize) -> Tensor<3>;
 
-    /// As [`dense`](Self::dense), of three `weights [3, _, _]`: `[1, R, 3 outputs]`.
+    /// As [`dense`](Self::dense), of three `weights [3, _, _]`, side by side: `[1, R, 3 outputs]`.
     fn dense_of_three(&self, x: Tensor<2>, weights: Tensor<3>, outputs: usize) -> Tensor<3>;
 
     /// A parameter on a tape, in type `to`, for all sub-models of a step: their gradients may be added up in one place.
