@@ -5,7 +5,7 @@
 
 /// What of a tensor a product can be taken of.
 #[derive(Debug, Clone, Copy)]
-pub struct Tensor<'a> {
+pub struct View<'a> {
     /// Two dimensions or more, the last two a matrix's rows and columns.
     pub shape: &'a [usize],
     /// Of each dimension, in numbers.
@@ -50,7 +50,7 @@ pub struct Layout {
 impl Layout {
     /// Of `a` and `b` into `out`, whose sizes fit; `None` where a matrix has gaps between the numbers of its rows and of its columns,
     /// or where those of a batch are not one stride apart.
-    pub fn new(a: Tensor, b: Tensor, out: Tensor) -> Option<Self> {
+    pub fn new(a: View, b: View, out: View) -> Option<Self> {
         let (first, of_b) = operand(b)?;
         let (second, of_a) = operand(a)?;
         let (result, batch) = operand(out)?;
@@ -62,8 +62,8 @@ impl Layout {
 }
 
 /// A tensor's matrices, and how many there are.
-fn operand(tensor: Tensor) -> Option<(Operand, usize)> {
-    let Tensor { shape, strides } = tensor;
+fn operand(view: View) -> Option<(Operand, usize)> {
+    let View { shape, strides } = view;
     let (ahead, &[rows, columns]) = shape.split_last_chunk::<2>()?;
     let (strides_ahead, &[of_row, of_column]) = strides.split_last_chunk::<2>()?;
     let (batch, stride) = batch(ahead, strides_ahead)?;
@@ -108,8 +108,8 @@ pub fn alignment(offset: u64, most: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn tensor<'a>(shape: &'a [usize], strides: &'a [usize]) -> Tensor<'a> {
-        Tensor { shape, strides }
+    fn view<'a>(shape: &'a [usize], strides: &'a [usize]) -> View<'a> {
+        View { shape, strides }
     }
 
     /// The product by a layout, number by number, as the library's reference has it.
@@ -141,8 +141,8 @@ mod tests {
     }
 
     /// By the tensors' own shapes and strides.
-    fn expected(a: (Tensor, &[f64]), b: (Tensor, &[f64]), out: Tensor, into: &mut [f64]) {
-        let place = |of: Tensor, index: &[usize]| {
+    fn expected(a: (View, &[f64]), b: (View, &[f64]), out: View, into: &mut [f64]) {
+        let place = |of: View, index: &[usize]| {
             index.iter().zip(of.strides).map(|(i, stride)| i * stride).sum::<usize>()
         };
         let [first, second, rows, columns] = *out.shape else { panic!("four dimensions") };
@@ -168,7 +168,7 @@ mod tests {
         for (a_shape, a_strides) in of_a {
             for (b_shape, b_strides) in of_b {
                 let (a, b, out) =
-                    (tensor(&a_shape, &a_strides), tensor(&b_shape, &b_strides), tensor(&shape, &strides));
+                    (view(&a_shape, &a_strides), view(&b_shape, &b_strides), view(&shape, &strides));
                 let layout = Layout::new(a, b, out).unwrap();
                 let (of_a, of_b) = (numbers(p * a_strides[0]), numbers(p * b_strides[0]));
                 let mut found = vec![0.0; p * strides[0]];
@@ -183,18 +183,18 @@ mod tests {
 
     #[test]
     fn what_the_library_cannot_take_is_said() {
-        let square = tensor(&[4, 4], &[4, 1]);
-        let with_gaps = tensor(&[4, 4], &[8, 2]);
-        let within_itself = tensor(&[4, 4], &[2, 1]);
-        let turned = tensor(&[4, 4], &[1, 4]);
+        let square = view(&[4, 4], &[4, 1]);
+        let with_gaps = view(&[4, 4], &[8, 2]);
+        let within_itself = view(&[4, 4], &[2, 1]);
+        let turned = view(&[4, 4], &[1, 4]);
         assert!(Layout::new(square, turned, square).is_some());
         assert!(Layout::new(with_gaps, square, square).is_none());
         assert!(Layout::new(within_itself, square, square).is_none());
         assert!(Layout::new(square, square, turned).is_none());
         // Heads side by side: samples are not a multiple of heads apart.
-        let heads = tensor(&[2, 3, 5, 4], &[5 * 12, 4, 12, 1]);
-        let apart = tensor(&[2, 3, 5, 4], &[3 * 5 * 4, 5 * 4, 4, 1]);
-        let inner = tensor(&[2, 3, 4, 4], &[48, 16, 4, 1]);
+        let heads = view(&[2, 3, 5, 4], &[5 * 12, 4, 12, 1]);
+        let apart = view(&[2, 3, 5, 4], &[3 * 5 * 4, 5 * 4, 4, 1]);
+        let inner = view(&[2, 3, 4, 4], &[48, 16, 4, 1]);
         assert!(Layout::new(apart, inner, heads).is_none());
         assert!(Layout::new(apart, inner, apart).is_some());
         // One of another batch.
@@ -203,9 +203,9 @@ mod tests {
 
     #[test]
     fn a_single_row_or_matrix_has_no_stride() {
-        let row = tensor(&[1, 1, 4], &[99, 77, 1]);
-        let matrix = tensor(&[1, 4, 3], &[5, 3, 1]);
-        let out = tensor(&[1, 1, 3], &[1, 1, 1]);
+        let row = view(&[1, 1, 4], &[99, 77, 1]);
+        let matrix = view(&[1, 4, 3], &[5, 3, 1]);
+        let out = view(&[1, 1, 3], &[1, 1, 1]);
         let layout = Layout::new(row, matrix, out).unwrap();
         assert_eq!(layout.second.matrix, Matrix { rows: 4, columns: 1, between: 4, stride: 0 });
         assert_eq!((layout.batch, layout.out.between), (1, 3));

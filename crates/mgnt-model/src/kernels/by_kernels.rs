@@ -32,7 +32,7 @@ pub(crate) struct ByKernels<'a> {
 #[derive(Module, Debug)]
 pub(crate) struct Biases {
     /// Of queries, keys and values, for each sub-model.
-    heads: Vec<Param<Tensor<1>>>,
+    qkv: Vec<Param<Tensor<1>>>,
     up: Param<Tensor<1>>,
 }
 
@@ -41,7 +41,7 @@ impl Biases {
     pub fn new(block: &Block, kernels: &dyn Kernels) -> Self {
         let to = kernels.bias_type(block.mlp.up.weight.val().dtype());
         let cast = |dense: &Dense| Param::from_tensor(dense.bias.val().cast(to));
-        Self { heads: block.attention.joined.iter().map(cast).collect(), up: cast(&block.mlp.up) }
+        Self { qkv: block.attention.joined.iter().map(cast).collect(), up: cast(&block.mlp.up) }
     }
 }
 
@@ -143,7 +143,7 @@ impl ByKernels<'_> {
     ) -> (Branch, KeysValues) {
         let [_, features] = input.dims();
         let joined = &block.attention.joined[self.place];
-        let (weight, bias) = (joined.weight.val(), biases.heads[self.place].val());
+        let (weight, bias) = (joined.weight.val(), biases.qkv[self.place].val());
         let KeysValues { keys, values } = buffer;
         let Attended { mixed, keys, values } =
             self.kernels.attend_anew(input, weight, bias, keys, values, room.length, room.keep);

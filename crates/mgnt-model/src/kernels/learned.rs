@@ -19,9 +19,9 @@ pub(crate) struct Learned {
 #[derive(Debug, Clone)]
 pub(crate) struct LearnedBlock {
     /// Of queries, keys and values, `[3, D, D]`.
-    pub heads: Tensor<3>,
+    pub qkv: Tensor<3>,
     /// `[3, D]`.
-    pub head_biases: Tensor<2>,
+    pub qkv_biases: Tensor<2>,
     pub output: Tensor<2>,
     /// The bias before it, gamma and beta, `[3, D]`.
     pub attention_norm: Tensor<2>,
@@ -71,8 +71,8 @@ impl LearnedBlock {
             kernels.shared_vectors([before.bias.val(), scales.gamma, scales.beta])
         };
         Self {
-            heads: kernels.shared_matrices(apart.map(|dense| dense.weight.val()), to),
-            head_biases: kernels.shared_vectors(apart.map(|dense| dense.bias.val())),
+            qkv: kernels.shared_matrices(apart.map(|dense| dense.weight.val()), to),
+            qkv_biases: kernels.shared_vectors(apart.map(|dense| dense.bias.val())),
             output: matrix(&attention.output),
             attention_norm: norm(&attention.output, (&block.attention_norm).into()),
             up: matrix(&mlp.up),

@@ -51,10 +51,10 @@ impl OnTape<'_> {
     fn attention(&self, block: &LearnedBlock, x: Tensor<2>, dropout: &mut Dropout) -> Tensor<3> {
         let (heads, outputs) =
             (self.sub_model.heads(self.config), self.sub_model.attention_width(self.config));
-        let sums = self.kernels.dense_of_three(x, block.heads.clone(), outputs);
+        let sums = self.kernels.dense_of_three(x, block.qkv.clone(), outputs);
         let of = Samples { count: self.samples, heads };
         let dropped = dropout.next(block.attention_dropout);
-        let mixed = self.kernels.attention(sums, block.head_biases.clone(), dropped, of);
+        let mixed = self.kernels.attention(sums, block.qkv_biases.clone(), dropped, of);
         self.kernels.dense(mixed, block.output.clone(), self.config.width)
     }
 

@@ -28,7 +28,7 @@ use cubecl_server::server::BufferBinding;
 use cubecl_server::stream::{ExecuteScope, WriteScoped, failed_writing};
 use cudarc::cublaslt::{result::CublasError, sys};
 
-use crate::layout::{self, Layout, Tensor, alignment};
+use crate::layout::{self, Layout, View, alignment};
 use lt::{Chosen, Places, Product};
 
 pub use lt::Then;
@@ -91,8 +91,8 @@ pub fn multiply(a: &CubeTensor, b: &CubeTensor, out: &CubeTensor, then: Then<Cub
     true
 }
 
-fn seen(tensor: &CubeTensor) -> Tensor<'_> {
-    Tensor { shape: tensor.meta.shape(), strides: tensor.meta.strides() }
+fn seen(tensor: &CubeTensor) -> View<'_> {
+    View { shape: tensor.meta.shape(), strides: tensor.meta.strides() }
 }
 
 /// Products whose kernels are remembered. A decode asks for some hundred; a training's change with its number of masked tokens, and
