@@ -111,7 +111,6 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::super::{parse, read};
-    use super::*;
     use crate::DType;
 
     fn golden(name: &str) -> PathBuf {

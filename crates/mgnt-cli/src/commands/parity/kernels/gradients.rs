@@ -139,7 +139,7 @@ fn gelu(kernels: &dyn Kernels, numbers: &Numbers) -> anyhow::Result<TensorMap> {
 /// A number that most rows have, as the mask token is, some that none has, and more columns than a cube takes.
 fn rows_of_a_table(kernels: &dyn Kernels, numbers: &Numbers) -> anyhow::Result<TensorMap> {
     let table = numbers.full([ROWS, WIDTH], 61).require_grad();
-    let number = |row: usize| if row % 3 == 0 { row * 31 % (ROWS - 1) / 2 * 2 } else { ROWS - 1 };
+    let number = |row: usize| if row.is_multiple_of(3) { row * 31 % (ROWS - 1) / 2 * 2 } else { ROWS - 1 };
     let result = kernels.rows_of(table.clone(), numbers.whole(1999, number));
     answer(numbers, result, &[&table], &[])
 }
