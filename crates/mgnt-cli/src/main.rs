@@ -12,6 +12,7 @@ mod commands;
 mod device;
 mod failure;
 mod memory;
+mod model_kind;
 mod output;
 
 use std::io::IsTerminal;

@@ -22,15 +22,8 @@ fn maskgit_port() -> TensorMap {
     mgnt_weights::torch::read(&golden("maskgit-vqgan/pytorch_model.bin")).unwrap()
 }
 
-/// MAGVIT's checkpoint is too large for the repository.
-fn magvit_flax() -> Option<TensorMap> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/parity/magvit-3dvq/checkpoint.msgpack");
-    if path.exists() {
-        return Some(mgnt_weights::flax::read(&path).unwrap());
-    }
-    eprintln!("skipped: {} is not there", path.display());
-    None
+fn magvit_flax() -> TensorMap {
+    mgnt_weights::flax::read(&golden("magvit-3dvq/checkpoint.msgpack")).unwrap()
 }
 
 /// A float tensor of the case file, channels moved from last to second.
@@ -136,7 +129,7 @@ fn a_tokenizer_of_ours_goes_to_the_port_and_comes_back() {
 
 #[test]
 fn published_magvit_tokenizer() {
-    let Some(tensors) = magvit_flax() else { return };
+    let tensors = magvit_flax();
     let shape = VideoShape { frames: 8, size: 16, temporal_downsample: vec![true, false] };
     let (config, weights) = published::video_from_flax(tensors.clone(), &shape).unwrap();
     let expected = VideoTokenizerConfig {

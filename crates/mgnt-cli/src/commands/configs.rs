@@ -1,13 +1,12 @@
-//! Files of `--config`, and configs of model directories. Configs, recipes and strategies are all RON: one of another kind is told by what it is.
+//! Files of `--config`. Configs, recipes and strategies are all RON: one of another kind is told by what it is.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use mgnt_decode::Strategy;
 use mgnt_model::ModelConfig;
 use mgnt_tokenizer::{ImageTokenizerConfig, VideoTokenizerConfig};
 use mgnt_train::{Recipe, TokenizerRecipe};
-use mgnt_weights::directory::{CONFIG, ModelDirectory, read_ron};
+use mgnt_weights::directory::{CONFIG, read_ron};
 use serde::de::DeserializeOwned;
 
 use crate::failure::bad_use;
@@ -26,29 +25,6 @@ pub fn model(path: &Path) -> anyhow::Result<ModelConfig> {
 /// The recipe of a nested transformer.
 pub fn recipe(path: &Path) -> anyhow::Result<Recipe> {
     read(path, "a recipe of train-imagenet (configs/image/debug.ron)")
-}
-
-/// What a model directory holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelKind {
-    ImageTokenizer,
-    VideoTokenizer,
-    Transformer,
-}
-
-impl ModelKind {
-    /// Told by which configuration parses: their fields have different names.
-    pub fn of(directory: &ModelDirectory) -> anyhow::Result<Self> {
-        directory.check()?;
-        if directory.config::<ImageTokenizerConfig>().is_ok() {
-            return Ok(Self::ImageTokenizer);
-        }
-        if directory.config::<VideoTokenizerConfig>().is_ok() {
-            return Ok(Self::VideoTokenizer);
-        }
-        directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
-        Ok(Self::Transformer)
-    }
 }
 
 /// What is `expected` in a file.
@@ -71,11 +47,12 @@ pub fn of_another_kind(path: &Path, expected: &str) -> Option<anyhow::Error> {
         serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text).is_ok()
     }
     type IsOne = fn(&Path) -> bool;
-    let kinds: [(&str, IsOne); 6] = [
+    let kinds: [(&str, IsOne); 7] = [
         ("a recipe of train-imagenet", is::<Recipe>),
         ("a recipe of train-tokenizer", is::<TokenizerRecipe>),
         ("a model's config", is::<ModelConfig>),
         ("a tokenizer's config", is::<ImageTokenizerConfig>),
+        ("a video tokenizer's config", is::<VideoTokenizerConfig>),
         ("a strategy", is::<Strategy>),
         ("JSON, where RON is read: (layers: 4, …)", is_json),
     ];

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use mgnt_model::{ModelConfig, NestedTransformer};
+use mgnt_model::NestedTransformer;
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, published};
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
-use super::configs::ModelKind;
 use super::output_folder::{check_file, check_not_read};
-use crate::device::{DeviceWord, other_kind};
+use crate::device::DeviceWord;
 use crate::failure::bad_use;
+use crate::model_kind::ModelKind;
 
 /// Arguments of `mgnt export`.
 #[derive(Args)]
@@ -75,9 +75,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut weights = directory.weights()?;
     weights.check_finite().map_err(|error| error.at(&weights_path))?;
     if arguments.names == Names::Port {
-        let config = directory.config::<ImageTokenizerConfig>().map_err(|error| {
-            other_kind::<ModelConfig>(model, "an image tokenizer", "a transformer", error.into())
-        })?;
+        let config = directory
+            .config::<ImageTokenizerConfig>()
+            .map_err(|error| ModelKind::ImageTokenizer.missed(model, error.into()))?;
         weights = published::image_to_port(&config, weights)?;
     }
     let dtype = match arguments.dtype {

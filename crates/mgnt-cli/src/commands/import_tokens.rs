@@ -7,21 +7,20 @@ use clap::Args;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_data::{TokenJob, TokenStoreInfo, class_names};
 use mgnt_eval::is_npz;
-use mgnt_model::ModelConfig;
-use mgnt_tokenizer::{ImageTokenizerConfig, codes_sha256};
+use mgnt_tokenizer::{ImageTokenizerConfig, VideoTokenizerConfig, codes_sha256};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
 use mgnt_weights::npz::Archive;
 use mgnt_weights::{NamedTensor, TensorMap};
 
 use super::prepare::of_options;
 use super::watch::Progress;
-use crate::device::other_kind;
 use crate::failure::bad_use;
+use crate::model_kind::ModelKind;
 
 /// Arguments of `mgnt import-tokens`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Files with `tokens [n, N]` or `[n, h, w]` and `labels [n]` (or `class_ids`), both integers: safetensors, NumPy's npz, or a
+    /// Files with `tokens [n, N]`, `[n, h, w]` or (of videos) `[n, t, h, w]` and `labels [n]` (or `class_ids`), both integers: safetensors, NumPy's npz, or a
     /// dictionary of tensors that PyTorch saved
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
@@ -69,20 +68,16 @@ struct Gathered {
 
 /// Writes the store.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let (codes, of_tokenizer, tokenizer, codes_sha256) = match &arguments.tokenizer {
-        Some(folder) => {
-            let directory = ModelDirectory::new(folder);
-            let config: ImageTokenizerConfig = directory.config().map_err(|error| {
-                other_kind::<ModelConfig>(folder, "an image tokenizer", "a transformer", error.into())
-            })?;
-            let sum = sha256_of_file(&folder.join(WEIGHTS))?;
-            (config.codes, Some([config.grid(); 2]), sum, Some(codes_sha256(&directory)?))
-        }
-        None => {
-            let codes = arguments.codes.map_or(0, |codes| codes as usize);
-            (codes, None, arguments.tokenizer_name.clone(), None)
-        }
+    let tokenizer = match &arguments.tokenizer {
+        Some(folder) => TokenizerOf::directory(folder)?,
+        None => TokenizerOf {
+            codes: arguments.codes.map_or(0, |codes| codes as usize),
+            grid: None,
+            name: arguments.tokenizer_name.clone(),
+            codes_sha256: None,
+        },
     };
+    let codes = tokenizer.codes;
     let mut gathered: Option<Gathered> = None;
     for file in &arguments.files {
         let map = read(file)?;
@@ -92,7 +87,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(bad_use("there is no file"));
     };
     let told =
-        [("the tokenizer's grid", of_tokenizer), ("--grid", arguments.grid), ("the files' shape", grid)];
+        [("the tokenizer's grid", tokenizer.grid), ("--grid", arguments.grid), ("the files' shape", grid)];
     let grid = grid_of(&told, positions)?;
     let classes = names(&arguments, labels.iter().max().map_or(0, |&last| usize::from(last) + 1))?;
     let sums: String =
@@ -100,7 +95,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let names = arguments.files.iter().map(|file| file.file_name().unwrap_or(file.as_os_str()));
     let source = names.map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(", ");
     let count = classes.len();
-    let info = TokenStoreInfo { grid, codes, classes, tokenizer, codes_sha256, source };
+    let TokenizerOf { name, codes_sha256, .. } = tokenizer;
+    let info = TokenStoreInfo { grid, codes, classes, tokenizer: name, codes_sha256, source };
     let pictures = sha256(sums.as_bytes());
     let job = TokenJob::of(&arguments.out, labels.len(), pictures, info, false, None).map_err(of_options)?;
     let pending = job.pending();
@@ -118,8 +114,42 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     job.publish()?;
     progress.finish();
-    tell!("{}: tokens of {} pictures of {count} classes", arguments.out.display(), labels.len());
+    let (out, grid) = (arguments.out.display(), in_words(grid));
+    tell!("{out}: tokens {grid} of {} pictures of {count} classes", labels.len());
     Ok(())
+}
+
+/// What is known of the tokenizer that made the tokens.
+struct TokenizerOf {
+    codes: usize,
+    grid: Option<[usize; 2]>,
+    name: String,
+    codes_sha256: Option<String>,
+}
+
+impl TokenizerOf {
+    /// Of one of ours. Layers of a video are one below the other.
+    fn directory(folder: &Path) -> anyhow::Result<Self> {
+        let directory = ModelDirectory::new(folder);
+        let (codes, grid, codes_sha256) = match ModelKind::of(&directory)? {
+            ModelKind::ImageTokenizer => {
+                let config: ImageTokenizerConfig = directory.config()?;
+                (config.codes, [config.grid(); 2], Some(codes_sha256(&directory)?))
+            }
+            ModelKind::VideoTokenizer => {
+                let config: VideoTokenizerConfig = directory.config()?;
+                let [layers, rows, columns] = config.grid();
+                (config.codes, [layers * rows, columns], None)
+            }
+            ModelKind::Transformer => {
+                return Err(bad_use(format!(
+                    "{}: expected a tokenizer, got a transformer",
+                    folder.display()
+                )));
+            }
+        };
+        Ok(Self { codes, grid: Some(grid), name: sha256_of_file(&folder.join(WEIGHTS))?, codes_sha256 })
+    }
 }
 
 fn read(file: &Path) -> anyhow::Result<TensorMap> {
@@ -147,7 +177,10 @@ fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::
     let (count, positions, grid) = match *tokens.shape() {
         [count, positions] => (count, positions, None),
         [count, rows, columns] => (count, rows * columns, Some([rows, columns])),
-        ref shape => return Err(anyhow!("`tokens`: expected shape [n, N] or [n, h, w], got {shape:?}")),
+        [count, layers, rows, columns] => (count, layers * rows * columns, Some([layers * rows, columns])),
+        ref shape => {
+            return Err(anyhow!("`tokens`: expected shape [n, N], [n, h, w] or [n, t, h, w], got {shape:?}"));
+        }
     };
     if count == 0 || positions == 0 {
         return Err(anyhow!("`tokens`: expected some, got shape {:?}", tokens.shape()));

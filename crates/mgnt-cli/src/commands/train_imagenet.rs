@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use mgnt_data::TokenStore;
 use mgnt_model::ModelConfig;
-use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
+use mgnt_tokenizer::ImageTokenizer;
 use mgnt_train::{Computed, Forecast, Recipe, TransformerTask};
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::samples::Sampler;
 use super::strategy::StrategyArguments;
 use super::training::TrainingArguments;
 use super::watcher::Draw;
-use crate::device::other_kind;
+use crate::model_kind::ModelKind;
 
 /// Pictures of ImageNet's training set, for a forecast without data.
 const IMAGENET_PICTURES: usize = 1_281_167;
@@ -74,9 +74,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
     }
     if let Some(folder) = &arguments.from {
-        task = training.fitting(task.starting_from(folder)).map_err(|error| {
-            other_kind::<ImageTokenizerConfig>(folder, "a transformer", "an image tokenizer", error)
-        })?;
+        let started = training.fitting(task.starting_from(folder));
+        task = started.map_err(|error| ModelKind::Transformer.missed(folder, error))?;
     }
     tell!("{:.2} M parameters", task.config().parameters() as f64 / 1e6);
     training.check_memory(&recipe.optimization, "", &|parts| {

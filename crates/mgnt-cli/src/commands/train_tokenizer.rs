@@ -7,7 +7,6 @@ use burn::tensor::Device;
 use clap::Args;
 use mgnt_data::PictureStore;
 use mgnt_eval::{Dims, Resize};
-use mgnt_model::ModelConfig;
 use mgnt_train::Optimization;
 use mgnt_train::tokenizer::{
     Networks, Perceptual, Rfid, TokenizerAndJudge, TokenizerRecipe, TokenizerTask, Trained,
@@ -16,8 +15,9 @@ use mgnt_train::tokenizer::{
 use super::evaluation::{network, parse_dims};
 use super::samples::rebuilt;
 use super::training::TrainingArguments;
-use crate::device::{DeviceWord, other_kind};
+use crate::device::DeviceWord;
 use crate::failure::bad_use;
+use crate::model_kind::ModelKind;
 
 /// Arguments of `mgnt train-tokenizer`.
 #[derive(Args)]
@@ -81,9 +81,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     })?;
     tell_of_what_is_missing(&recipe, held_out.is_some());
     if let Some(folder) = &arguments.from {
-        task = training.fitting(task.starting_from(folder)).map_err(|error| {
-            other_kind::<ModelConfig>(folder, "an image tokenizer", "a transformer", error)
-        })?;
+        let started = training.fitting(task.starting_from(folder));
+        task = started.map_err(|error| ModelKind::ImageTokenizer.missed(folder, error))?;
     }
     let (shown, place) = (held_out.unwrap_or(store), device.clone());
     let draw = move |model: &TokenizerAndJudge| rebuilt(&model.tokenizer, &shown, &place);

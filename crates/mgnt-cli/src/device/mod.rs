@@ -13,17 +13,16 @@ use std::sync::Arc;
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use mgnt_decode::{DecodeMemory, Decoder, Plan};
+use mgnt_model::NestedTransformer;
 use mgnt_model::kernels::Kernels;
-use mgnt_model::{ModelConfig, NestedTransformer};
-use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer};
+use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_train::{Computed, TransformerTask};
-use mgnt_weights::directory::ModelDirectory;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 pub use inventory::{Listed, list};
 
 use crate::failure::bad_use;
+use crate::model_kind::ModelKind;
 
 /// What the user asked for; whether it was built in is seen when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,19 +297,6 @@ fn enough(place: &str, has: u64, memory: DecodeMemory, option: &str, batch: usiz
     )
 }
 
-/// The error of a model directory, or that it is of the other kind, which is easily given in this one's place.
-pub fn other_kind<Other: DeserializeOwned>(
-    directory: &Path,
-    expected: &str,
-    got: &str,
-    error: anyhow::Error,
-) -> anyhow::Error {
-    match ModelDirectory::new(directory).config::<Other>() {
-        Ok(_) => bad_use(format!("{}: expected {expected}, got {got}", directory.display())),
-        Err(_) => error,
-    }
-}
-
 /// Bytes in words.
 pub fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
@@ -339,9 +325,7 @@ impl Compute {
     /// Reads a model directory.
     pub fn load(&self, directory: &Path, device: &Device) -> anyhow::Result<NestedTransformer> {
         let model = NestedTransformer::load(directory, device);
-        self.cast(model.map_err(|error| {
-            other_kind::<ImageTokenizerConfig>(directory, "a transformer", "an image tokenizer", error.into())
-        })?)
+        self.cast(model.map_err(|error| ModelKind::Transformer.missed(directory, error.into()))?)
     }
 
     /// The model in the type that was asked for, as it is fast on the device.
@@ -369,9 +353,8 @@ impl Compute {
     /// that was asked for.
     pub fn image_tokenizer(&self, directory: &Path, device: &Device) -> anyhow::Result<ImageTokenizer> {
         let tokenizer = ImageTokenizer::load(directory, device);
-        Ok(self.exact_image(tokenizer.map_err(|error| {
-            other_kind::<ModelConfig>(directory, "an image tokenizer", "a transformer", error.into())
-        })?))
+        let missed = |error: mgnt_tokenizer::Error| ModelKind::ImageTokenizer.missed(directory, error.into());
+        Ok(self.exact_image(tokenizer.map_err(missed)?))
     }
 
     /// An image tokenizer as exact as the type that was asked for.

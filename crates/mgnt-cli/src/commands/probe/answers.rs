@@ -1,7 +1,7 @@
 //! What models answer to the tensors of a file: the forms of `docs/checkpoints.md`.
 
 use anyhow::{Context, anyhow};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
 use mgnt_data::Picture;
 use mgnt_decode::replay::{Given, replay};
 use mgnt_decode::{CachePolicy, MaskSchedule, ModelSchedule, Strategy};
@@ -158,18 +158,13 @@ pub fn image(tokenizer: &ImageTokenizer, input: &TensorMap, device: &Device) -> 
         let said = tokenizer.decode_indices(integers::<3>("indices", indices, device)?)?;
         insert(&mut output, "reconstruction", channels_last(said))?;
     } else if let Ok(tokens) = input.get("tokens") {
-        let tokens = integers::<2>("tokens", tokens, device)?;
-        let ([batch, count], side) = (tokens.dims(), tokenizer.config().grid());
-        if count != side * side {
-            return Err(anyhow!("`tokens`: expected shape [B, {}], got {:?}", side * side, [batch, count]));
-        }
-        let said = tokenizer.decode_indices(tokens.reshape([batch, side, side]))?;
-        insert(&mut output, "reconstruction", channels_last(said))?;
+        let tokens = tokens_of::<3>(tokens, &[tokenizer.config().grid(); 2], device)?;
+        insert(&mut output, "reconstruction", channels_last(tokenizer.decode_indices(tokens)?))?;
     }
     Ok(output)
 }
 
-/// As `image`, of `video [B, T, H, W, 3]`.
+/// As [`image`], of `video [B, T, H, W, 3]`.
 pub fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> anyhow::Result<TensorMap> {
     let mut output = TensorMap::new();
     if let Ok(video) = input.get("video") {
@@ -181,6 +176,10 @@ pub fn video(tokenizer: &VideoTokenizer, input: &TensorMap, device: &Device) -> 
     } else if let Ok(indices) = input.get("indices") {
         let said = tokenizer.decode_indices(integers::<4>("indices", indices, device)?)?;
         insert(&mut output, "reconstruction", channels_last(said))?;
+    } else if let Ok(tokens) = input.get("tokens") {
+        let [layers, rows, columns] = tokenizer.config().grid();
+        let tokens = tokens_of::<4>(tokens, &[layers, rows, columns], device)?;
+        insert(&mut output, "reconstruction", channels_last(tokenizer.decode_indices(tokens)?))?;
     }
     Ok(output)
 }
@@ -194,6 +193,20 @@ fn floats<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -> 
     Ok(Tensor::from_data(TensorData::new(tensor.to_f32(), shape), device))
 }
 
+/// `tokens [B, N]` as indices in a grid.
+fn tokens_of<const D: usize>(
+    tokens: &NamedTensor,
+    grid: &[usize],
+    device: &Device,
+) -> anyhow::Result<Tensor<D, Int>> {
+    let tokens = integers::<2>("tokens", tokens, device)?;
+    let ([batch, count], expected) = (tokens.dims(), grid.iter().product());
+    if count != expected {
+        return Err(anyhow!("`tokens`: expected shape [B, {expected}], got {:?}", [batch, count]));
+    }
+    Ok(tokens.reshape(Shape::from([&[batch], grid].concat())))
+}
+
 /// Of three colours, which come last.
 fn coloured<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -> anyhow::Result<Tensor<D>> {
     let pictures = floats::<D>(name, tensor, device)?;
@@ -201,6 +214,11 @@ fn coloured<const D: usize>(name: &str, tensor: &NamedTensor, device: &Device) -
     if shape[D - 1] != 3 || shape.contains(&0) {
         let expected = if D == 4 { "[B, H, W, 3]" } else { "[B, T, H, W, 3]" };
         return Err(anyhow!("`{name}`: expected shape {expected}, none of it 0, got {shape:?}"));
+    }
+    let [least, most] = [pictures.clone().min(), pictures.clone().max()].map(numbers::<1, _, f32>);
+    let (least, most) = (least.map_err(failed)?[0], most.map_err(failed)?[0]);
+    if least < 0.0 || most > 1.0 {
+        tracing::warn!("`{name}`: expected floats in 0 to 1, and these are {least} to {most}");
     }
     Ok(pictures)
 }
@@ -222,6 +240,10 @@ fn shaped<const D: usize>(name: &str, tensor: &NamedTensor) -> anyhow::Result<[u
     shape.try_into().map_err(|_| anyhow!("`{name}`: expected {D} dimensions, got shape {shape:?}"))
 }
 
+fn failed(reason: String) -> anyhow::Error {
+    anyhow!("the device failed: {reason}")
+}
+
 fn channels_first<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     tensor.movedim(D as i32 - 1, 1)
 }
@@ -232,7 +254,7 @@ fn channels_last<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 fn insert_indices<const D: usize>(output: &mut TensorMap, indices: Tensor<D, Int>) -> anyhow::Result<()> {
     let shape = indices.dims();
-    let values: Vec<i32> = numbers(indices).map_err(|reason| anyhow!("the device failed: {reason}"))?;
+    let values: Vec<i32> = numbers(indices).map_err(failed)?;
     Ok(output.insert_i32("indices", &shape, &values)?)
 }
 
@@ -279,6 +301,6 @@ pub fn inception(network: &Inception, input: &TensorMap) -> anyhow::Result<Tenso
 /// Reads a tensor from its device and files it.
 pub fn insert<const D: usize>(output: &mut TensorMap, name: &str, tensor: Tensor<D>) -> anyhow::Result<()> {
     let shape = tensor.dims();
-    let values: Vec<f32> = numbers(tensor).map_err(|reason| anyhow!("the device failed: {reason}"))?;
+    let values: Vec<f32> = numbers(tensor).map_err(failed)?;
     Ok(output.insert_f32(name, &shape, &values)?)
 }

@@ -5,6 +5,7 @@ pub mod answers;
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use mgnt_eval::Inception;
@@ -15,10 +16,11 @@ use mgnt_weights::{TensorMap, safetensors};
 
 use answers::Asked;
 
-use super::configs::ModelKind;
-use super::output_folder::check_not_read;
+use super::output_folder::{check_file, check_not_read};
+use super::watch::Progress;
 use crate::device::Compute;
 use crate::failure::bad_use;
+use crate::model_kind::ModelKind;
 
 /// Arguments of `mgnt probe`.
 #[derive(Args)]
@@ -62,6 +64,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     ];
     let read = read.each_ref().map(|(name, path)| (*name, path.as_deref()));
     check_not_read("--output", &arguments.output, &read)?;
+    check_file("--output", &arguments.output)?;
     let device = arguments.compute.open()?;
     let input = safetensors::read(&arguments.input)?;
     let mut output = TensorMap::new();
@@ -72,17 +75,26 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     }
     let asked = Asked { sub_models: &arguments.p, cache: arguments.cache != Some(Switch::Off) };
-    for group in groups(&input) {
+    let groups = groups(&input);
+    let mut progress = Progress::new(groups.len(), "groups of tensors");
+    for group in groups {
         let answers = match &probed {
-            Probed::Inception(network) => answers::inception(network, &group.tensors)?,
-            Probed::Transformer(model) => answers::transformer(model, &group.tensors, &asked)?,
-            Probed::Image(tokenizer) => answers::image(tokenizer, &group.tensors, &device)?,
-            Probed::Video(tokenizer) => answers::video(tokenizer, &group.tensors, &device)?,
+            Probed::Inception(network) => answers::inception(network, &group.tensors),
+            Probed::Transformer(model) => answers::transformer(model, &group.tensors, &asked),
+            Probed::Image(tokenizer) => answers::image(tokenizer, &group.tensors, &device),
+            Probed::Video(tokenizer) => answers::video(tokenizer, &group.tensors, &device),
         };
+        let named = || match group.prefix.as_str() {
+            "" => arguments.input.display().to_string(),
+            prefix => format!("{}: {prefix}", arguments.input.display()),
+        };
+        let answers = answers.with_context(named)?;
+        progress.add(1);
         for (name, tensor) in answers.iter() {
             output.insert(format!("{}{name}", group.prefix), tensor.clone());
         }
     }
+    progress.finish();
     if output.is_empty() {
         let names: Vec<&str> = input.iter().map(|(name, _)| name).collect();
         return Err(bad_use(format!(
