@@ -57,6 +57,8 @@ fn imported_transformers_say_what_the_published_code_says() {
     for (line, parts) in [
         ("maskgit-flax --tokenizer f --classes 10", ["--classes", "--tokenizer"]),
         ("maskgit-flax --transformer f --classes 10 --size 256", ["--size", "--transformer"]),
+        ("maskgit-flax --tokenizer f --size 0", ["--size", "0"]),
+        ("maskgit-flax --transformer f --classes 0", ["--classes", "0"]),
         ("magvit-flax --tokenizer f --classes 10", ["--classes", "--tokenizer"]),
         ("magvit-flax --transformer f --classes 10 --size 128", ["--size", "--transformer"]),
         ("magvit-flax --transformer f --classes 10 --frames 16", ["--frames", "--transformer"]),
@@ -197,6 +199,8 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     infinite.insert_f32(&name, &shape, &vec![f32::NAN; shape.iter().product()]).unwrap();
     safetensors::write(&file, &infinite).unwrap();
     fail("export small --directory -o x", path, 1, &["small", &name]);
+    let line = "probe small --input tokens.safetensors --output x";
+    fail(line, path, 1, &["model.safetensors: tensor", &name, "expected finite values, got NaN"]);
 
     let mut bytes = TensorMap::new();
     bytes.insert(

@@ -116,7 +116,7 @@ fn what_is_wrong_with_them_is_named() {
         ("a", "--codes 16 --grid 3x2 --classes 7", 2, "--classes 7: label 7 is used"),
         ("a", "--codes 16 --grid 3x2 --class-names names", 2, "label 7 is used, and there are 2 classes"),
         ("a", "--codes 16 --grid 3x2 --class-names gap", 1, "gap: line 2 is empty"),
-        ("flat", "--codes 16", 1, "`tokens`: expected shape [n, N] or [n, h, w], got [12]"),
+        ("flat", "--codes 16", 1, "`tokens`: expected shape [n, N], [n, h, w] or [n, t, h, w], got [12]"),
         ("few", "--codes 16", 1, "`labels`: expected shape [2], got [1]"),
         ("unnamed", "--codes 16", 1, "`labels` and `class_ids` are missing"),
         ("negative", "--codes 16", 1, "`labels`: expected 0 to 65535, got -1"),

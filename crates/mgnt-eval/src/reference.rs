@@ -291,7 +291,8 @@ fn load(path: &Path, identity: &Identity) -> Result<Measured, Error> {
             return Err(fail(format!("`{prefix}mean`: expected {dims} values, got {}", mean.len())));
         }
         let count = get("count")?.to_f64().first().map_or(0.0, |&count| count.max(0.0)) as u64;
-        Moments::new(mean, &covariance, (count > 0).then_some(count))
+        let moments = Moments::new(mean, &covariance, (count > 0).then_some(count));
+        moments.map_err(|error| fail(error.to_string()))
     };
     let spatial = match map.get("spatial_mean") {
         Ok(mean) => Some(moments("spatial_", mean.to_f64().len())?),

@@ -135,6 +135,7 @@ impl NestedTransformer {
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: ModelConfig = directory.config()?;
+        config.validate().map_err(|error| directory.invalid(error))?;
         Ok(directory.fill(Self::built(&config, Initial::undrawn(device))?)?)
     }
 

@@ -252,7 +252,15 @@ impl Task for TransformerTask {
 
     fn initial(&self, device: &Device) -> Result<NestedTransformer, Error> {
         let model = match &self.start {
-            Some(start) => NestedTransformer::from_weights(&self.config, start.weights()?, device)?,
+            Some(start) => {
+                let (weights, path) = (start.weights()?, start.path().join(WEIGHTS));
+                weights.check_finite().map_err(|error| error.at(&path))?;
+                let model = NestedTransformer::from_weights(&self.config, weights, device);
+                model.map_err(|error| match error {
+                    mgnt_model::Error::Weights(error) => Error::from(error.at(path)),
+                    other => other.into(),
+                })?
+            }
             None => NestedTransformer::init(&self.config, self.recipe.optimization.seed, device)?,
         };
         let model = if self.on_processor { model.on_processor() } else { model };

@@ -58,10 +58,17 @@ impl ModelDirectory {
         Err(Error::Place { path: self.path.clone(), expected: "a model directory", got })
     }
 
-    /// Fills a module with the weights.
+    /// What is wrong with the configuration beyond its form, with its file.
+    pub fn invalid(&self, reason: impl ToString) -> Error {
+        Error::Config { path: self.path.join(CONFIG), reason: reason.to_string() }
+    }
+
+    /// Fills a module with the weights, which must be finite: what attention makes of others may look as if nothing were wrong.
     #[cfg(feature = "module")]
     pub fn fill<M: burn::module::Module>(&self, module: M) -> Result<M, Error> {
-        crate::module::from_map(module, self.weights()?).map_err(|error| error.at(self.path.join(WEIGHTS)))
+        let weights = self.weights()?;
+        let filled = weights.check_finite().and_then(|()| crate::module::from_map(module, weights));
+        filled.map_err(|error| error.at(self.path.join(WEIGHTS)))
     }
 
     /// Reads `model.safetensors`; an error as of [`config`](Self::config).
@@ -124,7 +131,8 @@ pub fn read_ron<C: DeserializeOwned>(path: &Path) -> Result<C, Error> {
 pub fn parse_ron<C: DeserializeOwned>(text: &str, path: &Path) -> Result<C, Error> {
     ron::Options::default()
         .with_default_extension(ron::extensions::Extensions::IMPLICIT_SOME)
-        .from_str(text)
+        // Some editors begin a text with a byte order mark.
+        .from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|e| Error::Config { path: path.into(), reason: format!("line {}", e) })
 }
 
@@ -213,6 +221,12 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert!(refused(&file).ends_with("file: expected a model directory, got a file"));
         assert!(refused(&folder.path().join("nosuch")).contains("nosuch: "));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        let text = "\u{feff}(width: 3)";
+        assert!(parse_ron::<Config>(text, Path::new("c.ron")).is_ok());
     }
 
     #[test]

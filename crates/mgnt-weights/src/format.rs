@@ -1,6 +1,6 @@
 //! Which format a file of tensors has.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
@@ -40,6 +40,16 @@ impl Format {
     }
 }
 
+/// Fails where there is something else than a file, which would give its bytes once, or none.
+pub(crate) fn check_file(path: &Path) -> Result<(), Error> {
+    let there = fs::metadata(path).map_err(Error::io(path))?;
+    if there.is_file() {
+        return Ok(());
+    }
+    let got = if there.is_dir() { "a folder" } else { "a pipe or a device" };
+    Err(Error::Place { path: path.into(), expected: "a file, which is read in places", got: got.into() })
+}
+
 /// What is said of JSON in the place of tensors.
 pub(crate) fn of_several_files(path: &Path) -> Error {
     let reason = "it is JSON, as the index of a checkpoint in several files is \
@@ -51,6 +61,7 @@ pub(crate) fn of_several_files(path: &Path) -> Error {
 /// file's first bytes. Arrays of NumPy are not one:
 /// [`npz::Archive`](crate::npz::Archive) reads those.
 pub fn read(path: &Path) -> Result<TensorMap, Error> {
+    check_file(path)?;
     let mut start = Vec::with_capacity(Format::START);
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(Format::START as u64).read_to_end(&mut start).map_err(Error::io(path))?;

@@ -8,6 +8,7 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensorError, SafeTensors, TensorView};
 
+use crate::format::check_file;
 use crate::limits::shown;
 use crate::{DType, Error, NamedTensor, TensorMap, atomic};
 
@@ -15,6 +16,7 @@ const FORMAT: &str = "safetensors";
 
 /// Reads all tensors of a file, one after the other: no more memory is held than the tensors need.
 pub fn read(path: &Path) -> Result<TensorMap, Error> {
+    check_file(path)?;
     let mut file = File::open(path).map_err(Error::io(path))?;
     let (start, header) = {
         // SAFETY: only the header is looked at, and the map is dropped before anything else happens; as with every
@@ -202,8 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn a_missing_file_and_a_folder_are_named() {
         let error = read(Path::new("no/such.safetensors")).unwrap_err().to_string();
         assert!(error.starts_with("no/such.safetensors: "), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(": expected a file, which is read in places, got a folder"), "{error}");
     }
 }

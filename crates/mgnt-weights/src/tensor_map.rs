@@ -111,6 +111,20 @@ impl NamedTensor {
         }
     }
 
+    /// The first value that is not finite in `f32`.
+    fn not_finite(&self) -> Option<f32> {
+        fn first(mut values: impl Iterator<Item = f32>) -> Option<f32> {
+            values.find(|value| !value.is_finite())
+        }
+        match self.dtype {
+            DType::F32 => first(self.each(f32::from_le_bytes)),
+            DType::F64 => first(self.each(|b| f64::from_le_bytes(b) as f32)),
+            DType::F16 => first(self.each(|b| f16::from_le_bytes(b).to_f32())),
+            DType::Bf16 => first(self.each(|b| bf16::from_le_bytes(b).to_f32())),
+            _ => None,
+        }
+    }
+
     /// The tensor itself, where it may be weights: integers are an error. `name` is for the error only.
     pub fn require_float(&self, name: &str) -> Result<&Self, Error> {
         match self.dtype.is_float() {
@@ -321,8 +335,8 @@ impl TensorMap {
 
     /// Fails at the first value that is not finite in `f32`.
     pub fn check_finite(&self) -> Result<(), Error> {
-        for (name, tensor) in self.iter().filter(|(_, tensor)| tensor.dtype().is_float()) {
-            if let Some(value) = tensor.to_f32().into_iter().find(|value| !value.is_finite()) {
+        for (name, tensor) in self.iter() {
+            if let Some(value) = tensor.not_finite() {
                 return Err(Error::NotFinite { name: name.into(), value });
             }
         }

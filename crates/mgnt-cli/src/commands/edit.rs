@@ -12,7 +12,7 @@ use mgnt_weights::atomic;
 use serde::Serialize;
 
 use super::generation::{
-    MadeWith, add_up, check_class, check_pair, parse_class, pictures, warn_of_another_tokenizer,
+    AsRead, MadeWith, add_up, check_class, check_pair, parse_class, pictures, warn_of_another_tokenizer,
 };
 use super::output_folder::{self, Contents, is_number};
 use super::strategy::StrategyArguments;
@@ -154,6 +154,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let region = region(&arguments)?;
     let mask = mask(region, &photo)?;
     let device = arguments.compute.open()?;
+    let as_read = AsRead::new(&[&arguments.model, &arguments.tokenizer]);
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     let (size, grid) = (tokenizer.config().size, tokenizer.config().grid());
     let original = photo.centre_square(size, Filter::Lanczos)?;
@@ -174,6 +175,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     arguments.compute.check_memory(&plan, "--count", count.min(AT_ONCE))?;
     warn_of_another_tokenizer(&arguments.model, &arguments.tokenizer)?;
     let made_with = MadeWith::new(&arguments.model, Some(&arguments.tokenizer))?;
+    as_read.check()?;
     let tokens = tokenizer.tokens(&[original.rgb()], &device)?;
     let feather = arguments.feather.map_or(size / grid / 2, usize::from);
     let (mut edits, mut ledger) = (Vec::with_capacity(count), None);

@@ -9,7 +9,9 @@ use mgnt_weights::directory::{CONFIG, WEIGHTS};
 use mgnt_weights::{TensorMap, atomic, safetensors};
 use serde::Serialize;
 
-use super::generation::{Generator, MadeWith, add_up, classes, parse_class, warn_of_another_tokenizer};
+use super::generation::{
+    AsRead, Generator, MadeWith, add_up, classes, parse_class, warn_of_another_tokenizer,
+};
 use super::output_folder::{self, Contents, is_number};
 use super::strategy::StrategyArguments;
 use super::watch::Progress;
@@ -121,12 +123,14 @@ fn check_tokens_file(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
 fn tokens(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     check_tokens_file(arguments, path)?;
     let device = arguments.compute.open()?;
+    let as_read = AsRead::new(&[&arguments.model]);
     let model = arguments.compute.load(&arguments.model, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
     let count = arguments.count as usize;
     arguments.compute.check_memory(&plan, "--batch", count.min(arguments.batch.into()))?;
     let classes = classes(model.config().classes, arguments.class, count)?;
     let made_with = MadeWith::new(&arguments.model, None)?;
+    as_read.check()?;
 
     let mut progress = Progress::new(count, "pictures' tokens");
     let (mut all_tokens, mut ledger) = (Vec::with_capacity(count), None);
@@ -171,6 +175,7 @@ fn pictures(arguments: &Arguments, tokenizer_path: &Path, out: &Path) -> anyhow:
         output_folder::check_outside(out, "--save-tokens", path)?;
     }
     let device = arguments.compute.open()?;
+    let as_read = AsRead::new(&[&arguments.model, tokenizer_path]);
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(tokenizer_path, &device)?;
     let plan = arguments.strategy.plan(model.config())?;
@@ -181,6 +186,7 @@ fn pictures(arguments: &Arguments, tokenizer_path: &Path, out: &Path) -> anyhow:
     let classes = classes(model.config().classes, arguments.class, count)?;
     warn_of_another_tokenizer(&arguments.model, tokenizer_path)?;
     let made_with = MadeWith::new(&arguments.model, Some(tokenizer_path))?;
+    as_read.check()?;
 
     let mut progress = Progress::new(count, "pictures");
     let (mut all_tokens, mut ledger) = (Vec::new(), None);

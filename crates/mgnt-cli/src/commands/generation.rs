@@ -1,7 +1,10 @@
 //! From classes to pictures: what `generate`, `edit`, `eval-fid` and `demo` share.
 
+use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
+use anyhow::anyhow;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use mgnt_data::Picture;
@@ -169,6 +172,37 @@ impl<'a> MadeWith<'a> {
         };
         Ok(Self { model: weights(model)?, tokenizer: tokenizer.map(weights).transpose()? })
     }
+}
+
+/// Model directories as they were before they were read: what is made of them names their weights by a checksum that is taken
+/// later, and a training may have put others there meanwhile.
+pub struct AsRead<'a>(Vec<(&'a Path, Stamps)>);
+
+/// Lengths and times of a model's files, of those that are there.
+type Stamps = [Option<(u64, Option<SystemTime>)>; 2];
+
+impl<'a> AsRead<'a> {
+    /// To be asked for before the models are loaded.
+    pub fn new(directories: &[&'a Path]) -> Self {
+        Self(directories.iter().map(|&path| (path, stamps(path))).collect())
+    }
+
+    /// Fails where one has changed since.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.0.iter().find(|(path, before)| stamps(path) != *before) {
+            Some((path, _)) => {
+                Err(anyhow!("{}: the model changed while it was read; try again", path.display()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn stamps(model: &Path) -> Stamps {
+    [directory::CONFIG, directory::WEIGHTS].map(|file| {
+        let there = fs::metadata(model.join(file)).ok()?;
+        Some((there.len(), there.modified().ok()))
+    })
 }
 
 /// Adds a batch's times to those of the batches before.

@@ -31,8 +31,8 @@ enum Kind {
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
         /// Side of the tokenizer's pictures in pixels
-        #[arg(long, value_name = "PIXELS", default_value_t = 256, conflicts_with = "transformer")]
-        size: usize,
+        #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = pixels(), conflicts_with = "transformer")]
+        size: u32,
         /// The model directory to write
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
@@ -43,8 +43,8 @@ enum Kind {
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// Side of its pictures in pixels
-        #[arg(long, value_name = "PIXELS", default_value_t = 256)]
-        size: usize,
+        #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = pixels())]
+        size: u32,
         /// The model directory to write
         #[arg(long, short, value_name = "DIR")]
         out: PathBuf,
@@ -58,11 +58,11 @@ enum Kind {
         #[arg(long, value_name = "FILE")]
         tokenizer: Option<PathBuf>,
         /// Frames of the tokenizer's videos
-        #[arg(long, value_name = "T", default_value_t = 16, conflicts_with = "transformer")]
-        frames: usize,
+        #[arg(long, value_name = "T", default_value_t = 16, value_parser = pixels(), conflicts_with = "transformer")]
+        frames: u32,
         /// Side of the tokenizer's videos in pixels
-        #[arg(long, value_name = "PIXELS", default_value_t = 128, conflicts_with = "transformer")]
-        size: usize,
+        #[arg(long, value_name = "PIXELS", default_value_t = 128, value_parser = pixels(), conflicts_with = "transformer")]
+        size: u32,
         /// Whether each level but the last halves the frames
         #[arg(
             long,
@@ -85,24 +85,30 @@ struct TransformerArguments {
     #[arg(long, value_name = "FILE", requires = "classes")]
     transformer: Option<PathBuf>,
     /// Classes that the transformer's vocabulary has
-    #[arg(long, value_name = "C", conflicts_with = "tokenizer")]
-    classes: Option<usize>,
+    #[arg(long, value_name = "C", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "tokenizer")]
+    classes: Option<u32>,
     /// Sub-models that decodes may use, of which a published checkpoint has trained 1 alone [default: 1, 2, 4 and 8, as
     /// far as the sizes allow]
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "tokenizer")]
     sub_models: Vec<usize>,
 }
 
+/// Sides of pictures, and lengths of videos.
+fn pixels() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=65_536)
+}
+
 /// Imports.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.kind {
         Kind::MaskgitFlax { tokenizer: Some(file), size, out, .. } => {
-            image(tokenizer::image_from_flax(read(&file, &out)?, size), &file, &out)
+            image(tokenizer::image_from_flax(read(&file, &out)?, size as usize), &file, &out)
         }
         Kind::MaskgitVqganTorch { file, size, out } => {
-            image(tokenizer::image_from_port(read(&file, &out)?, size), &file, &out)
+            image(tokenizer::image_from_port(read(&file, &out)?, size as usize), &file, &out)
         }
         Kind::MagvitFlax { tokenizer: Some(file), frames, size, temporal_downsample, out, .. } => {
+            let (frames, size) = (frames as usize, size as usize);
             let shape = VideoShape { frames, size, temporal_downsample };
             let tensors = read(&file, &out)?;
             let (config, weights) = tokenizer::video_from_flax(tensors, &shape).map_err(named(&file))?;
@@ -138,7 +144,7 @@ impl TransformerArguments {
                 name(other)
             )));
         }
-        let (classes, null_class) = (classes.unwrap_or(0), family == Family::Magvit);
+        let (classes, null_class) = (classes.unwrap_or(0) as usize, family == Family::Magvit);
         let (config, weights) = transformer::from_flax(tensors, classes, null_class).map_err(named(&file))?;
         weights.check_finite().map_err(named(&file))?;
         let config = match sub_models.is_empty() {

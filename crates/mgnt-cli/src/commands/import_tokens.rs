@@ -7,13 +7,14 @@ use clap::Args;
 use mgnt_data::manifest::{sha256, sha256_of_file};
 use mgnt_data::{TokenJob, TokenStoreInfo, class_names};
 use mgnt_eval::is_npz;
-use mgnt_tokenizer::{ImageTokenizerConfig, VideoTokenizerConfig, codes_sha256};
+use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer, codes_sha256};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
 use mgnt_weights::npz::Archive;
 use mgnt_weights::{NamedTensor, TensorMap};
 
 use super::prepare::of_options;
 use super::watch::Progress;
+use crate::device::DeviceWord;
 use crate::failure::bad_use;
 use crate::model_kind::ModelKind;
 
@@ -128,18 +129,19 @@ struct TokenizerOf {
 }
 
 impl TokenizerOf {
-    /// Of one of ours. Layers of a video are one below the other.
+    /// Of one of ours, which must be whole. Layers of a video are one below the other.
     fn directory(folder: &Path) -> anyhow::Result<Self> {
-        let directory = ModelDirectory::new(folder);
+        let (directory, device) = (ModelDirectory::new(folder), DeviceWord::Cpu.open()?);
         let (codes, grid, codes_sha256) = match ModelKind::of(&directory)? {
             ModelKind::ImageTokenizer => {
-                let config: ImageTokenizerConfig = directory.config()?;
+                let tokenizer = ImageTokenizer::load(folder, &device)?;
+                let config = tokenizer.config();
                 (config.codes, [config.grid(); 2], Some(codes_sha256(&directory)?))
             }
             ModelKind::VideoTokenizer => {
-                let config: VideoTokenizerConfig = directory.config()?;
-                let [layers, rows, columns] = config.grid();
-                (config.codes, [layers * rows, columns], None)
+                let tokenizer = VideoTokenizer::load(folder, &device)?;
+                let [layers, rows, columns] = tokenizer.config().grid();
+                (tokenizer.config().codes, [layers * rows, columns], None)
             }
             ModelKind::Transformer => {
                 return Err(bad_use(format!(

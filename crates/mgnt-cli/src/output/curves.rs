@@ -8,6 +8,7 @@ use super::plot::drawn;
 use super::words::short;
 
 /// One line of a plot.
+#[derive(Clone)]
 pub struct Curve {
     /// Name in the legend.
     pub name: String,
@@ -38,6 +39,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(110, 110, 110),
 ];
 const GREY: RGBColor = RGBColor(190, 190, 190);
+/// The largest value that is plotted: of larger ones an axis would overflow.
+const LARGEST: f64 = 1e300;
 /// Points of a line, at most: more are finer than the plot's pixels.
 const POINTS: usize = 360;
 /// Labels of an axis, at most.
@@ -50,8 +53,13 @@ pub fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// Draws curves; there must be one with a point.
+/// Draws curves; there must be one with a point. Values that leave no room for an axis are drawn at its end.
 pub fn curves(axes: &Axes, curves: &[Curve]) -> Result<String> {
+    let clamped = |curve: &Curve| Curve {
+        points: curve.points.iter().map(|&(step, value)| (step, value.clamp(-LARGEST, LARGEST))).collect(),
+        ..curve.clone()
+    };
+    let curves: &[Curve] = &curves.iter().map(clamped).collect::<Vec<_>>();
     let values = || curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
     let (mut low, mut high) = (values().fold(f64::MAX, f64::min), values().fold(f64::MIN, f64::max));
     let last = curves.iter().flat_map(|curve| &curve.points).map(|point| point.0).fold(1.0, f64::max);
@@ -167,6 +175,15 @@ mod tests {
         assert_eq!(label(4.42, 4.44, 4.435), "4.435");
         assert_eq!(label(0.0, 6.0, 4.0), "4");
         assert_eq!(label(12_345.0, 12_346.0, 12_345.5), "12345.5");
+    }
+
+    /// An axis up to the largest numbers has no end: its ticks were looked for without one.
+    #[test]
+    fn the_largest_numbers_are_drawn_too() {
+        let points = vec![(1.0, -1.7e308), (2.0, 1.0), (3.0, f64::MAX)];
+        let curve = Curve { name: "norm".into(), points, colour: colour(0) };
+        let axes = Axes { title: "norm", value: "norm", from_zero: false };
+        assert!(curves(&axes, &[curve]).unwrap().contains("</svg>"));
     }
 
     #[test]

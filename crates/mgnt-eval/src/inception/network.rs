@@ -120,7 +120,9 @@ impl Inception {
     pub fn load(path: &Path, device: &Device) -> Result<Self, Error> {
         let sha256 = sha256_of_file(path)?;
         module::check_float_type(device)?;
-        let read = Self::from_tensors(mgnt_weights::read(path)?, path, sha256, device);
+        let tensors = mgnt_weights::read(path)?;
+        let finite = tensors.check_finite().map_err(Error::from);
+        let read = finite.and_then(|()| Self::from_tensors(tensors, path, sha256, device));
         read.map_err(|error| Error::File { path: path.into(), reason: error.to_string() })
     }
 

@@ -93,6 +93,7 @@ impl ImageTokenizer {
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: ImageTokenizerConfig = directory.config()?;
+        config.validate().map_err(|error| directory.invalid(error))?;
         Ok(directory.fill(Self::undrawn(&config, device)?)?)
     }
 

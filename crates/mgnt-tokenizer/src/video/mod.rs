@@ -70,6 +70,7 @@ impl VideoTokenizer {
     pub fn load(directory: impl AsRef<Path>, device: &Device) -> Result<Self, Error> {
         let directory = ModelDirectory::new(directory.as_ref());
         let config: VideoTokenizerConfig = directory.config()?;
+        config.validate().map_err(|error| directory.invalid(error))?;
         Ok(directory.fill(Self::undrawn(&config, device)?)?)
     }
 

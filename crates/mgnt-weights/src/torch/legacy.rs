@@ -15,8 +15,8 @@ use super::program::Program;
 use super::strided::Storage;
 use super::tree::{Node, Value};
 
-/// The first pickle: the number by which such a file is known.
-const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+/// The first pickle behind its protocol: the number by which such a file is known.
+const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const VERSION: i64 = 1001;
 /// What a storage costs besides its values, which are not copied.
 const STORAGE_COST: usize = 128;
@@ -27,14 +27,25 @@ fn next<'a>(what: &str, program: &mut Program<'a>, budget: &mut Budget) -> Resul
 
 /// Whether these bytes start as such a file does.
 pub(super) fn starts(bytes: &[u8]) -> bool {
-    bytes.starts_with(MAGIC)
+    first_pickle(bytes).is_some()
+}
+
+/// Length of the first pickle, of any protocol that PyTorch can be asked for.
+fn first_pickle(bytes: &[u8]) -> Option<usize> {
+    let before = match bytes {
+        // What follows is in a frame, of a length of eight bytes.
+        [0x80, 4..=5, 0x95, ..] => 11,
+        [0x80, 2..=5, ..] => 2,
+        _ => return None,
+    };
+    bytes.get(before..)?.starts_with(MAGIC).then_some(before + MAGIC.len())
 }
 
 /// All tensors of such a file.
 pub(super) fn tensors(bytes: &[u8]) -> Result<TensorMap, Reason> {
     let mut budget = Budget::of_file(bytes.len());
     let mut program = Program::new(bytes);
-    program.take(MAGIC.len())?;
+    program.take(first_pickle(bytes).unwrap_or(0))?;
     let version = next("the version", &mut program, &mut budget)?.root;
     if !matches!(version, Value::Integer(VERSION)) {
         return Err(format!("version {version:?} of the old format is not read"));
@@ -143,6 +154,19 @@ mod tests {
             (DType::F16, vec![1.5])
         );
         assert_eq!(map.integers("bn.num_batches_tracked").unwrap(), [7]);
+    }
+
+    /// PyTorch 2.11 wrote these, asked for pickles of other protocols than its own.
+    #[test]
+    fn other_protocols_of_pickles_are_read() {
+        let map = read(&golden("legacy_protocol4.pth")).unwrap();
+        assert_eq!(map, read(&golden("legacy_protocol3.pth")).unwrap());
+        assert_eq!(map.get("w").unwrap().to_f32(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(map.get("i").unwrap().to_i64().unwrap(), [5, -2]);
+        assert_eq!(map.get("t").unwrap().to_f32(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        let mut of_later = bytes();
+        of_later[1] = 6;
+        assert!(refused(&of_later).contains("neither a zip"));
     }
 
     #[test]

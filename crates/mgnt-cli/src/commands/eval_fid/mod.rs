@@ -14,7 +14,7 @@ use mgnt_eval::{
 use mgnt_weights::atomic;
 
 use super::evaluation::{ReferenceArguments, check_unchanged, real_progress, warn_of_passed_over};
-use super::generation::ClassChoice;
+use super::generation::{AsRead, ClassChoice};
 use super::output_folder::{check_file, is_within};
 use super::print_json;
 use super::strategy::StrategyArguments;
@@ -114,9 +114,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let generated = match (&arguments.model, &arguments.tokenizer, &arguments.out) {
         (Some(model), Some(tokenizer), Some(out)) => {
+            let as_read = AsRead::new(&[model, tokenizer]);
             let transformer = arguments.compute.load(model, &device)?;
             let tokenizer = (arguments.compute.image_tokenizer(tokenizer, &device)?, tokenizer.as_path());
             let request = samples::Request::new(&arguments, (transformer, model), tokenizer)?;
+            as_read.check()?;
             // What stands there already is looked at before anything is measured.
             let folder = request.folder(out, &measuring)?;
             Some((request, folder, out))

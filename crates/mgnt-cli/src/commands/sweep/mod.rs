@@ -22,7 +22,7 @@ use super::configs;
 use super::evaluation::{
     ReferenceArguments, VERSION, activations, check_unchanged, real_progress, warn_of_passed_over,
 };
-use super::generation::{Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
+use super::generation::{AsRead, Generator, check_pair, classes, model_sha256, warn_of_another_tokenizer};
 use super::output_folder::check_not_read;
 use super::print_json;
 use super::strategy::StrategyArguments;
@@ -105,6 +105,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let device = arguments.compute.open()?;
     let network = arguments.reference.network(&arguments.compute, &device)?;
     let measuring = arguments.reference.measuring(&network, arguments.batch);
+    let as_read = AsRead::new(&[&arguments.model, &arguments.tokenizer]);
     let model = arguments.compute.load(&arguments.model, &device)?;
     let tokenizer = arguments.compute.image_tokenizer(&arguments.tokenizer, &device)?;
     check_pair(model.config(), &tokenizer)?;
@@ -117,6 +118,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         warn_of_passed_over(pictures);
     }
     let world = world(&arguments, &network, &real)?;
+    as_read.check()?;
     let log = Log::open(&arguments.out)?;
     let cache = arguments.reference.cache()?;
     let mut progress = real_progress(&real);
