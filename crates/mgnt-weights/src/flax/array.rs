@@ -54,9 +54,6 @@ fn dtype_of(name: &[u8]) -> Option<DType> {
         b"int64" => DType::I64,
         b"uint8" | b"bool" => DType::U8,
         b"uint16" => DType::U16,
-        b"uint32" => DType::U32,
-        b"int8" => DType::I8,
-        b"int16" => DType::I16,
         _ => return None,
     })
 }
