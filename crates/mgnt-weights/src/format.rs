@@ -106,10 +106,10 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("notes.txt");
-        std::fs::write(&text, "no tensors").unwrap();
+        fs::write(&text, "no tensors").unwrap();
         assert!(read(&text).unwrap_err().to_string().contains("notes.txt"));
         let index = folder.path().join("model.safetensors.index.json");
-        std::fs::write(&index, "{\n  \"metadata\": {\"total_size\": 8},\n  \"weight_map\": {}\n}\n").unwrap();
+        fs::write(&index, "{\n  \"metadata\": {\"total_size\": 8},\n  \"weight_map\": {}\n}\n").unwrap();
         let error = read(&index).unwrap_err().to_string();
         assert!(error.contains("index.json") && error.contains("several files"), "{error}");
         let arrays = folder.path().join("statistics.npz");

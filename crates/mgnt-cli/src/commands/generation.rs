@@ -264,8 +264,8 @@ fn tokens_of(model: &Path) -> Option<String> {
     struct Run {
         tokenizer: Option<String>,
     }
-    let run = std::fs::canonicalize(model).ok()?.parent()?.join(DESCRIPTION);
-    serde_json::from_slice::<Run>(&std::fs::read(run).ok()?).ok()?.tokenizer
+    let run = fs::canonicalize(model).ok()?.parent()?.join(DESCRIPTION);
+    serde_json::from_slice::<Run>(&fs::read(run).ok()?).ok()?.tokenizer
 }
 
 /// SHA-256 of a model directory: of its configuration and its weights.
@@ -378,9 +378,9 @@ mod tests {
         ] {
             tokenizer.save(place).unwrap();
         }
-        std::fs::create_dir_all(&model).unwrap();
+        fs::create_dir_all(&model).unwrap();
         let said = |run: &str| {
-            std::fs::write(folder.path().join("run/run.json"), run).unwrap();
+            fs::write(folder.path().join("run/run.json"), run).unwrap();
             [&ours, &tuned, &other].map(|tokenizer| another_tokenizer(&model, tokenizer).unwrap())
         };
         let codes = |place: &Path| codes_sha256(&ModelDirectory::new(place)).unwrap();
@@ -400,7 +400,7 @@ mod tests {
             .unwrap()
             .save(folder.path().join("kept/model"))
             .unwrap();
-        std::fs::write(run, of(&sum)).unwrap();
+        fs::write(run, of(&sum)).unwrap();
         assert!(another_tokenizer(&model, &folder.path().join("kept/model")).unwrap().is_none());
     }
 

@@ -285,10 +285,6 @@ fn difference(ours: &[f32], theirs: &[f32], measure: Measure) -> f64 {
     worst
 }
 
-fn skipped(case: &str, reason: String) -> Row {
-    Row { case: case.into(), outcome: Outcome::Skipped(reason), limit: SINGLE, measure: Measure::Element }
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::FloatDType;

@@ -45,8 +45,6 @@ struct Row {
 enum Outcome {
     /// The largest difference, as the row's `measure` counts it.
     Worst(f64),
-    /// Not run, and why.
-    Skipped(String),
     /// Why it ended before anything could be compared.
     Failed(String),
 }
@@ -75,7 +73,6 @@ impl Row {
     fn passes(&self) -> bool {
         match self.outcome {
             Outcome::Worst(worst) => worst <= self.limit,
-            Outcome::Skipped(_) => true,
             Outcome::Failed(_) => false,
         }
     }
@@ -131,7 +128,6 @@ fn print(row: &Row) {
         Outcome::Worst(worst) => {
             (format!("{worst:.1e}"), if row.passes() { "ok".to_owned() } else { "BEYOND".to_owned() })
         }
-        Outcome::Skipped(reason) => ("-".into(), format!("skipped: {reason}")),
         Outcome::Failed(reason) => ("-".into(), format!("FAILED: {reason}")),
     };
     println!("{:<WIDTH$} {worst:>10} {:>8.0e}  {verdict}", row.case, row.limit);

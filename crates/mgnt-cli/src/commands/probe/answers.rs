@@ -200,7 +200,7 @@ fn tokens_of<const D: usize>(
     device: &Device,
 ) -> anyhow::Result<Tensor<D, Int>> {
     let tokens = integers::<2>("tokens", tokens, device)?;
-    let ([batch, count], expected) = (tokens.dims(), grid.iter().product());
+    let ([batch, count], expected) = (tokens.dims(), grid.iter().product::<usize>());
     if count != expected {
         return Err(anyhow!("`tokens`: expected shape [B, {expected}], got {:?}", [batch, count]));
     }
