@@ -448,8 +448,10 @@ fn tars_with_hostile_members() {
         ("not UTF-8", file(b"class/\xff\xfe.png"), Err("UTF-8")),
         ("the same name again", file(b"class/sound.png"), Ok((0, &[]))),
         ("a soft link", special(b"class/a.png", EntryType::Symlink), Ok((0, &[LINK]))),
-        ("a hard link", special(b"class/a.png", EntryType::Link), Ok((0, &[LINK]))),
-        ("a soft link for a class", special(b"other", EntryType::Symlink), Ok((0, &[LINK]))),
+        ("a hard link", special(b"class/a.png", EntryType::Link), Ok((0, &["a hard link, which is not"]))),
+        ("a soft link for a class", special(b"other", EntryType::Symlink), Err("a class folder may be")),
+        ("a soft link for a picture", special(b"other.png", EntryType::Symlink), Ok((0, &[LINK]))),
+        ("a hard link beside the classes", special(b"README", EntryType::Link), Ok((0, &["a hard link"]))),
         ("a device", special(b"class/a.png", EntryType::Char), Ok((0, &["not a regular file"]))),
         ("a disk", special(b"class/a.png", EntryType::Block), Ok((0, &["not a regular file"]))),
         ("a pipe", special(b"class/a.png", EntryType::Fifo), Ok((0, &["not a regular file"]))),
@@ -512,7 +514,7 @@ fn tars_with_hostile_members() {
             (got, _) => panic!("{name}: expected {expected:?}, got {got:?}"),
         }
     }
-    count(cases.len(), 44);
+    count(cases.len(), 46);
 }
 
 #[test]

@@ -116,6 +116,79 @@ fn the_last_of_a_name_counts() {
     assert_eq!(texts, ["new", "2"]);
 }
 
+/// A member without bytes, that leads to another.
+fn link(name: &str, to: &str, kind: EntryType) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_link_name(to).unwrap();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.as_gnu_mut().unwrap().set_real_size(0);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+/// As GNU tar writes what its command names twice.
+#[test]
+fn a_hard_link_to_itself_leaves_the_file_before_it() {
+    let classes = tar_bytes(&[("a/1.jpg", b"one"), ("b/2.jpg", b"two")]);
+    let with_link = |bytes: &[u8], name: &str, to: &str| {
+        let at = bytes.len() - 1024;
+        file_of(&[&bytes[..at], &link(name, to, EntryType::Link), &bytes[at..]].concat())
+    };
+    let source = with_link(&classes, "./a/1.jpg", "a/1.jpg");
+    let source = open(source.path());
+    expect(&source, &[("a/1.jpg", "one"), ("b/2.jpg", "two")]);
+    assert!(reasons(&source).is_empty(), "{:?}", reasons(&source));
+
+    let class = |text: &str| tar_bytes(&[("1.jpg", text.as_bytes())]);
+    let nested = tar_bytes(&[("a.tar", &class("one")), ("b.tar", &class("two"))]);
+    let source = with_link(&nested, "a.tar", "./a.tar");
+    let source = open(source.path());
+    expect(&source, &[("a/1.jpg", "one"), ("b/1.jpg", "two")]);
+    assert!(reasons(&source).is_empty(), "{:?}", reasons(&source));
+
+    // Without a file before it there is nothing of that name.
+    let source = with_link(&classes, "b/3.jpg", "b/3.jpg");
+    assert_eq!(reasons(&open(source.path())), [("b/3.jpg", "a hard link to itself")]);
+}
+
+/// Without it, the classes behind it would have other numbers.
+#[test]
+fn what_may_be_a_class_is_not_left_out_of_a_tar() {
+    let class = tar_bytes(&[("1.jpg", b"one")]);
+    let nested = tar_bytes(&[("b.tar", &class), ("c.tar", &class)]);
+    let of = |name: &str, kind, rest: &[u8]| file_of(&[&link(name, "elsewhere", kind), rest].concat());
+    for (kind, what) in [
+        (EntryType::Link, "a hard link, which is not followed"),
+        (EntryType::Symlink, "a link, which is not followed"),
+        (EntryType::GNUSparse, "a sparse file, which is not read"),
+        (EntryType::Fifo, "not a regular file"),
+    ] {
+        let error = refusal(of("a.tar", kind, &nested).path());
+        let told = format!(": `a.tar`: {what}; the tar of a class must be here as a plain file");
+        assert!(error.ends_with(&told), "{error}");
+    }
+    let packed = refusal(of("a.tar.gz", EntryType::Symlink, &nested).path());
+    assert!(
+        packed.ends_with("`a.tar.gz`: unpack it to a file that ends in .tar, or take it away"),
+        "{packed}"
+    );
+    let beside = of("notes", EntryType::Symlink, &nested);
+    let beside = open(beside.path());
+    assert_eq!((beside.len(), reasons(&beside)), (2, vec![("notes", "a link, which is not followed")]));
+
+    let folders = tar_bytes(&[("train/b/1.jpg", b"b"), ("train/c/1.jpg", b"c")]);
+    let split = SourceOptions { split: Some("train".into()), ..SourceOptions::default() };
+    let of_split = |name: &str, kind| Source::open(of(name, kind, &folders).path(), &split);
+    let error = of_split("train/a", EntryType::Symlink).unwrap_err().to_string();
+    assert!(error.contains(": `train/a`: a link where a class folder may be"), "{error}");
+    for (name, kind) in [("train/a.png", EntryType::Symlink), ("train/a", EntryType::Link)] {
+        let source = of_split(name, kind).unwrap();
+        assert_eq!((source.classes(), reasons(&source)[0].0), (&["b", "c"].map(String::from)[..], name));
+    }
+}
+
 #[test]
 fn a_compressed_archive_is_told_to_be_one() {
     let cases: [(&[u8], &str); 5] = [

@@ -28,6 +28,13 @@ pub(super) enum Kind {
     Other(&'static str),
 }
 
+/// A symbolic link: only such a one may lead to a folder.
+pub(super) const SOFT_LINK: Kind = Kind::Other("a link, which is not followed");
+const HARD_LINK: Kind = Kind::Other("a hard link, which is not followed");
+/// As GNU tar writes a file that it has written before under that name.
+const LINK_TO_ITSELF: Kind = Kind::Other("a hard link to itself");
+const SPARSE: Kind = Kind::Other("a sparse file, which is not read");
+
 /// A part of a file, as if it were a file.
 struct Section<'a> {
     file: File,
@@ -67,7 +74,7 @@ impl Seek for Section<'_> {
 }
 
 /// The members of the archive, or of the archive within it that `section` (offset and length) is. Of a name that comes
-/// again, as it does where files were appended, the last one counts; it has the place of the first.
+/// again, as it does where files were appended, the last one counts that is no link to itself; it has the place of the first.
 /// A name that leaves the archive, a member that is cut off, or no end mark makes it suspect as a whole.
 pub(super) fn members(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Member>, Error> {
     let mut members = walk(path, section)?;
@@ -77,6 +84,7 @@ pub(super) fn members(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Me
     let mut last_for_first = Vec::new();
     for same in by_name.chunk_by(|&a, &b| members[a].name == members[b].name) {
         if let [first, .., last] = *same {
+            let last = same.iter().copied().rfind(|&at| members[at].kind != LINK_TO_ITSELF).unwrap_or(last);
             same[1..].iter().for_each(|&again| counts[again] = false);
             last_for_first.push((first, last));
         }
@@ -114,7 +122,8 @@ fn walk(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Member>, Error> 
             // The second is to be read as the first (POSIX), and Python's tarfile can write it.
             EntryType::Regular | EntryType::Continuous => Kind::File,
             EntryType::Directory => Kind::Folder,
-            EntryType::Link | EntryType::Symlink => Kind::Other("a link, which is not followed"),
+            EntryType::Link => HARD_LINK,
+            EntryType::Symlink => SOFT_LINK,
             EntryType::GNUSparse => SPARSE,
             _ => Kind::Other("not a regular file"),
         };
@@ -133,13 +142,24 @@ fn walk(path: &Path, section: Option<(u64, u64)>) -> Result<Vec<Member>, Error> 
         if kind != SPARSE && offset.checked_add(entry.size()).is_none_or(|end| end > length) {
             return Err(layout(format!("entry `{name}` is cut off: the archive is truncated")));
         }
-        let levels: Vec<&str> = name.split('/').filter(|level| !matches!(*level, "" | ".")).collect();
-        members.push(Member { name: levels.join("/"), kind, offset: start + offset, length: entry.size() });
+        let name = levels_of(&name);
+        let is_itself = |to: &[u8]| std::str::from_utf8(to).is_ok_and(|to| levels_of(to) == name);
+        let kind = match kind {
+            HARD_LINK if entry.link_name_bytes().is_some_and(|to| is_itself(&to)) => LINK_TO_ITSELF,
+            kind => kind,
+        };
+        members.push(Member { name, kind, offset: start + offset, length: entry.size() });
     }
     if ran_out.get() {
         return Err(layout("the end mark of a tar archive is missing: the archive is truncated".into()));
     }
     Ok(members)
+}
+
+/// The levels of a path with one `/` between.
+fn levels_of(path: &str) -> String {
+    let levels: Vec<&str> = path.split('/').filter(|level| !matches!(*level, "" | ".")).collect();
+    levels.join("/")
 }
 
 /// What begins at a place of a file, if it is compressed.
@@ -157,8 +177,6 @@ fn compression(path: &Path, start: u64) -> Option<&'static str> {
     file.take(8).read_to_end(&mut first).ok()?;
     KINDS.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, what)| *what)
 }
-
-const SPARSE: Kind = Kind::Other("a sparse file, which is not read");
 
 /// The name of a sparse file that POSIX's extensions describe: a regular member of another name, of which a part is the
 /// map of its holes.

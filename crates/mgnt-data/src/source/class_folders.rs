@@ -3,12 +3,16 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::archive::{self, Kind};
+use super::archive::{self, Kind, SOFT_LINK};
 use super::{Classes, DEEPER, Found, Place, first_of, folder, is_hidden, not_a_file};
 use crate::{Error, is_picture_name};
 
 /// Why a picture beside the classes is skipped.
 const NO_CLASS: &str = "beside the class folders, so without a class";
+
+/// Why a link beside the classes is refused: left out, it would change the numbers of the classes behind it.
+const MAY_BE_CLASS: &str =
+    "a link where a class folder may be, which is not followed; the folder itself must be here";
 
 /// Lists `[split/]<class>/<file>`. Hidden files and folders are ignored, and so are files beside the class folders that are no
 /// pictures; pictures there are listed as skipped. A deeper folder is skipped as one, however many files it holds.
@@ -39,9 +43,7 @@ fn of_folder(root: &Path, split: Option<&str>) -> Result<Found, Error> {
         if kind.is_symlink() {
             let link = top.join(&class);
             if !link.is_file() {
-                // Left out, it would change the numbers of the classes behind it.
-                let reason = "a link where a class folder may be, which is not followed; the folder itself must be here";
-                return Err(Error::Layout { path: link, reason: reason.into() });
+                return Err(Error::Layout { path: link, reason: MAY_BE_CLASS.into() });
             }
             found.skip(format!("{prefix}{class}"), not_a_file(kind));
         }
@@ -86,6 +88,11 @@ fn of_tar(path: &Path, split: Option<&str>) -> Result<Found, Error> {
                 let label = found.class(class);
                 let place = Place::Archive { container, offset: member.offset, length: member.length };
                 found.push(member.name, label, place);
+            }
+            // What it leads to may lie elsewhere; a picture's name is that of no class.
+            ([class], SOFT_LINK) if !class.is_empty() && !is_picture_name(Path::new(class)) => {
+                let reason = format!("`{}`: {MAY_BE_CLASS}", member.name);
+                return Err(Error::Layout { path: path.into(), reason });
             }
             ([_], Kind::Other(reason)) => found.skip(member.name, reason),
             ([file], Kind::File) if is_picture_name(Path::new(file)) => found.skip(member.name, NO_CLASS),

@@ -32,7 +32,12 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
                 tars.push((class.to_owned(), member.offset, member.length));
             }
             // Without its class the numbers of those behind it would change.
-            (Kind::File, _) if is_packed(file, ENDING) => return Err(packed(path, file, ENDING)),
+            (_, None) if is_packed(file, ENDING) => return Err(packed(path, file, ENDING)),
+            (Kind::Other(reason), Some(_)) => {
+                let reason =
+                    format!("`{}`: {reason}; the tar of a class must be here as a plain file", member.name);
+                return Err(Error::Layout { path: path.into(), reason });
+            }
             (Kind::File, _) => found.skip(member.name, "not a tar of a class"),
             (Kind::Other(reason), _) => found.skip(member.name, reason),
         }
