@@ -158,7 +158,7 @@ fn a_hard_link_to_itself_leaves_the_file_before_it() {
 fn what_may_be_a_class_is_not_left_out_of_a_tar() {
     let class = tar_bytes(&[("1.jpg", b"one")]);
     let nested = tar_bytes(&[("b.tar", &class), ("c.tar", &class)]);
-    let of = |name: &str, kind, rest: &[u8]| file_of(&[&link(name, "elsewhere", kind), rest].concat());
+    let of = |name: &str, kind, rest: &[u8]| file_of(&[&link(name, "elsewhere", kind)[..], rest].concat());
     for (kind, what) in [
         (EntryType::Link, "a hard link, which is not followed"),
         (EntryType::Symlink, "a link, which is not followed"),
@@ -187,6 +187,18 @@ fn what_may_be_a_class_is_not_left_out_of_a_tar() {
         let source = of_split(name, kind).unwrap();
         assert_eq!((source.classes(), reasons(&source)[0].0), (&["b", "c"].map(String::from)[..], name));
     }
+}
+
+/// They may be of two splits, or of two sets.
+#[test]
+fn two_tars_of_one_class_in_one_archive_are_refused() {
+    let class = tar_bytes(&[("1.jpg", b"one")]);
+    let members = [("train/a.tar", &class[..]), ("train/b.tar", &class), ("val/a.tar", &class)];
+    let error = refusal(file_of(&tar_bytes(&members)).path());
+    assert!(error.ends_with(": `train/a.tar` and `val/a.tar` are both tars of the class `a`"), "{error}");
+    // In a hidden folder it is none.
+    let hidden = [("train/a.tar", &class[..]), (".old/a.tar", &class)];
+    expect(&open(file_of(&tar_bytes(&hidden)).path()), &[("a/1.jpg", "one")]);
 }
 
 #[test]

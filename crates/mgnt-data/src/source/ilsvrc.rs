@@ -1,6 +1,7 @@
 //! ILSVRC2012's training pictures as they are handed out: one tar of a tar per class (`n01440764.tar`, ...), or those
 //! class tars in a folder. Names and order are those of the same pictures in a folder per class.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::archive::{self, Kind, Member};
@@ -20,16 +21,21 @@ pub(super) fn list(path: &Path) -> Result<Found, Error> {
         }
         return Ok(found);
     }
-    let mut tars = Vec::new();
+    let (mut tars, mut members) = (Vec::new(), HashMap::new());
     for member in archive::members(path, None)? {
         let file = member.name.rsplit('/').next().unwrap_or_default();
-        if is_hidden(file) {
+        if member.name.split('/').any(is_hidden) {
             continue;
         }
         match (member.kind, file.strip_suffix(ENDING)) {
             (Kind::Folder, _) => {}
             (Kind::File, Some(class)) if !class.is_empty() => {
                 tars.push((class.to_owned(), member.offset, member.length));
+                if let Some(other) = members.insert(class.to_owned(), member.name.clone()) {
+                    let reason =
+                        format!("`{other}` and `{}` are both tars of the class `{class}`", member.name);
+                    return Err(Error::Layout { path: path.into(), reason });
+                }
             }
             // Without its class the numbers of those behind it would change.
             (_, None) if is_packed(file, ENDING) => return Err(packed(path, file, ENDING)),
