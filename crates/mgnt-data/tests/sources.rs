@@ -522,6 +522,38 @@ fn parquet_rows_with_and_without_compression() {
     }
 }
 
+/// Labels of the second file would be read by the names of the first.
+#[test]
+fn parquet_files_of_other_classes_are_refused_unless_names_are_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, names: &[&str]| {
+        let text = format!(r#"{{"info": {{"features": {{"label": {{"names": {names:?}}}}}}}}}"#);
+        let metadata = parquet::file::metadata::KeyValue::new("huggingface".into(), text);
+        let metadata = (!names.is_empty()).then(|| vec![metadata]);
+        let properties = WriterProperties::builder().set_key_value_metadata(metadata).build();
+        write_parquet(&folder.path().join(file), &[&[(Some(b"p"), Some(0))]], properties);
+    };
+    let list = file_of(b"one\ntwo\nthree\n");
+    let named = SourceOptions { names: Some(list.path().into()), ..SourceOptions::default() };
+    for (first, second, told) in [
+        (&["x", "y"][..], &["y", "x"][..], "class 0 has the name `y`, but the name `x` in `a.parquet`"),
+        (&["x", "y"], &["x", "y", "z"], "class 2 has the name `z`, but no name in `a.parquet`"),
+        (&["x", "y"], &["x"], "class 1 has no name, but the name `y` in `a.parquet`"),
+        (&[], &["x", "y"], "class 0 has the name `x`, but no name in `a.parquet`"),
+        (&["x", "y"], &[], "class 0 has no name, but the name `x` in `a.parquet`"),
+    ] {
+        write("a.parquet", first);
+        write("b.parquet", second);
+        let error = refusal(folder.path(), &SourceOptions::default());
+        let told = format!("b.parquet: {told}; a file of the classes' names is needed");
+        assert!(error.ends_with(&told), "{error}");
+        assert_eq!(open(folder.path(), &named).classes(), ["one", "two", "three"]);
+        write("b.parquet", first);
+        let classes = open_any(folder.path());
+        assert_eq!(classes.classes(), if first.is_empty() { &["0"][..] } else { first });
+    }
+}
+
 #[test]
 fn rows_from_the_middle_of_a_row_group() {
     let folder = tempfile::tempdir().unwrap();

@@ -62,17 +62,20 @@ impl<S: Into<String>> From<S> for Fault {
 }
 
 /// Lists the rows of all files, in their order. `names` are the names of the class numbers; without them, those that
-/// the Hub's own metadata gives.
+/// the Hub's own metadata gives, which must be the same in all files.
 pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>) -> Result<Found, Error> {
-    let mut found = Found::new(Classes::Numbered(names));
+    let mut found = Found::new(Classes::Numbered(None));
+    let mut first: Option<(String, Option<Vec<String>>)> = None;
     for file_path in shards_of_split(path, ".parquet", split)? {
         let fault = |fault: Fault| fault.of_file(&file_path);
         let container = found.container(&file_path);
         let file = Table::open(&file_path).map_err(fault)?;
-        if let Classes::Numbered(known @ None) = &mut found.classes {
-            *known = file.class_names();
-        }
         let name = file_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if names.is_none() {
+            let of_file = file.class_names();
+            let (first, known) = &*first.get_or_insert_with(|| (name.clone(), of_file.clone()));
+            check_names(first, known.as_deref(), of_file.as_deref()).map_err(fault)?;
+        }
         let mut number = 0u64;
         for group in 0..file.metadata.num_row_groups() {
             let labels = file.labels(group).map_err(fault)?;
@@ -92,7 +95,23 @@ pub(super) fn list(path: &Path, split: Option<&str>, names: Option<Vec<String>>)
             }
         }
     }
+    found.classes = Classes::Numbered(names.or_else(|| first?.1));
     Ok(found)
+}
+
+/// Refuses a file whose classes are not called as those of the `first` one: its labels may mean others.
+fn check_names(first: &str, known: Option<&[String]>, names: Option<&[String]>) -> Result<(), Fault> {
+    let (known, names) = (known.unwrap_or_default(), names.unwrap_or_default());
+    if names == known {
+        return Ok(());
+    }
+    let class = known.iter().zip(names).take_while(|(known, name)| known == name).count();
+    let of =
+        |names: &[String]| names.get(class).map_or("no name".to_owned(), |name| format!("the name `{name}`"));
+    let (here, there) = (of(names), of(known));
+    let reason =
+        format!("class {class} has {here}, but {there} in `{first}`; a file of the classes' names is needed");
+    Err(reason.into())
 }
 
 /// An open file, whose columns have been checked.
