@@ -74,6 +74,10 @@ impl StoreKind {
     }
 }
 
+/// Both kinds, where nothing tells which one is meant.
+pub(crate) const EITHER: &str =
+    "a store of pictures or tokens, which `mgnt prepare-imagenet`, `tokenize` or `import-tokens` makes";
+
 /// One shard of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,6 +197,23 @@ pub(crate) fn check_classes(folder: &Path, classes: &[String]) -> Result<(), Err
     Err(Error::store(folder.join(MANIFEST), "classes", expected, classes.len()))
 }
 
+/// Refuses what is no folder that has a manifest; `expected` is for the error.
+pub(crate) fn check_is_there(folder: &Path, expected: &str) -> Result<(), Error> {
+    if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
+        return Err(Error::store(folder, "folder", expected, "a file"));
+    }
+    let path = folder.join(MANIFEST);
+    if path.exists() {
+        return Ok(());
+    }
+    Err(match has_shards(folder)? {
+        true => {
+            Error::store(path, "file", "a manifest, the last file written", "none: the store is incomplete")
+        }
+        false => Error::store(folder, "folder", expected, "one without a manifest"),
+    })
+}
+
 /// Reads a manifest, which must be of a kind and a version.
 pub(crate) fn read<M: DeserializeOwned + HasClasses>(
     folder: &Path,
@@ -200,20 +221,7 @@ pub(crate) fn read<M: DeserializeOwned + HasClasses>(
     version: u32,
 ) -> Result<M, Error> {
     let path = folder.join(MANIFEST);
-    if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
-        return Err(Error::store(folder, "folder", kind.made(), "a file"));
-    }
-    if !path.exists() {
-        return Err(match has_shards(folder)? {
-            true => Error::store(
-                &path,
-                "file",
-                "a manifest, the last file written",
-                "none: the store is incomplete",
-            ),
-            false => Error::store(folder, "folder", kind.made(), "one without a manifest"),
-        });
-    }
+    check_is_there(folder, kind.made())?;
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
     let invalid = |e| Error::store(&path, "manifest", "a manifest of this kind of store", e);
     if let Some(other) = StoreKind::of_manifest(text.as_bytes()).filter(|&other| other != kind) {

@@ -361,9 +361,10 @@ impl Job<'_> {
     }
 
     /// A class of which nothing is left is a fault, unless its number may be unused, or the held-out part was asked for, in which small
-    /// classes have few pictures or none.
+    /// classes have few pictures or none. Not all of them: that store could not be opened.
     fn accept_counts(&self, counts: &[usize]) -> Result<(), Error> {
-        if matches!(self.options.source.hold_out, Some(HoldOut::Every(_))) {
+        let is_any = counts.iter().any(|&count| count > 0);
+        if matches!(self.options.source.hold_out, Some(HoldOut::Every(_))) && is_any {
             return Ok(());
         }
         let empty =

@@ -59,7 +59,7 @@ pub struct PictureStore {
 }
 
 impl PictureStore {
-    /// Opens a store; its files are mapped, not read.
+    /// Opens a store, which must have pictures; its files are mapped, not read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let manifest: StoreManifest = manifest::read(path, manifest::StoreKind::Pictures, VERSION)?;
@@ -68,6 +68,14 @@ impl PictureStore {
         }
         let shape = [manifest.size, manifest.size, 3];
         let shards = Shards::open(path, &manifest.shards, PICTURES, Dtype::U8, &shape)?;
+        if shards.len() == 0 {
+            return Err(Error::store(
+                path.join(manifest::MANIFEST),
+                "shards",
+                "at least one picture",
+                "none",
+            ));
+        }
         let labels = shards.iter().zip(&manifest.shards);
         for (shard, entry) in labels {
             shard.check_labels(&path.join(&entry.file), manifest.classes.len())?;

@@ -79,8 +79,12 @@ pub fn verify(path: &Path) -> Result<Verified, Error> {
 pub fn verify_telling(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Verified, Error> {
     match StoreKind::of(path) {
         Some(StoreKind::Tokens) => verify_tokens(path, told),
-        // The error of what is no store is that of one of pictures.
-        Some(StoreKind::Pictures) | None => verify_pictures(path, told),
+        Some(StoreKind::Pictures) => verify_pictures(path, told),
+        None => {
+            manifest::check_is_there(path, manifest::EITHER)?;
+            // Whatever is wrong with the manifest, each kind's reader says.
+            verify_pictures(path, told)
+        }
     }
 }
 
@@ -92,6 +96,9 @@ fn verify_pictures(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<
         shard.check_labels(&path.join(&entry.file), classes.len())?;
         Ok(shard.labels().to_vec())
     })?;
+    if labels.iter().all(Vec::is_empty) {
+        return Err(Error::store(path.join(MANIFEST), "shards", "at least one picture", "none"));
+    }
     let mut found = vec![0; classes.len()];
     labels.iter().flatten().for_each(|&label| found[usize::from(label)] += 1);
     if found != *counts {

@@ -229,6 +229,32 @@ fn the_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
+fn a_store_without_pictures_is_refused_and_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, out] = ["source", "store"].map(|name| folder.path().join(name));
+    synthetic::write_folder(&source, 2, 32, 1).unwrap();
+    quiet(&source, &options(), &out).unwrap();
+    let path = out.join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["shards"] = serde_json::json!([]);
+    manifest["counts"] = vec![0; synthetic::CLASSES.len()].into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    for refused in [crate::verify(&out).map(drop), PictureStore::open(&out).map(drop)] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.ends_with("manifest.json: shards: expected at least one picture, got none"), "{error}");
+    }
+
+    // Small classes may have none that is held out, but not all of them.
+    for class in synthetic::CLASSES {
+        fs::write(source.join(class).join("0001.png"), "no picture").unwrap();
+    }
+    let hold_out = SourceOptions { hold_out: Some(HoldOut::Every(2)), ..SourceOptions::default() };
+    let options = PrepareOptions { source: hold_out, max_rejected: 1.0, ..options() };
+    let error = quiet(&source, &options, &folder.path().join("none")).unwrap_err().to_string();
+    assert!(error.contains("has no usable picture"), "{error}");
+}
+
+#[test]
 fn a_damaged_or_incomplete_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");
@@ -251,6 +277,10 @@ fn a_damaged_or_incomplete_store_is_refused() {
     {
         let error = refused(path);
         assert!(error.ends_with(&format!("{made} {got}")), "{error}");
+        // Which of the two was meant, nothing says.
+        let error = crate::verify(path).unwrap_err().to_string();
+        let made = "`mgnt prepare-imagenet`, `tokenize` or `import-tokens` makes, got";
+        assert!(error.ends_with(&format!("a store of pictures or tokens, which {made} {got}")), "{error}");
     }
     assert!(refused(&folder.path().join("nosuch")).contains("nosuch: "));
 }
