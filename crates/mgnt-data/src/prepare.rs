@@ -20,7 +20,7 @@ use crate::picture::{Limits, Picture};
 use crate::shard::{self, Shard};
 use crate::source::{HoldOut, Item, Reader, Source, SourceOptions};
 use crate::store::{PICTURES, StoreManifest, VERSION};
-use crate::unfinished::{Record, Unfinished};
+use crate::unfinished::{Record, Unfinished, put_back};
 use crate::{Crop, Error, MADE_BY};
 
 /// What to make of a source.
@@ -110,6 +110,7 @@ pub fn prepare(
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<PrepareReport, Error> {
     options.check()?;
+    put_back(out)?;
     check_outside(source, options.source.split.as_deref(), out)?;
     let source = Source::open(source, &options.source)?;
     let place = std::fs::canonicalize(source.path()).map_err(Error::io(source.path()))?;
@@ -143,6 +144,7 @@ pub fn prepare(
         shards.extend(record.shard);
     }
     job.accept(&rejected)?;
+    unfinished.check()?;
     let mut counts = vec![0; source.classes().len()];
     for entry in &shards {
         let shape = [options.size, options.size, 3];
@@ -333,6 +335,7 @@ impl Job<'_> {
     }
 
     fn write(&self, filled: Filled) -> Result<Record, Error> {
+        self.unfinished.check()?;
         let Filled { number, stamp, pictures, labels, rejected } = filled;
         let (shard, bytes) = if labels.is_empty() {
             (None, 0)

@@ -128,6 +128,7 @@ impl TokenJob {
         for (tokens, &label) in tokens.iter().zip(labels) {
             self.info.check(&folder, tokens, usize::from(label))?;
         }
+        self.unfinished.check()?;
         let (entry, bytes) =
             self.info.write_shard(&folder, file_name(shard.number), &tokens.concat(), labels)?;
         let record = Record { shard: Some(entry), bytes, rejected: Vec::new(), stamp: None };
@@ -136,6 +137,8 @@ impl TokenJob {
 
     /// Moves the store into its place, once no shard is pending.
     pub fn publish(self) -> Result<(), Error> {
+        // Of a folder that is gone there are no records.
+        self.unfinished.check()?;
         let records = self.shards.iter().map(|shard| self.unfinished.record(shard.number)?.shard);
         let Some(shards) = records.collect::<Option<Vec<ShardEntry>>>() else {
             return Err(Error::store(self.unfinished.folder(), "shards", self.shards.len(), "fewer"));
@@ -209,5 +212,15 @@ mod tests {
         }
         let unfinished = job();
         assert!(unfinished.publish().is_err(), "nothing is written yet");
+
+        // A shard of a folder that is gone does not make it anew.
+        let (unfinished, part) = (job(), folder.path().join("tokens.part"));
+        let first = unfinished.pending().remove(0);
+        std::fs::remove_dir_all(&part).unwrap();
+        let error = unfinished.write(&first, &[vec![1, 2], vec![1, 2], vec![1, 2]], &[0; 3]).unwrap_err();
+        assert!(error.to_string().contains("tokens.part: was removed or replaced"), "{error}");
+        let error = unfinished.publish().unwrap_err();
+        assert!(error.to_string().contains("tokens.part: was removed or replaced"), "{error}");
+        assert!(!part.exists());
     }
 }

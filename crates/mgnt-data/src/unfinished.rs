@@ -7,11 +7,11 @@
 //! A folder without a plan is not ours, and whatever else lies beside our own files stays. Where the store's place is a
 //! link, all this is beside the folder that it leads to: a folder can be renamed within one file system only.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use mgnt_weights::atomic;
+use mgnt_weights::atomic::{self, Lock};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -27,7 +27,7 @@ pub(crate) struct Unfinished {
     kind: StoreKind,
     part: PathBuf,
     /// Held, so that no second process writes here; the system lets go of it when the process ends.
-    _lock: File,
+    lock: Lock,
 }
 
 /// What is remembered of a finished shard besides its file.
@@ -48,22 +48,20 @@ pub(crate) struct Record {
 impl Unfinished {
     /// Continues a store of this plan, or starts one. What is at `out` and no store of this kind is left alone.
     pub fn open(out: &Path, kind: StoreKind, plan: &impl Serialize) -> Result<Self, Error> {
+        put_back(out)?;
         let out = &atomic::named_folder(out)?;
         check_place(out, kind)?;
-        let mut name = out.file_name().unwrap_or_default().to_os_string();
-        name.push(".part");
-        let part = out.with_file_name(name);
+        let part = part_of(out);
         check_part(&part)?;
-        fs::create_dir_all(&part).map_err(Error::io(&part))?;
-        let lock = atomic::lock(&part.join(LOCK))?.ok_or_else(|| Error::Busy { path: part.clone() })?;
-        let old = part.join("old");
-        if !out.exists() && old.exists() {
-            // Killed when the older store was out of its place and the new one not yet there.
-            fs::rename(&old, out).map_err(Error::io(&old))?;
-        }
-        let unfinished = Self { out: out.into(), kind, part, _lock: lock };
+        let lock = hold(&part)?;
+        let unfinished = Self { out: out.into(), kind, part, lock };
         unfinished.agree(plan)?;
         Ok(unfinished)
+    }
+
+    /// Fails where the folder was removed, or is another's, since it was opened: before anything is written there.
+    pub fn check(&self) -> Result<(), Error> {
+        Ok(self.lock.check()?)
     }
 
     fn agree(&self, plan: &impl Serialize) -> Result<(), Error> {
@@ -132,6 +130,7 @@ impl Unfinished {
 
     /// Remembers that a shard is finished; its file must be in place.
     pub fn finish_shard(&self, number: usize, record: &Record) -> Result<(), Error> {
+        self.check()?;
         let path = self.record_path(number);
         let text = serde_json::to_vec(record).map_err(|e| Error::store(&path, "record", "JSON", e))?;
         Ok(atomic::write_bytes(&path, &text)?)
@@ -141,6 +140,7 @@ impl Unfinished {
     /// finished stays finished.
     pub fn publish(self, manifest: &impl Serialize) -> Result<(), Error> {
         // Hours may have passed, and others may have written there.
+        self.check()?;
         check_place(&self.out, self.kind)?;
         manifest::write(&self.folder(), manifest)?;
         self.put_into_place(atomic::replace_folder)?;
@@ -189,6 +189,34 @@ impl Unfinished {
             removed => removed.map_err(Error::io(&self.part)),
         }
     }
+}
+
+/// Where a store is made that is to be at `out`.
+fn part_of(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".part");
+    out.with_file_name(name)
+}
+
+/// Keeps other processes out of a folder, which is made.
+fn hold(part: &Path) -> Result<Lock, Error> {
+    atomic::lock(&part.join(LOCK))?.ok_or_else(|| Error::Busy { path: part.into() })
+}
+
+/// Puts a store back whose process was killed when it was out of its place and the new one not yet there. Where its place
+/// is a link, that leads to nothing meanwhile.
+pub(crate) fn put_back(out: &Path) -> Result<(), Error> {
+    let out = atomic::end_of_links(out);
+    let part = part_of(&out);
+    let old = part.join("old");
+    let is_left = || !out.exists() && old.exists();
+    if out.file_name().is_some() && part.join(PLAN).exists() && is_left() {
+        let _lock = hold(&part)?;
+        if is_left() {
+            fs::rename(&old, &out).map_err(Error::io(&old))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_folder(folder: &Path) -> Result<(), Error> {

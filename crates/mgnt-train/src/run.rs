@@ -1,14 +1,14 @@
 //! A run of any task: its folder, what it begins with, and Burn's training around it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use burn::tensor::Device;
 use burn::train::metric::LearningRateMetric;
 use burn::train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
-use mgnt_weights::atomic;
+use mgnt_weights::atomic::{self, Lock};
 use mgnt_weights::directory::{CONFIG, WEIGHTS};
 use serde::Serialize;
 
@@ -87,7 +87,8 @@ pub enum Outcome {
 /// Trains a task in its folder: `run.json`, `metrics.jsonl`, `skipped.jsonl`, `checkpoints/`, `best/` with the averaged
 /// model of the best validation, and at the end `model/` with the averaged weights.
 ///
-/// Fails before anything is written where [`Optimization::validate`] does. Only one process at a time can train there. A run is
+/// Fails before anything is written where [`Optimization::validate`] does. Only one process at a time can train there; where
+/// the folder is removed, or moved away, the run ends with an error and writes no more. A run is
 /// resumed with the recipe and the data that it began with, which each checkpoint names.
 ///
 /// Where a task [draws on the device](Task::draws_on_device), its draws are functions of seed and step only as long as nobody
@@ -120,8 +121,7 @@ pub fn run<T: Task>(
             refuse_models(out, &text)?;
         }
     }
-    fs::create_dir_all(out).map_err(mgnt_weights::Error::io(out))?;
-    let _lock = lock(out)?;
+    let lock = lock(out)?;
     put_back(out)?;
     let mut watcher: Box<dyn Watcher<T::Model>> = Box::new(watcher);
     let checkpoints = Checkpoints::new(out, Identity::new(recipe, &description.data)?, optimization);
@@ -133,6 +133,8 @@ pub fn run<T: Task>(
         schedule: None,
         progress: Progress::default(),
     };
+    // To draw a large model takes a while.
+    lock.check()?;
     if resume {
         let warn = &mut |warning| watcher.event(&Event::Warning(warning));
         let found = checkpoints.load_newest(&start, warn)?;
@@ -165,7 +167,7 @@ pub fn run<T: Task>(
         Workers::new(device, others, side_by_side, optimization.parts)?.sharing_a_generator(one_generator);
     let stage = Stage::new(task, optimization, workers, updates);
     let checkpoints = saves.then_some(checkpoints);
-    learn(stage, start, optimization, checkpoints, teller, out, stop)
+    learn(stage, start, optimization, checkpoints, teller, (out, lock), stop)
 }
 
 /// Sets Burn's training up and launches it.
@@ -175,7 +177,7 @@ fn learn<T: Task>(
     optimization: &Optimization,
     checkpoints: Option<Checkpoints>,
     teller: Teller<T::Model>,
-    out: &Path,
+    (out, lock): (&Path, Lock),
     stop: &Interrupter,
 ) -> Result<Outcome, Error> {
     let (stage, teller) = (Arc::new(stage), Arc::new(Mutex::new(teller)));
@@ -210,6 +212,7 @@ fn learn<T: Task>(
         stage: stage.clone(),
         optimization: optimization.clone(),
         out: out.into(),
+        lock,
         checkpoints,
         records: Mutex::new(records),
         teller,
@@ -226,13 +229,14 @@ fn learn<T: Task>(
         return Err(Error::Learner(error.to_string()));
     }
     if saves && outcome == Outcome::Finished {
+        strategy.lock.check()?;
         stage.task().export(&result.model.average, &out.join("model"))?;
     }
     Ok(outcome)
 }
 
-/// Holds a run's folder for this process, for as long as the file is open.
-fn lock(out: &Path) -> Result<File, Error> {
+/// Holds a run's folder, which is made, for this process.
+fn lock(out: &Path) -> Result<Lock, Error> {
     let held = atomic::lock(&out.join("lock"))?;
     held.ok_or_else(|| Error::run(out, "another process trains in this folder"))
 }

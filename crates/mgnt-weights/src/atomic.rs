@@ -63,15 +63,64 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_file(path, |writer| writer.write_all(bytes).map_err(Error::io(path)))
 }
 
-/// Makes a file, if it is not there, and holds it for this process for as long as what is returned is open; `None` where
-/// another process holds it. What is in the file stays, since it may be somebody else's.
-pub fn lock(path: &Path) -> Result<Option<File>, Error> {
-    let file = File::options().create(true).append(true).open(path).map_err(Error::io(path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(Error::io(path)(error)),
+/// A file that this process holds until this is dropped, so that no other writes in its folder.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Fails where the file is no longer what lies at its path: its folder was removed or moved, and another process may work
+    /// in one that came there since. Whoever writes there looks before, since writing would make the folder anew.
+    pub fn check(&self) -> Result<(), Error> {
+        match is_at(&self.file, &self.path)? {
+            true => Ok(()),
+            false => Err(Error::Replaced { path: parent_of(&self.path).into() }),
+        }
     }
+}
+
+/// Makes a file, if it is not there, and holds it for this process for as long as what is returned is there; `None` where
+/// another process holds it. Parent folders are made. What is in the file stays, since it may be somebody else's.
+pub fn lock(path: &Path) -> Result<Option<Lock>, Error> {
+    /// Whoever ends at this moment removes a file and a folder once.
+    const TRIES: usize = 10;
+    let parent = parent_of(path);
+    for _ in 0..TRIES {
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        let file = match File::options().create(true).append(true).open(path) {
+            // The folder was removed in between, as the last of somebody's work.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            opened => opened.map_err(Error::io(path))?,
+        };
+        match file.try_lock() {
+            Ok(()) if is_at(&file, path)? => return Ok(Some(Lock { file, path: path.into() })),
+            // The file was removed before it was held: to hold it keeps nobody out.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(Error::io(path)(error)),
+        }
+    }
+    Err(Error::Replaced { path: parent.into() })
+}
+
+/// Whether a path leads to this very file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> Result<bool, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let held = file.metadata().map_err(Error::io(path))?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (held.dev(), held.ino())),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(Error::io(path)(error)),
+    }
+}
+
+/// Whether there is a file at a path: which one, the system does not tell.
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(Error::io(path))
 }
 
 /// Writes bytes into a file within a folder that [`write_folder`] fills: it is that which has them on disk. Parent folders
@@ -109,17 +158,23 @@ pub fn write_folder<E: From<Error>>(path: &Path, fill: impl FnOnce(&Path) -> Res
 /// Puts a folder back that a process was about to replace when it was killed. Whoever looks at what `path` holds before it
 /// is replaced does this first, so that what comes back is looked at too.
 pub fn put_back(path: &Path) -> Result<(), Error> {
-    // A link leads to nothing meanwhile, so that the system does not say where it leads.
-    let mut path: PathBuf = path.components().collect();
-    for _ in 0..MOST_LINKS {
-        let Ok(target) = fs::read_link(&path) else { break };
-        path = parent_of(&path).join(target);
-    }
+    let path = end_of_links(path);
     let old = name_beside(&path, OLD);
     if path.file_name().is_some() && old.is_dir() && !path.exists() {
         fs::rename(&old, &path).map_err(Error::io(&old))?;
     }
     Ok(())
+}
+
+/// Where a link, or several behind one another, leads, also where nothing is there and the system does not say; another path
+/// as it is.
+pub fn end_of_links(path: &Path) -> PathBuf {
+    let mut path: PathBuf = path.components().collect();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = parent_of(&path).join(target);
+    }
+    path
 }
 
 /// Links behind one another that are followed.
@@ -436,6 +491,52 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert!(!old.exists());
         assert_eq!(name_beside(&path, OLD).file_name().unwrap(), "model-0.1.old.tmp");
+    }
+
+    /// Elsewhere a folder stays where it is while a file of it is open.
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_tells_that_its_folder_is_another_or_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run, path) = (folder.path().join("run"), folder.path().join("run/lock"));
+        let first = lock(&path).unwrap().unwrap();
+        first.check().unwrap();
+        assert!(lock(&path).unwrap().is_none(), "another holds it");
+        let lost = |held: &Lock| {
+            let error = held.check().unwrap_err().to_string();
+            assert!(error.ends_with("run: was removed or replaced while it was written"), "{error}");
+        };
+        fs::rename(&run, folder.path().join("moved")).unwrap();
+        lost(&first);
+        assert!(!run.exists(), "who looks makes nothing");
+        let second = lock(&path).unwrap().unwrap();
+        second.check().unwrap();
+        lost(&first);
+        fs::remove_dir_all(&run).unwrap();
+        lost(&second);
+        fs::write(&run, "a file").unwrap();
+        lost(&second);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_holds_a_lock_that_others_remove_holds_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run, path) = (folder.path().join("run"), folder.path().join("run/lock"));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        // Another may have been quicker.
+                        let Ok(Some(held)) = lock(&path) else { continue };
+                        held.check().unwrap();
+                        // In the order in which one ends who has made a store.
+                        fs::remove_file(&path).unwrap();
+                        let _ = fs::remove_dir(&run);
+                    }
+                });
+            }
+        });
     }
 
     /// Each writes a length of its own, so that a mixture would show. Folders change places in one step on Linux alone.

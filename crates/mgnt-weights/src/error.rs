@@ -24,6 +24,12 @@ pub enum Error {
         /// What is there.
         got: String,
     },
+    /// A folder that is not the one any more that a process holds and writes.
+    #[error("{path}: was removed or replaced while it was written", path = path.display())]
+    Replaced {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Not a file of the format that it should be.
     #[error("{path}: not a valid {format} file: {reason}", path = path.display())]
     Format {

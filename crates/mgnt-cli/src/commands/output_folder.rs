@@ -1,9 +1,10 @@
 //! Folders that a command fills, and may fill again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf, absolute};
 
+use mgnt_weights::atomic::Lock;
 use mgnt_weights::directory::is_of_a_file_manager;
 use mgnt_weights::{Error, atomic};
 
@@ -203,8 +204,8 @@ fn resolved(path: &Path) -> PathBuf {
     }
 }
 
-/// Keeps other processes of this command out of a folder, for as long as the file is open.
-pub fn lock(out: &Path, command: &str) -> anyhow::Result<File> {
+/// Keeps other processes of this command out of a folder, which is made.
+pub fn lock(out: &Path, command: &str) -> anyhow::Result<Lock> {
     let held = atomic::lock(&out.join("lock"))?;
     held.ok_or_else(|| bad_use(format!("--out {}: another {command} works in it", out.display())))
 }

@@ -182,6 +182,52 @@ fn places_that_no_folder_can_be_renamed_to_are_refused_before_the_work() {
     assert!(!is_mount_point(folder.path()).unwrap() && !is_mount_point(&out).unwrap());
 }
 
+/// Elsewhere a folder stays where it is while a file of it is open.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_was_removed_or_is_anothers_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("store");
+    let refused = |written: Result<(), Error>| {
+        let error = written.unwrap_err().to_string();
+        assert!(error.ends_with("store.part: was removed or replaced while it was written"), "{error}");
+    };
+    let first = open(&out, &"one").unwrap();
+    let record = shard(&first, 0);
+    first.finish_shard(0, &record).unwrap();
+    fs::remove_dir_all(&first.part).unwrap();
+    refused(first.finish_shard(1, &record));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "what is made anew would be refused later");
+    let second = open(&out, &"two").unwrap();
+    let record = shard(&second, 0);
+    refused(first.finish_shard(0, &record));
+    assert_eq!(second.record(0), None);
+    refused(first.publish(&"manifest"));
+    assert!(!out.exists());
+    second.finish_shard(0, &record).unwrap();
+    second.publish(&"manifest").unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_older_store_behind_a_link_comes_back_where_stores_cannot_change_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let (far, link) = (folder.path().join("far"), folder.path().join("link"));
+    fs::create_dir_all(far.join("store")).unwrap();
+    std::os::unix::fs::symlink("far/store", &link).unwrap();
+    let manifest = serde_json::json!({ "version": 1, "size": 8, "classes": [], "shards": [] });
+    open(&link, &"one").unwrap().publish(&manifest).unwrap();
+    // Killed between two renames: the link leads to nothing.
+    let killed = open(&link, &"two").unwrap();
+    fs::rename(far.join("store"), killed.part.join("old")).unwrap();
+    assert!(matches!(open(&link, &"two"), Err(Error::Busy { .. })) && !far.join("store").exists());
+    drop(killed);
+    let again = open(&link, &"two").unwrap();
+    assert!(link.join(MANIFEST).exists() && !again.part.join("old").exists());
+    again.publish(&manifest).unwrap();
+    assert!(link.is_symlink() && fs::read_dir(&far).unwrap().count() == 1);
+}
+
 /// The link may be on another disk than what it leads to, where no folder can be renamed to.
 #[cfg(unix)]
 #[test]

@@ -15,6 +15,7 @@ use burn::train::{
     SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader, TrainOutput,
     TrainingComponents, TrainingItem, ValidLoader,
 };
+use mgnt_weights::atomic::Lock;
 
 use super::trainee::Output;
 use super::{Stage, Told, Trainee};
@@ -31,6 +32,8 @@ pub(crate) struct StepCounted<T: Task> {
     pub stage: Arc<Stage<T>>,
     pub optimization: Optimization,
     pub out: PathBuf,
+    /// Of the folder: held until the run ends, and looked at before anything is written there.
+    pub lock: Lock,
     /// Where a run is saved, if it is.
     pub checkpoints: Option<Checkpoints>,
     /// What Burn's checkpointer hands over.
@@ -126,6 +129,8 @@ impl<T: Task> StepCounted<T> {
             if done.is_multiple_of(log_every) || last {
                 // What the watcher answers counts for this step.
                 drop(self.teller(components));
+                // What is learnt from here on could be saved nowhere.
+                self.lock.check()?;
             }
             begins = done.is_multiple_of(validate_every) || last;
             if begins {
@@ -141,6 +146,7 @@ impl<T: Task> StepCounted<T> {
                 components.tell_train(LearnerEvent::EndEpoch(epoch));
             }
             if draw_every > 0 && done.is_multiple_of(draw_every) {
+                self.lock.check()?;
                 let average = components.learner.model().average;
                 self.teller(components).draw(done, &average);
             }
@@ -240,6 +246,7 @@ impl<T: Task> StepCounted<T> {
         components.tell_valid(LearnerEvent::EndSplit(epoch));
         let score = score.filter(|&score| progress.best.is_none_or(|best| score < best));
         let (Some(score), Some(checkpoints)) = (score, &self.checkpoints) else { return Ok(()) };
+        self.lock.check()?;
         let exported = self.stage.task().export(&trainee.average, &self.out.join("best"));
         let mut teller = self.teller(components);
         match exported {
@@ -260,6 +267,7 @@ impl<T: Task> StepCounted<T> {
         stops: bool,
     ) -> Result<(), Error> {
         let Some(checkpoints) = &self.checkpoints else { return Ok(()) };
+        self.lock.check()?;
         let step = progress.step;
         progress.memory = self.stage.task().memory();
         let clock = Instant::now();

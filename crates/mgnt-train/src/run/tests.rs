@@ -453,6 +453,69 @@ fn a_folder_takes_one_process() {
     assert!(error.contains("another process"), "{error}");
 }
 
+/// Elsewhere a folder stays where it is while a file of it is open.
+#[cfg(unix)]
+#[test]
+fn a_run_whose_folder_is_gone_ends_and_does_not_make_it_anew() {
+    let moments: [(&str, fn(&Event) -> bool); 3] = [
+        ("before the first checkpoint", |event| matches!(event, Event::Trained(line) if line.step == 2)),
+        ("behind a model", |event| matches!(event, Event::Best { step: 4, .. })),
+        ("before the trained model", |event| matches!(event, Event::Saved { step: 12, .. })),
+    ];
+    for (name, is_it) in moments {
+        let (folder, stop, device) = (tempfile::tempdir().unwrap(), Interrupter::new(), Device::flex());
+        let (out, recipe) = (folder.path().join("run"), recipe());
+        let removed = out.clone();
+        let watch = move |event: &Event| {
+            if is_it(event) {
+                fs::remove_dir_all(&removed).unwrap();
+            }
+        };
+        let options = RunOptions::new(&device, &out, &stop);
+        let error = run(slope(&[]), &recipe, &whole(&recipe), options, watch).unwrap_err().to_string();
+        assert!(error.ends_with("run: was removed or replaced while it was written"), "{name}: {error}");
+        assert!(!out.exists(), "{name}");
+    }
+}
+
+/// Removes the folder when a checkpoint is on disk, as another run takes its place; draws into it.
+#[cfg(unix)]
+struct Replacing {
+    out: std::path::PathBuf,
+    at: usize,
+}
+
+#[cfg(unix)]
+impl Watcher<Linear> for Replacing {
+    fn event(&mut self, event: &Event) {
+        if matches!(event, Event::Saved { step, .. } if *step == self.at) {
+            fs::remove_dir_all(&self.out).unwrap();
+            atomic::write_bytes(&self.out.join("lock"), b"another's").unwrap();
+        }
+    }
+
+    fn draw(&mut self, step: usize, _: &Linear) -> Result<(), Error> {
+        Ok(atomic::write_bytes(&self.out.join("samples").join(step.to_string()), b"drawn")?)
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_writes_nothing_into_the_folder_that_another_has_in_its_place() {
+    for (what, at, draw_every, validate_every) in
+        [("samples", 3, 1, 12), ("best/", 3, 0, 4), ("a checkpoint", 3, 0, 12), ("model/", 12, 0, 12)]
+    {
+        let (folder, stop, device) = (tempfile::tempdir().unwrap(), Interrupter::new(), Device::flex());
+        let out = folder.path().join("run");
+        let recipe = Optimization { draw_every, validate_every, log_every: 12, ..recipe() };
+        let watcher = Replacing { out: out.clone(), at };
+        let options = RunOptions::new(&device, &out, &stop);
+        let error = run(slope(&[]), &recipe, &whole(&recipe), options, watcher).unwrap_err().to_string();
+        assert!(error.contains("was removed or replaced"), "{what}: {error}");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{what}: there is more than the other's lock");
+    }
+}
+
 #[test]
 fn the_best_model_is_that_of_the_best_validation() {
     let folder = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ use super::strategy::StrategyArguments;
 use super::watch::Progress;
 use crate::device::Compute;
 use crate::failure::bad_use;
+use run_folder::RunFolder;
 use samples::Keep;
 
 /// Has each option that says how to decode ask for a model, without which it is of no use.
@@ -121,7 +122,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             as_read.check()?;
             // What stands there already is looked at before anything is measured.
             let folder = request.folder(out, &measuring)?;
-            Some((request, folder, out))
+            Some((request, folder))
         }
         _ => None,
     };
@@ -149,12 +150,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         let report = Report::new(&reference, &measured, protocol)?;
         return show(&arguments, &report, None);
     }
-    if let Some((request, folder, out)) = generated {
+    if let Some((request, folder)) = generated {
         let (measured, fake, generation) = request.run(&folder, &measuring, &device)?;
         let mut protocol = Protocol::new(&network, measuring.dims, real, fake);
         protocol.generation = Some(generation);
         let report = Report::new(&reference, &measured, protocol)?;
-        return show(&arguments, &report, Some(out));
+        return show(&arguments, &report, Some(&folder));
     }
     Ok(())
 }
@@ -275,16 +276,17 @@ fn markdown(report: &Report) -> String {
 
 /// Prints the report, then writes it: to the folder of a run and to the file that is asked for. Where one of these fails, the
 /// others have the numbers at least.
-fn show(arguments: &Arguments, report: &Report, out: Option<&Path>) -> anyhow::Result<()> {
+fn show(arguments: &Arguments, report: &Report, out: Option<&RunFolder>) -> anyhow::Result<()> {
     report.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let printed = match arguments.json {
         true => print_json(report),
         false => write!(std::io::stdout(), "{report}").context("standard output"),
     };
     let (json, markdown) = (json(report)?, markdown(report));
-    let own = |out: &Path| {
-        atomic::write_bytes(&out.join("report.json"), &json)?;
-        atomic::write_bytes(&out.join("report.md"), markdown.as_bytes())
+    let own = |out: &RunFolder| {
+        out.check()?;
+        atomic::write_bytes(&out.path().join("report.json"), &json)?;
+        atomic::write_bytes(&out.path().join("report.md"), markdown.as_bytes())
     };
     let own = out.map_or(Ok(()), own);
     let asked_for = arguments.report.as_ref().map_or(Ok(()), |path| {

@@ -1,10 +1,11 @@
 //! The folder of a run: what is in it, and whether it is this run's.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use mgnt_eval::{Activations, Measuring};
+use mgnt_weights::atomic::Lock;
 use mgnt_weights::{Error, TensorMap, atomic, safetensors};
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ pub(super) struct RunFolder {
     path: PathBuf,
     features: PathBuf,
     /// Held until the run ends, however it ends.
-    _lock: File,
+    lock: Lock,
 }
 
 impl RunFolder {
@@ -57,7 +58,6 @@ impl RunFolder {
         if !is_ours {
             return Err(bad_use(format!("--out {}: holds something else already", path.display())));
         }
-        fs::create_dir_all(path).map_err(Error::io(path))?;
         let lock = output_folder::lock(path, "eval-fid")?;
         if known.exists() {
             let text = fs::read_to_string(&known).map_err(Error::io(&known))?;
@@ -75,13 +75,18 @@ impl RunFolder {
         let &Measuring { network, dims, .. } = measuring;
         let what = [network.sha256(), &network.resize().to_string()].concat();
         let name = format!("{}-{}", dims.count(), &mgnt_data::manifest::sha256(what.as_bytes())[..16]);
-        let folder = Self { path: path.into(), features: path.join("features").join(name), _lock: lock };
+        let folder = Self { path: path.into(), features: path.join("features").join(name), lock };
         folder.clear_leftovers()?;
         Ok(folder)
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Fails where the folder was removed, or is another run's, since it was opened: before anything is written there.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.lock.check()
     }
 
     pub(super) fn tokens(&self, shard: usize) -> PathBuf {

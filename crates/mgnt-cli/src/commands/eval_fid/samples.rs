@@ -149,6 +149,7 @@ impl Request {
             self.measure(shard, &tokens, &work, &mut progress)?;
         }
         progress.finish();
+        folder.check()?;
         if self.keep == Some(Keep::Npz) {
             assemble(&shards, folder, self.tokenizer.config().size)?;
         }
@@ -165,6 +166,8 @@ impl Request {
             shards: &entries,
             labels: &classes,
         };
+        // What was read is of this run, too.
+        folder.check()?;
         atomic::write_bytes(&folder.manifest(), &serde_json::to_vec(&manifest)?)?;
         let fake = Side::generated(&self.model_path, sha256(all.as_bytes()), identity.samples as u64);
         let generation = Generation {
@@ -205,6 +208,7 @@ impl Request {
         map.insert_i32("labels", &[count], &labels)?;
         map.set_metadata("first", shard.first.to_string());
         map.set_metadata("seed", self.identity.seed.to_string());
+        work.folder.check()?;
         safetensors::write(&path, &map)?;
         Ok(tokens)
     }
@@ -243,10 +247,12 @@ impl Request {
                 pictures.extend(batch);
             }
         }
+        folder.check()?;
         if !kept {
             self.keep_pictures(shard, &pictures, folder)?;
         }
         if !path.exists() {
+            folder.check()?;
             write_activations(&path, &said, shard.classes.len())?;
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use mgnt_weights::atomic::Lock;
 use mgnt_weights::{Error, atomic};
 use serde::{Deserialize, Serialize};
 
@@ -28,12 +29,16 @@ pub(super) struct Row {
     pub(super) world: String,
 }
 
+const ROWS: &str = "results.jsonl";
+/// What else a sweep writes, each as a whole.
+const WRITTEN: [&str; 3] = ["results.csv", "front.svg", "best.ron"];
+
 /// The rows of a folder, which no other sweep works in meanwhile.
 pub(super) struct Log {
     path: PathBuf,
     rows: Vec<Row>,
     /// Held until the sweep ends, however it ends.
-    _lock: File,
+    lock: Lock,
 }
 
 impl Log {
@@ -41,15 +46,14 @@ impl Log {
     /// line that is no row is left alone, as is what a sweep would write over where no log says that a sweep wrote it.
     pub(super) fn open(out: &Path) -> anyhow::Result<Self> {
         output_folder::check_named(out)?;
-        let path = out.join("results.jsonl");
-        let written = ["results.csv", "front.svg", "best.ron"].map(|name| out.join(name));
+        let path = out.join(ROWS);
+        let written = WRITTEN.map(|name| out.join(name));
         if let Some(other) = written.iter().find(|other| other.exists() && !path.exists()) {
             return Err(bad_use(format!(
                 "{}: is there already, and no results.jsonl of an earlier sweep; another --out starts anew",
                 other.display()
             )));
         }
-        fs::create_dir_all(out).map_err(Error::io(out))?;
         let lock = output_folder::lock(out, "sweep")?;
         let bytes = match path.exists() {
             true => fs::read(&path).map_err(Error::io(&path))?,
@@ -77,7 +81,12 @@ impl Log {
         if whole != bytes {
             atomic::write_bytes(&path, &whole)?;
         }
-        Ok(Self { path, rows, _lock: lock })
+        Ok(Self { path, rows, lock })
+    }
+
+    /// Fails where the folder was removed, or is another sweep's, since it was opened: before anything is written there.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.lock.check()
     }
 
     /// All rows, in the order in which they were measured.
@@ -87,6 +96,7 @@ impl Log {
 
     /// Adds a row.
     pub(super) fn keep(&mut self, row: Row) -> anyhow::Result<()> {
+        self.check()?;
         let line = serde_json::to_string(&row)? + "\n";
         let mut file =
             File::options().create(true).append(true).open(&self.path).map_err(Error::io(&self.path))?;
@@ -188,6 +198,21 @@ mod tests {
             refused(folder.path(), &format!("{name}: is there already, and no results.jsonl"));
             fs::remove_file(&other).unwrap();
         }
+    }
+
+    /// Elsewhere a folder stays where it is while a file of it is open.
+    #[cfg(unix)]
+    #[test]
+    fn a_sweep_whose_folder_is_gone_does_not_write_into_the_next_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("sweep");
+        let mut first = Log::open(&out).unwrap();
+        fs::remove_dir_all(&out).unwrap();
+        let second = Log::open(&out).unwrap();
+        let error = first.keep(row(0)).unwrap_err().to_string();
+        assert!(error.ends_with("sweep: was removed or replaced while it was written"), "{error}");
+        second.check().unwrap();
+        assert!(!out.join("results.jsonl").exists());
     }
 
     #[test]

@@ -160,6 +160,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         let most = arguments.most.into();
         let found =
             search::coordinate_search::<anyhow::Error>(model.config(), &start, budget, most, &mut measure)?;
+        sweep.log.check()?;
         write_ron(&arguments.out.join("best.ron"), &found.strategy)?;
         let end = if found.settled { "no single change is better" } else { "--most was reached" };
         tell!("best within {gigaflops} GFLOPs: {} at {:.4}; {end}", found.strategy.models, found.value);
@@ -368,6 +369,7 @@ impl Sweep<'_> {
         let (samples, dims) = (self.arguments.samples, self.measuring.dims);
         let all: Vec<(String, &Row)> = self.rows().map(|row| (self.plan_of(row), row)).collect();
         let out = &self.arguments.out;
+        self.log.check()?;
         atomic::write_bytes(&out.join("results.csv"), results::csv(&all, &self.given).as_bytes())?;
         let compared = results::compared(&all, &self.seeds, &self.given);
         let points = results::points(&compared);
