@@ -137,7 +137,7 @@ impl Checkpoints {
     pub fn remove_older(&self) -> Result<(), Error> {
         let found = list(&self.folder)?;
         for old in &found[..found.len().saturating_sub(self.keep)] {
-            fs::remove_dir_all(old).map_err(mgnt_weights::Error::io(old))?;
+            atomic::remove_folder(old)?;
         }
         Ok(())
     }

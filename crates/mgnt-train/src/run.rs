@@ -13,7 +13,7 @@ use mgnt_weights::directory::{CONFIG, WEIGHTS};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoints, HandedOver, Progress, Start, WhenAsked};
-use crate::event::{Event, Watcher};
+use crate::event::{Event, Warning, Watcher};
 use crate::identity::Identity;
 use crate::learner::{Elsewhere, Figure, Renderer, Schedule, Stage, StepCounted, Steps, Trainee};
 use crate::optimizer::{Updates, adamw};
@@ -143,6 +143,10 @@ pub fn run<T: Task>(
             false => nothing_to_resume(out, ""),
         })?;
         task.recall(&start.progress.memory);
+        // Those that a killed process had yet to remove, and those of a run that kept more.
+        if saves && let Err(error) = checkpoints.remove_older() {
+            watcher.event(&Event::Warning(Warning::OlderStays { reason: error.to_string() }));
+        }
         remove_lost_samples(out, start.progress.step)?;
         // It may go on with other values of fields that change no weight.
         atomic::write_bytes(&out.join(DESCRIPTION), text.as_bytes())?;

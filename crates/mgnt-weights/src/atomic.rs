@@ -244,6 +244,13 @@ fn replace_by_renames(new: &Path, path: &Path, old: &Path) -> Result<(), Error> 
     Ok(())
 }
 
+/// Removes a folder under another name, so that a process that is killed over it leaves no half of it in its place, but what
+/// [`remove_leftovers`] removes.
+pub fn remove_folder(path: &Path) -> Result<(), Error> {
+    let (temporary, ()) = beside(path, |temporary| fs::rename(path, temporary))?;
+    fs::remove_dir_all(&temporary).map_err(Error::io(&temporary))
+}
+
 /// The new folder is in its place, whether the older one can be removed or not: what stays is a leftover.
 fn remove_replaced(older: &Path) {
     let _ = fs::remove_dir_all(older);
@@ -491,6 +498,16 @@ mod tests {
         assert_eq!(fs::read_to_string(path.join("f")).unwrap(), "two");
         assert!(!old.exists());
         assert_eq!(name_beside(&path, OLD).file_name().unwrap(), "model-0.1.old.tmp");
+    }
+
+    #[test]
+    fn a_removed_folder_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("step-7");
+        write_bytes(&path.join("f"), b"text").unwrap();
+        remove_folder(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(remove_folder(&path).is_err());
     }
 
     /// Elsewhere a folder stays where it is while a file of it is open.

@@ -7,7 +7,6 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Tensor;
 
 use super::*;
-use crate::event::Warning;
 use crate::optimizer::tests::optimization;
 use crate::task::{Figures, PartOutput};
 
@@ -514,6 +513,21 @@ fn a_run_writes_nothing_into_the_folder_that_another_has_in_its_place() {
         assert!(error.contains("was removed or replaced"), "{what}: {error}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "{what}: there is more than the other's lock");
     }
+}
+
+#[test]
+fn older_checkpoints_go_when_a_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    train(slope(&[]), &recipe(), &out, false, None).0.unwrap();
+    // Killed while the older ones were removed.
+    fs::create_dir_all(out.join("checkpoints/step-00000003")).unwrap();
+    fs::create_dir_all(out.join("checkpoints/step-00000006.77.tmp")).unwrap();
+    train(slope(&[]), &recipe(), &out, true, None).0.unwrap();
+    assert_eq!(checkpoints(&out), ["step-00000009", "step-00000012"]);
+    let fewer = Optimization { keep: 1, ..recipe() };
+    train(slope(&[]), &fewer, &out, true, None).0.unwrap();
+    assert_eq!(checkpoints(&out), ["step-00000012"]);
 }
 
 #[test]
