@@ -81,6 +81,8 @@ impl Log {
         if whole != bytes {
             atomic::write_bytes(&path, &whole)?;
         }
+        // Of a sweep that was killed.
+        atomic::remove_leftovers_of(out, |name| name == ROWS || WRITTEN.contains(&name))?;
         Ok(Self { path, rows, lock })
     }
 
@@ -198,6 +200,20 @@ mod tests {
             refused(folder.path(), &format!("{name}: is there already, and no results.jsonl"));
             fs::remove_file(&other).unwrap();
         }
+    }
+
+    #[test]
+    fn what_a_killed_sweep_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["results.jsonl.7.tmp", "results.csv.7.tmp", "front.svg.8.tmp", "best.ron.9.tmp"] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
+        fs::write(folder.path().join("notes.7.tmp"), "mine").unwrap();
+        drop(Log::open(folder.path()).unwrap());
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["lock", "notes.7.tmp"]);
     }
 
     /// Elsewhere a folder stays where it is while a file of it is open.
