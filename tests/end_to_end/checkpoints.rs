@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Output;
 
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 
@@ -169,6 +170,24 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     assert!(fs::metadata(path.join("small/model.safetensors")).unwrap().len() < whole * 11 / 20);
     succeed(&format!("probe small --input {} --output out.safetensors", case.display()), path);
     fail("export torch --names port --directory -o x", path, 2, &["--directory", "--names"]);
+
+    // What a killed one left beside is told of.
+    let config = "(layers: 1, width: 16, heads: 8, hidden: 32, tokens: 4, codes: 8, classes: 2)";
+    fs::write(path.join("config.ron"), config).unwrap();
+    for (line, out) in [
+        ("export torch --dtype bf16 -o half.safetensors", "half.safetensors"),
+        ("export torch --dtype bf16 --directory -o small", "small"),
+        ("import maskgit-vqgan-torch port.safetensors --size 32 -o again", "again"),
+        ("init --config config.ron -o drawn", "drawn"),
+    ] {
+        fs::create_dir(path.join(format!("{out}.7.tmp"))).unwrap();
+        let Output { status, stderr, .. } = output(line, path);
+        let told = String::from_utf8(stderr).unwrap();
+        assert!(
+            status.success() && told.contains(&format!("--out {out}: {out}.7.tmp beside it is")),
+            "{told}"
+        );
+    }
 
     let said = safetensors::read(&path.join("out.safetensors")).unwrap();
     let (name, indices) = said.iter().find(|(name, _)| name.ends_with("indices")).unwrap();

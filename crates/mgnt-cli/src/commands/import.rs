@@ -9,7 +9,7 @@ use mgnt_tokenizer::published::{self as tokenizer, VideoShape};
 use mgnt_tokenizer::{ImageTokenizer, VideoTokenizer};
 use mgnt_weights::{TensorMap, flax};
 
-use super::output_folder::check_not_within;
+use super::output_folder::{check_not_within, tell_of_leftovers_of_a_model};
 use crate::device::DeviceWord;
 use crate::failure::bad_use;
 
@@ -125,6 +125,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// The tensors of a file, which the model directory must not take the place of.
 fn read(file: &Path, out: &Path) -> anyhow::Result<TensorMap> {
     check_not_within("the file", file, out)?;
+    tell_of_leftovers_of_a_model(out)?;
     Ok(mgnt_weights::read(file)?)
 }
 

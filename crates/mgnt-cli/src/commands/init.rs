@@ -6,7 +6,7 @@ use clap::Args;
 use mgnt_model::NestedTransformer;
 
 use super::configs;
-use super::output_folder::check_not_within;
+use super::output_folder::{check_not_within, tell_of_leftovers_of_a_model};
 use crate::device::{DeviceWord, gib};
 
 /// Arguments of `mgnt init`.
@@ -32,6 +32,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = configs::model(&file)?;
     config.validate()?;
     check_not_within("--config", &file, &arguments.out)?;
+    tell_of_leftovers_of_a_model(&arguments.out)?;
     let needed = COPIES * 4 * config.parameters() as u64;
     if let Some(has) = DeviceWord::Cpu.memory()
         && needed > has

@@ -35,6 +35,20 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     atomic::put_back(out)?;
     check_again(out, contents)?;
     check_parent("--out", out)?;
+    tell_of_leftovers(out);
+    Ok(())
+}
+
+/// Tells of what stopped runs left beside a model directory that is to be written.
+pub fn tell_of_leftovers_of_a_model(out: &Path) -> anyhow::Result<()> {
+    // A model that was about to be replaced is no leftover.
+    atomic::put_back(out)?;
+    tell_of_leftovers(out);
+    Ok(())
+}
+
+/// Tells of what stopped runs left beside a file or folder that is to be written.
+pub fn tell_of_leftovers(out: &Path) {
     let left = leftovers(out);
     if !left.is_empty() {
         tell!(
@@ -44,7 +58,6 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
             left.join(", ")
         );
     }
-    Ok(())
 }
 
 /// Refuses an output that no folder can be made at: a file, a link to nothing.
@@ -102,7 +115,7 @@ fn entries(folder: &Path, prefix: &str) -> anyhow::Result<Vec<(String, bool)>> {
     Ok(names)
 }
 
-/// What unfinished writing of a folder is called, beside it.
+/// What unfinished writing of a file or folder is called, beside it.
 fn leftovers(out: &Path) -> Vec<String> {
     // A link stays, and what it leads to is written.
     let out = fs::canonicalize(out).or_else(|_| absolute(out)).unwrap_or_else(|_| out.into());
