@@ -246,6 +246,8 @@ fn drawn(out: &Path, name: &str, each: usize, size: usize, seed: u64) -> anyhow:
     if !store.exists() {
         let source = out.join("data").join(name);
         if !source.exists() {
+            // Of a demonstration that was killed while it drew.
+            atomic::remove_leftovers_of(&out.join("data"), |of| of == name)?;
             atomic::write_folder(&source, |folder| synthetic::write_folder(folder, each, size, seed))?;
         }
         prepare(&source, &PrepareOptions { size, ..PrepareOptions::default() }, &store, &mut |_, _| {})?;
@@ -311,6 +313,17 @@ fn reconstructions(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_of_the_pictures_that_a_kill_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        for name in ["train.77.tmp", "notes.77.tmp"] {
+            std::fs::create_dir_all(data.join(name).join("disc")).unwrap();
+        }
+        drawn(folder.path(), "train", 1, 16, 1).unwrap();
+        assert!(!data.join("train.77.tmp").exists() && data.join("notes.77.tmp").exists());
+    }
 
     #[test]
     fn the_embedded_recipes_are_valid() {
