@@ -456,7 +456,8 @@ fn a_folder_takes_one_process() {
 #[cfg(unix)]
 #[test]
 fn a_run_whose_folder_is_gone_ends_and_does_not_make_it_anew() {
-    let moments: [(&str, fn(&Event) -> bool); 3] = [
+    type Moment = fn(&Event) -> bool;
+    let moments: [(&str, Moment); 3] = [
         ("before the first checkpoint", |event| matches!(event, Event::Trained(line) if line.step == 2)),
         ("behind a model", |event| matches!(event, Event::Best { step: 4, .. })),
         ("before the trained model", |event| matches!(event, Event::Saved { step: 12, .. })),
