@@ -13,6 +13,7 @@ mod foreign_tokens;
 mod inception_stem;
 mod library;
 mod training;
+mod videos;
 mod watching;
 mod world;
 

@@ -1,11 +1,12 @@
 //! Which kind of model a directory holds.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 use mgnt_model::ModelConfig;
 use mgnt_tokenizer::{ImageTokenizerConfig, VideoTokenizerConfig};
-use mgnt_weights::directory::ModelDirectory;
+use mgnt_weights::directory::{CONFIG, ModelDirectory};
 
 use crate::failure::bad_use;
 
@@ -18,7 +19,8 @@ pub enum ModelKind {
 }
 
 impl ModelKind {
-    /// Told by which configuration parses: their fields have different names.
+    /// Told by which configuration parses: their fields have different names. Where none does, the error is that of the kind whose own field
+    /// is there.
     pub fn of(directory: &ModelDirectory) -> anyhow::Result<Self> {
         directory.check()?;
         if directory.config::<ImageTokenizerConfig>().is_ok() {
@@ -26,6 +28,15 @@ impl ModelKind {
         }
         if directory.config::<VideoTokenizerConfig>().is_ok() {
             return Ok(Self::VideoTokenizer);
+        }
+        if directory.config::<ModelConfig>().is_ok() {
+            return Ok(Self::Transformer);
+        }
+        let text = fs::read_to_string(directory.path().join(CONFIG)).unwrap_or_default();
+        if text.contains("temporal_downsample") {
+            directory.config::<VideoTokenizerConfig>()?;
+        } else if text.contains("multipliers") {
+            directory.config::<ImageTokenizerConfig>()?;
         }
         directory.config::<ModelConfig>().context("not a tokenizer, and not a transformer")?;
         Ok(Self::Transformer)
@@ -81,6 +92,10 @@ mod tests {
             missed(ModelKind::ImageTokenizer).ends_with("expected an image tokenizer, got a video tokenizer")
         );
         assert_eq!(missed(ModelKind::VideoTokenizer), "first");
+        let config = path.join(CONFIG);
+        fs::write(&config, fs::read_to_string(&config).unwrap().replace("filters:", "filter:")).unwrap();
+        let error = ModelKind::of(&ModelDirectory::new(&path)).unwrap_err().to_string();
+        assert!(error.contains("`filter`") && error.contains("VideoTokenizerConfig"), "{error}");
         let nothing = ModelKind::Transformer.missed(&folder.path().join("no"), anyhow::anyhow!("first"));
         assert_eq!(nothing.to_string(), "first");
     }

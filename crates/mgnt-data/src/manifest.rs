@@ -78,6 +78,17 @@ impl StoreKind {
 pub(crate) const EITHER: &str =
     "a store of pictures or tokens, which `mgnt prepare-imagenet`, `tokenize` or `import-tokens` makes";
 
+/// Whether a folder's manifest looks like that of a store of tokens, though something in it is wrong.
+pub(crate) fn looks_like_tokens(folder: &Path) -> bool {
+    let bytes = fs::read(folder.join(MANIFEST)).unwrap_or_default();
+    serde_json::from_slice::<serde_json::Value>(&bytes).is_ok_and(|manifest| manifest["info"].is_object())
+}
+
+/// The error of a store that holds nothing.
+pub(crate) fn of_nothing(folder: &Path) -> Error {
+    Error::store(folder.join(MANIFEST), "shards", "at least one picture", "none")
+}
+
 /// One shard of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -69,12 +69,7 @@ impl PictureStore {
         let shape = [manifest.size, manifest.size, 3];
         let shards = Shards::open(path, &manifest.shards, PICTURES, Dtype::U8, &shape)?;
         if shards.len() == 0 {
-            return Err(Error::store(
-                path.join(manifest::MANIFEST),
-                "shards",
-                "at least one picture",
-                "none",
-            ));
+            return Err(manifest::of_nothing(path));
         }
         let labels = shards.iter().zip(&manifest.shards);
         for (shard, entry) in labels {

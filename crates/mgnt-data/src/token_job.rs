@@ -218,9 +218,9 @@ mod tests {
         let first = unfinished.pending().remove(0);
         std::fs::remove_dir_all(&part).unwrap();
         let error = unfinished.write(&first, &[vec![1, 2], vec![1, 2], vec![1, 2]], &[0; 3]).unwrap_err();
-        assert!(error.to_string().contains("tokens.part: was removed or replaced"), "{error}");
+        assert!(error.to_string().contains("lock: was removed or replaced"), "{error}");
         let error = unfinished.publish().unwrap_err();
-        assert!(error.to_string().contains("tokens.part: was removed or replaced"), "{error}");
+        assert!(error.to_string().contains("lock: was removed or replaced"), "{error}");
         assert!(!part.exists());
     }
 }

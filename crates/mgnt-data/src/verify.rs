@@ -82,8 +82,11 @@ pub fn verify_telling(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Resu
         Some(StoreKind::Pictures) => verify_pictures(path, told),
         None => {
             manifest::check_is_there(path, manifest::EITHER)?;
-            // Whatever is wrong with the manifest, each kind's reader says.
-            verify_pictures(path, told)
+            // What is wrong with the manifest is for the reader of the kind that it looks like to say.
+            match manifest::looks_like_tokens(path) {
+                true => verify_tokens(path, told),
+                false => verify_pictures(path, told),
+            }
         }
     }
 }
@@ -97,7 +100,7 @@ fn verify_pictures(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<
         Ok(shard.labels().to_vec())
     })?;
     if labels.iter().all(Vec::is_empty) {
-        return Err(Error::store(path.join(MANIFEST), "shards", "at least one picture", "none"));
+        return Err(manifest::of_nothing(path));
     }
     let mut found = vec![0; classes.len()];
     labels.iter().flatten().for_each(|&label| found[usize::from(label)] += 1);
@@ -123,7 +126,7 @@ fn verify_tokens(path: &Path, told: &(dyn Fn(usize, usize) + Sync)) -> Result<Ve
     let items: usize = lengths.iter().sum();
     let manifest = path.join(MANIFEST);
     if items == 0 {
-        return Err(Error::store(manifest, "shards", "at least one picture", "none"));
+        return Err(manifest::of_nothing(path));
     }
     if *flips && items % 2 == 1 {
         let expected = "an even number of pictures, of which half are mirrored";

@@ -157,7 +157,9 @@ pub fn run<T: Task>(
         begin_anew(out, &text)?;
     }
     atomic::remove_leftovers_of(out, |name| WRITTEN.contains(&name))?;
-    checkpoint::remove_leftovers(out)?;
+    if let Err(error) = checkpoint::remove_leftovers(out) {
+        watcher.event(&Event::Warning(Warning::OlderStays { reason: error.to_string() }));
+    }
     atomic::remove_leftovers_of(&out.join(SAMPLES), |name| step_of_sample(name).is_some())?;
     let tokens_a_step = optimization.batch * description.tokens_a_sample;
     watcher.event(&Event::Started {

@@ -72,11 +72,12 @@ pub struct Lock {
 
 impl Lock {
     /// Fails where the file is no longer what lies at its path: its folder was removed or moved, and another process may work
-    /// in one that came there since. Whoever writes there looks before, since writing would make the folder anew.
+    /// in one that came there since. Whoever writes there looks before, since writing would make the folder anew. Where the system
+    /// does not tell, it is for what is written to fail or not.
     pub fn check(&self) -> Result<(), Error> {
-        match is_at(&self.file, &self.path)? {
-            true => Ok(()),
-            false => Err(Error::Replaced { path: parent_of(&self.path).into() }),
+        match is_at(&self.file, &self.path) {
+            Ok(false) => Err(Error::Replaced { path: self.path.clone() }),
+            Ok(true) | Err(_) => Ok(()),
         }
     }
 }
@@ -102,7 +103,7 @@ pub fn lock(path: &Path) -> Result<Option<Lock>, Error> {
             Err(TryLockError::Error(error)) => return Err(Error::io(path)(error)),
         }
     }
-    Err(Error::Replaced { path: parent.into() })
+    Err(Error::Replaced { path: path.into() })
 }
 
 /// Whether a path leads to this very file.
@@ -335,6 +336,8 @@ pub fn remove_leftovers_of(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -521,7 +524,7 @@ mod tests {
         assert!(lock(&path).unwrap().is_none(), "another holds it");
         let lost = |held: &Lock| {
             let error = held.check().unwrap_err().to_string();
-            assert!(error.ends_with("run: was removed or replaced while it was written"), "{error}");
+            assert!(error.ends_with("run/lock: was removed or replaced, by itself or with its folder; nothing more is written there"), "{error}");
         };
         fs::rename(&run, folder.path().join("moved")).unwrap();
         lost(&first);
@@ -540,13 +543,19 @@ mod tests {
     fn who_holds_a_lock_that_others_remove_holds_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let (run, path) = (folder.path().join("run"), folder.path().join("run/lock"));
+        let held = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for _ in 0..1000 {
-                        // Another may have been quicker.
-                        let Ok(Some(held)) = lock(&path) else { continue };
-                        held.check().unwrap();
+                        let lock = match lock(&path) {
+                            Ok(Some(lock)) => lock,
+                            // Another was quicker.
+                            Ok(None) | Err(Error::Replaced { .. }) => continue,
+                            Err(error) => panic!("{error}"),
+                        };
+                        held.fetch_add(1, Ordering::Relaxed);
+                        lock.check().unwrap();
                         // In the order in which one ends who has made a store.
                         fs::remove_file(&path).unwrap();
                         let _ = fs::remove_dir(&run);
@@ -554,6 +563,7 @@ mod tests {
                 });
             }
         });
+        assert!(held.into_inner() > 100);
     }
 
     /// Each writes a length of its own, so that a mixture would show. Folders change places in one step on Linux alone.

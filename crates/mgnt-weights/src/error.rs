@@ -24,10 +24,10 @@ pub enum Error {
         /// What is there.
         got: String,
     },
-    /// A folder that is not the one any more that a process holds and writes.
-    #[error("{path}: was removed or replaced while it was written", path = path.display())]
+    /// A lock that is not the one any more that a process holds, so that its folder may be another's.
+    #[error("{path}: was removed or replaced, by itself or with its folder; nothing more is written there", path = path.display())]
     Replaced {
-        /// The folder.
+        /// The lock's file.
         path: PathBuf,
     },
     /// Not a file of the format that it should be.

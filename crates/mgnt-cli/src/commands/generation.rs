@@ -338,6 +338,21 @@ impl ClassChoice {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_model_that_changed_meanwhile_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let [model, tokenizer] = ["model", "tokenizer"].map(|name| folder.path().join(name));
+        for path in [&model, &tokenizer] {
+            fs::create_dir_all(path).unwrap();
+            fs::write(path.join(directory::CONFIG), "()").unwrap();
+        }
+        let as_read = AsRead::new(&[&model, &tokenizer]);
+        as_read.check().unwrap();
+        fs::write(tokenizer.join(directory::WEIGHTS), "more").unwrap();
+        let error = as_read.check().unwrap_err().to_string();
+        assert!(error.ends_with("tokenizer: the model changed while it was read; try again"), "{error}");
+    }
+
     fn small() -> ImageTokenizerConfig {
         ImageTokenizerConfig {
             size: 8,

@@ -1,5 +1,6 @@
 //! `mgnt import-tokens`: tokens that another program made become a token store.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -30,7 +31,7 @@ pub struct Arguments {
     codes: Option<u32>,
     /// Rows and columns of the tokens; as many of both if not given
     #[arg(long, value_name = "ROWSxCOLUMNS", value_parser = parse_grid)]
-    grid: Option<[usize; 2]>,
+    grid: Option<Grid>,
     /// Names of the classes, one a line
     #[arg(long, value_name = "FILE", conflicts_with = "classes")]
     class_names: Option<PathBuf>,
@@ -48,11 +49,51 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-fn parse_grid(text: &str) -> Result<[usize; 2], String> {
+/// Places of the tokens: rows and columns, of videos a layer each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Grid {
+    layers: Option<usize>,
+    rows: usize,
+    columns: usize,
+}
+
+impl Grid {
+    fn flat([rows, columns]: [usize; 2]) -> Self {
+        Self { layers: None, rows, columns }
+    }
+
+    fn layered([layers, rows, columns]: [usize; 3]) -> Self {
+        Self { layers: Some(layers), rows, columns }
+    }
+
+    /// As a store has it: layers one below the other.
+    fn stored(self) -> [usize; 2] {
+        [self.layers.unwrap_or(1) * self.rows, self.columns]
+    }
+
+    /// Whether both may be told of the same tokens.
+    fn agrees_with(self, other: Self) -> bool {
+        match (self.layers, other.layers) {
+            (Some(_), Some(_)) => self == other,
+            _ => self.stored() == other.stored(),
+        }
+    }
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(layers) = self.layers {
+            write!(f, "{layers}x")?;
+        }
+        write!(f, "{}x{}", self.rows, self.columns)
+    }
+}
+
+fn parse_grid(text: &str) -> Result<Grid, String> {
     let sides = text.split_once('x').unwrap_or((text, text));
     let side = |text: &str| text.parse().ok().filter(|&side| side > 0);
     match (side(sides.0), side(sides.1)) {
-        (Some(rows), Some(columns)) => Ok([rows, columns]),
+        (Some(rows), Some(columns)) => Ok(Grid::flat([rows, columns])),
         _ => Err("expected rows and columns, such as 16x16".into()),
     }
 }
@@ -61,8 +102,8 @@ fn parse_grid(text: &str) -> Result<[usize; 2], String> {
 struct Gathered {
     /// Tokens of a picture.
     positions: usize,
-    /// Rows and columns, where a file tells.
-    grid: Option<[usize; 2]>,
+    /// Where a file tells.
+    grid: Option<Grid>,
     tokens: Vec<u16>,
     labels: Vec<u16>,
 }
@@ -97,7 +138,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let source = names.map(|name| name.to_string_lossy()).collect::<Vec<_>>().join(", ");
     let count = classes.len();
     let TokenizerOf { name, codes_sha256, .. } = tokenizer;
-    let info = TokenStoreInfo { grid, codes, classes, tokenizer: name, codes_sha256, source };
+    let info = TokenStoreInfo { grid: grid.stored(), codes, classes, tokenizer: name, codes_sha256, source };
     let pictures = sha256(sums.as_bytes());
     let job = TokenJob::of(&arguments.out, labels.len(), pictures, info, false, None).map_err(of_options)?;
     let pending = job.pending();
@@ -115,33 +156,32 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     job.publish()?;
     progress.finish();
-    let (out, grid) = (arguments.out.display(), in_words(grid));
-    tell!("{out}: tokens {grid} of {} pictures of {count} classes", labels.len());
+    let (out, samples) = (arguments.out.display(), labels.len());
+    tell!("{out}: tokens {grid} of {samples} pictures of {count} classes");
     Ok(())
 }
 
 /// What is known of the tokenizer that made the tokens.
 struct TokenizerOf {
     codes: usize,
-    grid: Option<[usize; 2]>,
+    grid: Option<Grid>,
     name: String,
     codes_sha256: Option<String>,
 }
 
 impl TokenizerOf {
-    /// Of one of ours, which must be whole. Layers of a video are one below the other.
+    /// Of one of ours, which must be whole.
     fn directory(folder: &Path) -> anyhow::Result<Self> {
         let (directory, device) = (ModelDirectory::new(folder), DeviceWord::Cpu.open()?);
         let (codes, grid, codes_sha256) = match ModelKind::of(&directory)? {
             ModelKind::ImageTokenizer => {
                 let tokenizer = ImageTokenizer::load(folder, &device)?;
                 let config = tokenizer.config();
-                (config.codes, [config.grid(); 2], Some(codes_sha256(&directory)?))
+                (config.codes, Grid::flat([config.grid(); 2]), Some(codes_sha256(&directory)?))
             }
             ModelKind::VideoTokenizer => {
                 let tokenizer = VideoTokenizer::load(folder, &device)?;
-                let [layers, rows, columns] = tokenizer.config().grid();
-                (tokenizer.config().codes, [layers * rows, columns], None)
+                (tokenizer.config().codes, Grid::layered(tokenizer.config().grid()), None)
             }
             ModelKind::Transformer => {
                 return Err(bad_use(format!(
@@ -178,8 +218,10 @@ fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::
     let tokens = map.get("tokens")?;
     let (count, positions, grid) = match *tokens.shape() {
         [count, positions] => (count, positions, None),
-        [count, rows, columns] => (count, rows * columns, Some([rows, columns])),
-        [count, layers, rows, columns] => (count, layers * rows * columns, Some([layers * rows, columns])),
+        [count, rows, columns] => (count, rows * columns, Some(Grid::flat([rows, columns]))),
+        [count, layers, rows, columns] => {
+            (count, layers * rows * columns, Some(Grid::layered([layers, rows, columns])))
+        }
         ref shape => {
             return Err(anyhow!("`tokens`: expected shape [n, N], [n, h, w] or [n, t, h, w], got {shape:?}"));
         }
@@ -200,7 +242,6 @@ fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::
         ));
     }
     if let Some((expected, got)) = all.grid.zip(grid).filter(|(before, grid)| before != grid) {
-        let (expected, got) = (in_words(expected), in_words(got));
         return Err(anyhow!("`tokens`: expected {expected} of a picture, as in the files before, got {got}"));
     }
     all.grid = all.grid.or(grid);
@@ -220,33 +261,27 @@ fn add(all: &mut Vec<u16>, name: &str, tensor: &NamedTensor, end: usize) -> anyh
     Ok(())
 }
 
-fn in_words([rows, columns]: [usize; 2]) -> String {
-    format!("{rows}x{columns}")
-}
-
 /// The grid that is told, in one way or more, or the square.
-fn grid_of(told: &[(&str, Option<[usize; 2]>)], positions: usize) -> anyhow::Result<[usize; 2]> {
+fn grid_of(told: &[(&str, Option<Grid>)], positions: usize) -> anyhow::Result<Grid> {
     let mut told = told.iter().filter_map(|&(name, grid)| Some((name, grid?)));
     let Some((name, grid)) = told.next() else {
         let no_square =
             || bad_use(format!("--grid: {positions} tokens are no square: expected ROWSxCOLUMNS"));
         return square(positions).ok_or_else(no_square);
     };
-    if let Some((other, differs)) = told.find(|&(_, other)| other != grid) {
-        let (grid, differs) = (in_words(grid), in_words(differs));
+    if let Some((other, differs)) = told.find(|&(_, other)| !other.agrees_with(grid)) {
         return Err(bad_use(format!("{name} is {grid}, and {other} is {differs}")));
     }
-    if grid[0] * grid[1] != positions {
-        let grid = in_words(grid);
+    if grid.stored().iter().product::<usize>() != positions {
         return Err(bad_use(format!("{name} is {grid}, and a picture has {positions} tokens")));
     }
     Ok(grid)
 }
 
 /// The grid of as many rows as columns.
-fn square(positions: usize) -> Option<[usize; 2]> {
+fn square(positions: usize) -> Option<Grid> {
     let side = positions.isqrt();
-    (side * side == positions).then_some([side; 2])
+    (side * side == positions).then_some(Grid::flat([side; 2]))
 }
 
 /// Names of the classes, of which the labels need so many.
@@ -271,10 +306,22 @@ mod tests {
 
     #[test]
     fn a_grid_has_two_sides() {
-        assert_eq!((parse_grid("4x6"), parse_grid("8")), (Ok([4, 6]), Ok([8, 8])));
+        assert_eq!((parse_grid("4x6"), parse_grid("8")), (Ok(Grid::flat([4, 6])), Ok(Grid::flat([8, 8]))));
         for wrong in ["", "x", "4x", "0x4", "-1x2", "4x4x4"] {
             assert!(parse_grid(wrong).is_err(), "{wrong}");
         }
-        assert_eq!((square(256), square(255), square(1)), (Some([16, 16]), None, Some([1, 1])));
+        let sides = [256, 255, 1].map(|positions| square(positions).map(Grid::stored));
+        assert_eq!(sides, [Some([16, 16]), None, Some([1, 1])]);
+    }
+
+    #[test]
+    fn layers_agree_in_their_order_alone() {
+        let (of_file, of_model) = (Grid::layered([16, 4, 16]), Grid::layered([4, 16, 16]));
+        assert_eq!(of_file.stored(), of_model.stored());
+        assert!(!of_file.agrees_with(of_model) && of_model.agrees_with(of_model));
+        assert!(Grid::flat([64, 16]).agrees_with(of_model) && !Grid::flat([16, 64]).agrees_with(of_model));
+        let told = [("the tokenizer's grid", Some(of_model)), ("the files' shape", Some(of_file))];
+        let error = grid_of(&told, 1024).unwrap_err().to_string();
+        assert_eq!(error, "the tokenizer's grid is 4x16x16, and the files' shape is 16x4x16");
     }
 }

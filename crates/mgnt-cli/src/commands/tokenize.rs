@@ -11,6 +11,7 @@ use mgnt_data::{PictureStore, TokenJob, TokenStoreInfo};
 use mgnt_tokenizer::codes_sha256;
 use mgnt_weights::directory::{self, ModelDirectory};
 
+use super::generation::AsRead;
 use super::prepare::of_options;
 use super::watch::Progress;
 use crate::device::{Compute, DeviceWord, Dtype};
@@ -77,6 +78,7 @@ pub fn tokenize(
     out: &Path,
     (compute, device): (&Compute, &Device),
 ) -> anyhow::Result<()> {
+    let as_read = AsRead::new(&[tokenizer_folder]);
     let tokenizer = compute.image_tokenizer(tokenizer_folder, device)?;
     let config = tokenizer.config();
     if config.size != store.size() {
@@ -94,6 +96,7 @@ pub fn tokenize(
         codes_sha256: Some(codes_sha256(&ModelDirectory::new(tokenizer_folder))?),
         source: store.manifest().source.clone(),
     };
+    as_read.check()?;
     let job = TokenJob::open(out, store, info, options.flips, options.shard_items).map_err(of_options)?;
     let pending = job.pending();
     let left: usize = pending.iter().map(|shard| shard.pictures().len()).sum();

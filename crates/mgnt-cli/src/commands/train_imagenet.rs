@@ -89,7 +89,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             None
         }
         Some(folder) => {
-            let tokenizer = ImageTokenizer::load(folder, &device)?;
+            let tokenizer = ImageTokenizer::load(folder, &device)
+                .map_err(|error| ModelKind::ImageTokenizer.missed(folder, error.into()))?;
             if let Some(others) = other_tokens(folder, store.info().tokens_sha256())? {
                 anyhow::bail!("{others} than those of {}", training.data()?.display());
             }

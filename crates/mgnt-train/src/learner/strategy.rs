@@ -283,7 +283,7 @@ impl<T: Task> StepCounted<T> {
         match saved {
             Ok(()) => {
                 teller.event(&Event::Saved { step, seconds });
-                // The next one tries again.
+                // The next one tries again, and a resume what is left of it.
                 if let Err(error) = checkpoints.remove_older() {
                     teller.event(&Event::Warning(Warning::OlderStays { reason: error.to_string() }));
                 }

@@ -30,7 +30,7 @@ pub(super) fn starts(bytes: &[u8]) -> bool {
     first_pickle(bytes).is_some()
 }
 
-/// Length of the first pickle, of any protocol that PyTorch can be asked for.
+/// Length of the first pickle, of protocols 2 to 5.
 fn first_pickle(bytes: &[u8]) -> Option<usize> {
     let before = match bytes {
         // What follows is in a frame, of a length of eight bytes.

@@ -26,10 +26,10 @@ use serde::de::DeserializeOwned;
 
 use self::compared::{Comparison, Figures};
 use self::shipped::Shipped;
-use super::print_json;
 use super::tokenize::{TokenizeOptions, tokenize};
 use super::watch::stop_on_interrupt;
 use super::watcher::RunWatcher;
+use super::{output_folder, print_json};
 use crate::device::{Compute, DeviceWord, Dtype};
 use crate::failure::bad_use;
 use crate::output::grid::{Cell, labelled_grid};
@@ -93,6 +93,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
     check_folder(out)?;
     let is_continued = out.join("data").exists();
+    let _lock = output_folder::lock(out, "demonstration")?;
+    atomic::remove_leftovers_of(out, |of| PAGES.contains(&of))?;
 
     let mut tokenizer_recipe: TokenizerRecipe = embedded(TOKENIZER)?;
     let mut recipe: Recipe = embedded(TRANSFORMER)?;
@@ -211,7 +213,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// What a demonstration writes over, and what it works in.
 const PAGES: [&str; 4] = ["index.html", "grid.png", "decoding.gif", "photos.png"];
-const WORK: [&str; 3] = ["data", "tokenizer", "transformer"];
+const WORK: [&str; 4] = ["data", "tokenizer", "transformer", "lock"];
 
 /// Refuses a folder that holds anything but a demonstration.
 fn check_folder(out: &Path) -> anyhow::Result<()> {
