@@ -113,14 +113,19 @@ impl NamedTensor {
 
     /// The first value that is not finite in `f32`.
     fn not_finite(&self) -> Option<f32> {
-        fn first(mut values: impl Iterator<Item = f32>) -> Option<f32> {
-            values.find(|value| !value.is_finite())
+        fn first<const W: usize>(bytes: &[u8], read: impl Fn([u8; W]) -> f32) -> Option<f32> {
+            let is_wrong = |&number: &[u8; W]| !read(number).is_finite();
+            // All of a block without a branch, which the compiler makes wide.
+            let mut blocks = bytes.as_chunks::<W>().0.chunks(1024);
+            let block =
+                blocks.find(|block| block.iter().fold(false, |any, number| any | is_wrong(number)))?;
+            block.iter().find(|number| is_wrong(number)).map(|&number| read(number))
         }
         match self.dtype {
-            DType::F32 => first(self.each(f32::from_le_bytes)),
-            DType::F64 => first(self.each(|b| f64::from_le_bytes(b) as f32)),
-            DType::F16 => first(self.each(|b| f16::from_le_bytes(b).to_f32())),
-            DType::Bf16 => first(self.each(|b| bf16::from_le_bytes(b).to_f32())),
+            DType::F32 => first(&self.bytes, f32::from_le_bytes),
+            DType::F64 => first(&self.bytes, |b| f64::from_le_bytes(b) as f32),
+            DType::F16 => first(&self.bytes, |b| f16::from_le_bytes(b).to_f32()),
+            DType::Bf16 => first(&self.bytes, |b| bf16::from_le_bytes(b).to_f32()),
             _ => None,
         }
     }
@@ -419,6 +424,30 @@ mod tests {
             let error = x.permuted("x", wrong).unwrap_err().to_string();
             assert_eq!(error, format!("tensor `x`: expected each of 3 dimensions once, got {wrong:?}"));
         }
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found() {
+        let of = |dtype, wrong: f64, at: usize| {
+            let mut values = vec![1.0; 3000];
+            values[at] = wrong;
+            let bytes = values.iter().flat_map(|value: &f64| value.to_le_bytes()).collect();
+            let doubles = NamedTensor::new("x", DType::F64, vec![3000], bytes).unwrap();
+            let mut map = TensorMap::new();
+            // Of a number that is not finite no type is too short.
+            map.insert("x", doubles.to_float("x", dtype).unwrap());
+            map.check_finite()
+        };
+        for dtype in [DType::F16, DType::Bf16, DType::F32, DType::F64] {
+            of(dtype, 2.0, 0).unwrap();
+            for at in [0, 1023, 1024, 2999] {
+                let error = of(dtype, f64::NEG_INFINITY, at).unwrap_err().to_string();
+                assert_eq!(error, "tensor `x`: expected finite values, got -inf", "{dtype:?} {at}");
+                assert!(of(dtype, f64::NAN, at).is_err(), "{dtype:?} {at}");
+            }
+        }
+        // Beyond what `f32` holds.
+        assert!(of(DType::F64, 1e300, 5).is_err());
     }
 
     #[test]

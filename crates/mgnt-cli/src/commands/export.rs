@@ -77,7 +77,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;
-    weights.check_finite().map_err(|error| error.at(&weights_path))?;
     if arguments.names == Names::Port {
         let config = directory
             .config::<ImageTokenizerConfig>()
