@@ -88,12 +88,17 @@ pub fn lock(path: &Path) -> Result<Option<Lock>, Error> {
     /// Whoever ends at this moment removes a file and a folder once.
     const TRIES: usize = 10;
     let parent = parent_of(path);
-    for _ in 0..TRIES {
-        fs::create_dir_all(parent).map_err(Error::io(parent))?;
-        let file = match File::options().create(true).append(true).open(path) {
+    for left in (0..TRIES).rev() {
+        let open = || File::options().create(true).append(true).open(path).map_err(|error| (path, error));
+        let file = match fs::create_dir_all(parent).map_err(|error| (parent, error)).and_then(|()| open()) {
+            Ok(file) => file,
             // The folder was removed in between, as the last of somebody's work.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            opened => opened.map_err(Error::io(path))?,
+            Err((_, error))
+                if left > 0 && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) =>
+            {
+                continue;
+            }
+            Err((place, error)) => return Err(Error::io(place)(error)),
         };
         match file.try_lock() {
             Ok(()) if is_at(&file, path)? => return Ok(Some(Lock { file, path: path.into() })),

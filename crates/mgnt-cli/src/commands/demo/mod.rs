@@ -93,8 +93,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
     check_folder(out)?;
     let is_continued = out.join("data").exists();
-    let _lock = output_folder::lock(out, "demonstration")?;
-    atomic::remove_leftovers_of(out, |of| PAGES.contains(&of))?;
 
     let mut tokenizer_recipe: TokenizerRecipe = embedded(TOKENIZER)?;
     let mut recipe: Recipe = embedded(TRANSFORMER)?;
@@ -115,6 +113,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => None,
     };
 
+    let _lock = output_folder::lock(out, "demonstration")?;
+    atomic::remove_leftovers_of(out, |of| PAGES.contains(&of))?;
     tell!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
     let size = tokenizer_recipe.tokenizer.size;
     let store = Arc::new(drawn(out, "train", usize::from(arguments.pictures), size, 1)?);
