@@ -136,10 +136,11 @@ impl Checkpoints {
     /// Removes all but the newest ones that are to be kept.
     pub fn remove_older(&self) -> Result<(), Error> {
         let found = list(&self.folder)?;
-        for old in &found[..found.len().saturating_sub(self.keep)] {
-            atomic::remove_folder(old)?;
-        }
-        Ok(())
+        let older = found[..found.len().saturating_sub(self.keep)].iter();
+        // One that stays is no reason for the others to.
+        let removed: Vec<Result<(), mgnt_weights::Error>> =
+            older.map(|old| atomic::remove_folder(old)).collect();
+        Ok(removed.into_iter().collect::<Result<(), _>>()?)
     }
 
     /// Step of the newest checkpoint, whole or not.

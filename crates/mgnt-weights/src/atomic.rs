@@ -2,9 +2,9 @@
 
 mod sync;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use self::sync::{sync_all, sync_folder};
@@ -68,6 +68,8 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 pub struct Lock {
     file: File,
     path: PathBuf,
+    /// The folder's.
+    folder: Identity,
 }
 
 impl Lock {
@@ -76,6 +78,10 @@ impl Lock {
     /// does not tell, it is for what is written to fail or not.
     pub fn check(&self) -> Result<(), Error> {
         match is_at(&self.file, &self.path) {
+            // Who clears away empty files took it alone.
+            Ok(false) if !self.path.exists() && identity_at(parent_of(&self.path)) == Some(self.folder) => {
+                Ok(())
+            }
             Ok(false) => Err(Error::Replaced { path: self.path.clone() }),
             Ok(true) | Err(_) => Ok(()),
         }
@@ -83,7 +89,8 @@ impl Lock {
 }
 
 /// Makes a file, if it is not there, and holds it for this process for as long as what is returned is there; `None` where
-/// another process holds it. Parent folders are made. What is in the file stays, since it may be somebody else's.
+/// another process holds it. Parent folders are made. What is in the file stays, since it may be somebody else's. On a file system
+/// that has no locks nobody is kept out.
 pub fn lock(path: &Path) -> Result<Option<Lock>, Error> {
     /// Whoever ends at this moment removes a file and a folder once.
     const TRIES: usize = 10;
@@ -101,32 +108,53 @@ pub fn lock(path: &Path) -> Result<Option<Lock>, Error> {
             Err((place, error)) => return Err(Error::io(place)(error)),
         };
         match file.try_lock() {
-            Ok(()) if is_at(&file, path)? => return Ok(Some(Lock { file, path: path.into() })),
-            // The file was removed before it was held: to hold it keeps nobody out.
-            Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(Error::io(path)(error)),
+            Err(TryLockError::Error(error)) if !is_of_no_locks(&error) => return Err(Error::io(path)(error)),
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        // Where it was removed before it was held, to hold it keeps nobody out.
+        if is_at(&file, path)?
+            && let Some(folder) = identity_at(parent)
+        {
+            return Ok(Some(Lock { file, path: path.into(), folder }));
         }
     }
     Err(Error::Replaced { path: path.into() })
 }
 
+/// Whether a file system cannot lock: some of clusters, and NFS without its daemon (ENOLCK).
+fn is_of_no_locks(error: &io::Error) -> bool {
+    const NO_LOCKS: i32 = 37;
+    error.kind() == ErrorKind::Unsupported
+        || cfg!(target_os = "linux") && error.raw_os_error() == Some(NO_LOCKS)
+}
+
 /// Whether a path leads to this very file.
-#[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> Result<bool, Error> {
-    use std::os::unix::fs::MetadataExt;
     let held = file.metadata().map_err(Error::io(path))?;
     match fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (held.dev(), held.ino())),
+        Ok(there) => Ok(identity(&there) == identity(&held)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
         Err(error) => Err(Error::io(path)(error)),
     }
 }
 
-/// Whether there is a file at a path: which one, the system does not tell.
+/// What tells a file or folder from all others, where the system does.
+type Identity = (u64, u64);
+
+fn identity_at(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().map(|there| identity(&there))
+}
+
+#[cfg(unix)]
+fn identity(there: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+    (there.dev(), there.ino())
+}
+
 #[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> Result<bool, Error> {
-    path.try_exists().map_err(Error::io(path))
+fn identity(_: &Metadata) -> Identity {
+    (0, 0)
 }
 
 /// Writes bytes into a file within a folder that [`write_folder`] fills: it is that which has them on disk. Parent folders
@@ -541,6 +569,18 @@ mod tests {
         lost(&second);
         fs::write(&run, "a file").unwrap();
         lost(&second);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_that_is_cleared_away_alone_is_missed_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/lock");
+        let held = lock(&path).unwrap().unwrap();
+        fs::remove_file(&path).unwrap();
+        held.check().unwrap();
+        let _another = lock(&path).unwrap().unwrap();
+        assert!(held.check().is_err(), "another works there now");
     }
 
     #[cfg(unix)]

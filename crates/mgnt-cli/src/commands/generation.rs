@@ -178,8 +178,8 @@ impl<'a> MadeWith<'a> {
 /// later, and a training may have put others there meanwhile.
 pub struct AsRead<'a>(Vec<(&'a Path, Stamps)>);
 
-/// Lengths and times of a model's files, of those that are there.
-type Stamps = [Option<(u64, Option<SystemTime>)>; 2];
+/// Lengths, times and, where the system tells, numbers of a model's files, of those that are there.
+type Stamps = [Option<(u64, Option<SystemTime>, u64)>; 2];
 
 impl<'a> AsRead<'a> {
     /// To be asked for before the models are loaded.
@@ -201,8 +201,18 @@ impl<'a> AsRead<'a> {
 fn stamps(model: &Path) -> Stamps {
     [directory::CONFIG, directory::WEIGHTS].map(|file| {
         let there = fs::metadata(model.join(file)).ok()?;
-        Some((there.len(), there.modified().ok()))
+        Some((there.len(), there.modified().ok(), number(&there)))
     })
+}
+
+#[cfg(unix)]
+fn number(there: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(there)
+}
+
+#[cfg(not(unix))]
+fn number(_: &fs::Metadata) -> u64 {
+    0
 }
 
 /// Adds a batch's times to those of the batches before.

@@ -54,6 +54,7 @@ impl Perceptual {
         let mut sums = Vec::new();
         for path in files {
             let read = mgnt_weights::read(path)?;
+            read.check_finite().map_err(|error| error.at(path))?;
             read.iter().for_each(|(name, tensor)| tensors.insert(name, tensor.clone()));
             sums.push(sha256_of_file(path)?);
         }

@@ -4,14 +4,15 @@ use burn::tensor::Device;
 use mgnt_data::manifest::sha256_of_file;
 use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig};
 use mgnt_weights::directory::{ModelDirectory, WEIGHTS};
+use mgnt_weights::module;
 
 use crate::Error;
 
 /// A tokenizer that a training begins with.
 #[derive(Debug)]
 pub(super) struct Start {
-    directory: ModelDirectory,
     tokenizer: ImageTokenizer,
+    sha256: String,
 }
 
 impl Start {
@@ -22,8 +23,16 @@ impl Start {
             let expected = format!("{given}, as in {}", folder.display());
             return Err(Error::Recipe { field: format!("tokenizer.{field}"), expected, got: ours });
         }
-        let tokenizer = ImageTokenizer::from_weights(config, directory.weights()?, device)?;
-        Ok(Self { directory, tokenizer })
+        let path = folder.join(WEIGHTS);
+        let sha256 = sha256_of_file(&path)?;
+        let weights = directory.weights()?;
+        weights.check_finite().map_err(|error| error.at(&path))?;
+        let tokenizer = ImageTokenizer::from_weights(config, weights, device)?;
+        // It may be that of a training that goes on.
+        if sha256_of_file(&path)? != sha256 {
+            return Err(Error::run(folder, "the model changed while it was read; try again"));
+        }
+        Ok(Self { tokenizer, sha256 })
     }
 
     /// It as it was.
@@ -33,12 +42,13 @@ impl Start {
 
     /// It anew, with parameters of its own, on a device to train on.
     pub fn anew(&self, device: &Device) -> Result<ImageTokenizer, Error> {
-        Ok(ImageTokenizer::from_weights(self.tokenizer.config(), self.directory.weights()?, device)?)
+        let weights = module::to_map(&self.tokenizer)?;
+        Ok(ImageTokenizer::from_weights(self.tokenizer.config(), weights, device)?)
     }
 
     /// SHA-256 of its weights.
-    pub fn sha256(&self) -> Result<String, Error> {
-        Ok(sha256_of_file(&self.directory.path().join(WEIGHTS))?)
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 }
 

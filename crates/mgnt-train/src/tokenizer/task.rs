@@ -258,7 +258,7 @@ impl Task for TokenizerTask {
         }
         let mut tokenizer = None;
         if let Some(start) = &self.start {
-            let sha256 = start.sha256()?;
+            let sha256 = start.sha256().to_owned();
             if self.recipe.trained == Trained::Decoder {
                 tokenizer = Some(sha256.clone());
             }

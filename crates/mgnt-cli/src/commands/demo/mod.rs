@@ -113,7 +113,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => None,
     };
 
-    let _lock = output_folder::lock(out, "demonstration")?;
+    let lock = output_folder::lock(out, "demonstration")?;
+    let write =
+        |name: &str, bytes: &[u8]| lock.check().and_then(|()| atomic::write_bytes(&out.join(name), bytes));
     atomic::remove_leftovers_of(out, |of| PAGES.contains(&of))?;
     tell!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
     let size = tokenizer_recipe.tokenizer.size;
@@ -121,9 +123,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let held_out = Arc::new(drawn(out, "held-out", HELD_OUT, size, 2)?);
     // Now that the folder is known as a demonstration's.
     if let Some(compared) = &photos {
-        atomic::write_bytes(&out.join("photos.png"), &compared.grid)?;
+        write("photos.png", &compared.grid)?;
     }
 
+    lock.check()?;
     tell!("2/5 training the tokenizer");
     let tokenizer_run = out.join("tokenizer");
     let task = TokenizerTask::new(&tokenizer_recipe, &store, Some(&held_out), Networks::default(), &device)?;
@@ -134,12 +137,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
 
+    lock.check()?;
     tell!("3/5 turning pictures into tokens");
     let tokenizer_folder = tokenizer_run.join("model");
     let tokens = Arc::new(tokens(out, "train", &store, &tokenizer_folder, (&compute, &device))?);
     let held_out_tokens =
         Arc::new(self::tokens(out, "held-out", &held_out, &tokenizer_folder, (&compute, &device))?);
 
+    lock.check()?;
     tell!("4/5 training the nested transformer");
     let run = out.join("transformer");
     let task = TransformerTask::new(&recipe, &tokens, Some(&held_out_tokens), &device)?;
@@ -166,8 +171,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (originals, rebuilt) = reconstructions(&tokenizer, &held_out, &device)?;
     let bytes = |pictures: &[Picture]| pictures.iter().flat_map(Picture::rgb).copied().collect::<Vec<u8>>();
     let psnr = mgnt_eval::psnr(&bytes(&originals), &bytes(&rebuilt))?;
-    atomic::write_bytes(&out.join("grid.png"), &compared.grid)?;
-    atomic::write_bytes(&out.join("decoding.gif"), &compared.animation)?;
+    write("grid.png", &compared.grid)?;
+    write("decoding.gif", &compared.animation)?;
     let shown: Vec<Cell> = originals
         .iter()
         .map(|picture| (picture, "drawn"))
@@ -183,7 +188,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         seconds: (!is_continued).then(|| start.elapsed().as_secs_f64()),
     };
     let page = out.join("index.html");
-    atomic::write_bytes(&page, parts.page().as_bytes())?;
+    write(PAGES[0], parts.page().as_bytes())?;
 
     let measures = Measures {
         page,

@@ -7,6 +7,8 @@ use mgnt_data::{PrepareOptions, prepare, synthetic};
 use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
 use mgnt_weights::directory::ModelDirectory;
 
+use mgnt_weights::directory::ModelDirectory;
+
 use super::*;
 use crate::inception_stem::stem;
 use crate::optimizer::tests::optimization;
@@ -174,6 +176,15 @@ fn a_start_that_does_not_fit_is_refused() {
     ImageTokenizer::init(&other, 1, &device).unwrap().save(folder.path().join("other")).unwrap();
     let error = task().starting_from(&folder.path().join("other")).unwrap_err().to_string();
     assert!(error.contains("`tokenizer.codes`: expected 8, as in") && error.contains("got 16"), "{error}");
+
+    let spoilt = ModelDirectory::new(folder.path().join("spoilt"));
+    let whole = ImageTokenizer::init(&recipe.tokenizer, 1, &device).unwrap();
+    let mut weights = mgnt_weights::module::to_map(&whole).unwrap();
+    let bias = weights.get("decoder.conv_in.bias").unwrap().shape().to_vec();
+    weights.insert_f32("decoder.conv_in.bias", &bias, &vec![f32::NAN; bias[0]]).unwrap();
+    spoilt.save(&recipe.tokenizer, &weights).unwrap();
+    let error = task().starting_from(spoilt.path()).unwrap_err().to_string();
+    assert!(error.ends_with("tensor `decoder.conv_in.bias`: expected finite values, got NaN"), "{error}");
 
     // Pictures of another size are rebuilt by the same weights.
     let small = ImageTokenizerConfig { size: 8, ..recipe.tokenizer.clone() };
