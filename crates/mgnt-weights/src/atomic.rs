@@ -314,7 +314,7 @@ const OLD: &str = ".old.tmp";
 
 /// Makes what is to take the place of `path` under a name of its own, which no other writer has: neither a thread of this process,
 /// nor a process elsewhere with the same number.
-fn beside<T>(path: &Path, make: impl Fn(&Path) -> std::io::Result<T>) -> Result<(PathBuf, T), Error> {
+fn beside<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T), Error> {
     loop {
         // Drawn by the system once a thread, and another each time.
         let number = RandomState::new().build_hasher().finish();

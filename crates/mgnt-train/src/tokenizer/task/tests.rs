@@ -7,8 +7,6 @@ use mgnt_data::{PrepareOptions, prepare, synthetic};
 use mgnt_tokenizer::{ImageTokenizerConfig, Shortcut};
 use mgnt_weights::directory::ModelDirectory;
 
-use mgnt_weights::directory::ModelDirectory;
-
 use super::*;
 use crate::inception_stem::stem;
 use crate::optimizer::tests::optimization;
