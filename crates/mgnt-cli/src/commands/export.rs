@@ -9,7 +9,7 @@ use mgnt_tokenizer::{ImageTokenizer, ImageTokenizerConfig, VideoTokenizer, publi
 use mgnt_weights::directory::{CONFIG, ModelDirectory, WEIGHTS};
 use mgnt_weights::{DType, TensorMap, atomic, safetensors};
 
-use super::output_folder::{check_file, check_not_read, tell_of_leftovers, tell_of_leftovers_of_a_model};
+use super::output_folder::{check_file, check_not_read, tell_of_leftovers_of_a_model};
 use crate::device::DeviceWord;
 use crate::failure::bad_use;
 use crate::model_kind::ModelKind;
@@ -71,9 +71,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Err(bad_use(format!("--out {}: expected a folder, or nothing, got a file", out.display())));
     }
     check(model)?;
-    match arguments.directory {
-        true => tell_of_leftovers_of_a_model(out)?,
-        false => tell_of_leftovers(out),
+    if arguments.directory {
+        tell_of_leftovers_of_a_model(out)?;
     }
     let directory = ModelDirectory::new(model);
     let mut weights = directory.weights()?;

@@ -35,7 +35,7 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
     atomic::put_back(out)?;
     check_again(out, contents)?;
     check_parent("--out", out)?;
-    tell_of_leftovers(out);
+    tell_of_leftovers("--out", out);
     Ok(())
 }
 
@@ -43,16 +43,16 @@ pub fn check(out: &Path, contents: &Contents) -> anyhow::Result<()> {
 pub fn tell_of_leftovers_of_a_model(out: &Path) -> anyhow::Result<()> {
     // A model that was about to be replaced is no leftover.
     atomic::put_back(out)?;
-    tell_of_leftovers(out);
+    tell_of_leftovers("--out", out);
     Ok(())
 }
 
-/// Tells of what stopped runs left beside a file or folder that is to be written.
-pub fn tell_of_leftovers(out: &Path) {
+/// Tells of what stopped runs left beside a file or folder that is to be written, of the name of `option`.
+fn tell_of_leftovers(option: &str, out: &Path) {
     let left = leftovers(out);
     if !left.is_empty() {
         tell!(
-            "--out {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew, \
+            "{option} {}: {} beside it is of a run that was stopped, or that is writing now; one that was stopped starts anew, \
              and what it left may be removed",
             out.display(),
             left.join(", ")
@@ -128,7 +128,7 @@ fn leftovers(out: &Path) -> Vec<String> {
 }
 
 /// Refuses a file, named by `option`, that could not be written in the end: a folder, a link to nothing, or in a place that
-/// is no folder, or may not be written.
+/// is no folder, or may not be written. Tells of what stopped runs left beside it.
 pub fn check_file(option: &str, file: &Path) -> anyhow::Result<()> {
     let refuse = |got: &str| {
         Err(bad_use(format!("{option} {}: expected a file, or nothing, got {got}", file.display())))
@@ -138,7 +138,11 @@ pub fn check_file(option: &str, file: &Path) -> anyhow::Result<()> {
         // Pipes and devices are written into, and need no place beside them.
         Ok(there) if !there.is_file() => Ok(()),
         Err(_) if file.is_symlink() => refuse("a link to nothing"),
-        _ => check_parent(option, file),
+        _ => {
+            check_parent(option, file)?;
+            tell_of_leftovers(option, file);
+            Ok(())
+        }
     }
 }
 
