@@ -6,7 +6,7 @@ use std::process::Output;
 
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 
-use crate::world::{fail, golden, output, succeed};
+use crate::world::{fail, golden, mgnt, output, succeed};
 
 /// Holds every tensor of `expected` that `got` answers against it; returns how many there were.
 fn agree(got: &Path, expected: &Path) -> usize {
@@ -170,6 +170,17 @@ fn imported_tokenizers_say_what_the_published_code_says() {
     assert!(fs::metadata(path.join("small/model.safetensors")).unwrap().len() < whole * 11 / 20);
     succeed(&format!("probe small --input {} --output out.safetensors", case.display()), path);
     fail("export torch --names port --directory -o x", path, 2, &["--directory", "--names"]);
+    #[cfg(unix)]
+    {
+        // A file that standard output is appended to keeps what it has.
+        let log = path.join("log");
+        fs::write(&log, "before\n").unwrap();
+        let file = fs::File::options().append(true).open(&log).unwrap();
+        assert!(mgnt("export torch -o /dev/stdout", path).stdout(file).status().unwrap().success());
+        let written = fs::read(&log).unwrap();
+        let behind = written.strip_prefix(b"before\n").unwrap();
+        assert!(!safetensors::from_bytes(behind, &log).unwrap().is_empty());
+    }
 
     // What a killed one left beside is told of.
     let config = "(layers: 1, width: 16, heads: 8, hidden: 32, tokens: 4, codes: 8, classes: 2)";

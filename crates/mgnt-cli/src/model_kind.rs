@@ -33,7 +33,7 @@ impl ModelKind {
             return Ok(Self::Transformer);
         }
         let text = fs::read_to_string(directory.path().join(CONFIG)).unwrap_or_default();
-        if text.contains("temporal_downsample") {
+        if text.contains("frames") {
             directory.config::<VideoTokenizerConfig>()?;
         } else if text.contains("multipliers") {
             directory.config::<ImageTokenizerConfig>()?;

@@ -95,15 +95,19 @@ impl Unfinished {
         if folder.exists() {
             return Ok(());
         }
-        if is_new(&ready) {
-            return fs::rename(&ready, &folder).map_err(Error::io(&ready));
-        }
-        if is_new(&self.out) {
-            fs::create_dir(&folder).map_err(Error::io(&folder))?;
-            // A shard that has no other name here is made again.
-            for name in names(&self.out)?.iter().filter(|name| self.kind.is_shard(name)) {
-                let _ = fs::hard_link(self.out.join(name), folder.join(name));
+        match (is_new(&ready), is_new(&self.out)) {
+            // An older store may be the same to the byte, but for its damage: which of the two is the new one does not show, so that
+            // all is made again.
+            (true, true) => remove_folder(&self.part.join("done"))?,
+            (true, false) => fs::rename(&ready, &folder).map_err(Error::io(&ready))?,
+            (false, true) => {
+                fs::create_dir(&folder).map_err(Error::io(&folder))?;
+                // A shard that has no other name here is made again.
+                for name in names(&self.out)?.iter().filter(|name| self.kind.is_shard(name)) {
+                    let _ = fs::hard_link(self.out.join(name), folder.join(name));
+                }
             }
+            (false, false) => {}
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ pub enum Warning {
         /// What is wrong with it.
         reason: String,
     },
-    /// A checkpoint that is older than those to keep could not be removed.
+    /// A checkpoint that is older than those to keep, or what a killed process left of one, could not be removed.
     OlderStays {
         /// Why.
         reason: String,
@@ -139,7 +139,9 @@ impl fmt::Display for Warning {
             Self::Damaged { path, reason } => {
                 write!(f, "DAMAGED checkpoint set aside as {}: {reason}", path.display())
             }
-            Self::OlderStays { reason } => write!(f, "an older checkpoint stays: {reason}"),
+            Self::OlderStays { reason } => {
+                write!(f, "of the checkpoints something that is to be removed stays: {reason}")
+            }
             Self::NotLogged { reason } => write!(f, "a line of the log is lost: {reason}"),
             Self::NotDrawn { step, reason } => write!(f, "no samples after {step} steps: {reason}"),
         }

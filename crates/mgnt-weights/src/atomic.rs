@@ -13,7 +13,8 @@ use crate::Error;
 /// Writes a file under a temporary name beside it, syncs it to disk, and renames it into place.
 ///
 /// Parent folders are made. Where `write` fails, the temporary file is removed and an older file stays. A link stays, and
-/// what it leads to is written. What is neither a file nor a folder, such as a pipe, is written straight into.
+/// what it leads to is written. What is neither a file nor a folder, such as a pipe, is written straight into, and so are
+/// standard output and error by their names in `/dev` and `/proc`, whatever they are.
 ///
 /// Fails before `write` is called where `path` is a folder, or a link to nothing.
 pub fn write_file<E: From<Error>>(
@@ -21,10 +22,16 @@ pub fn write_file<E: From<Error>>(
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
     const EXPECTED: &str = "a file, or nothing";
+    if let Some(stream) = standard_stream(path) {
+        return write_to(stream.map_err(Error::io(path))?, path, write);
+    }
     match fs::metadata(path) {
         Ok(there) if there.is_dir() => return Err(place(path, EXPECTED, "a folder").into()),
         // Nothing can take the place of a pipe or a device: who reads it would wait on, or every program would miss it.
-        Ok(there) if !there.is_file() => return write_into(path, write),
+        Ok(there) if !there.is_file() => {
+            let file = File::options().write(true).open(path).map_err(Error::io(path))?;
+            return write_to(file, path, write);
+        }
         _ => {}
     }
     let path = &behind_links(path, EXPECTED)?;
@@ -48,11 +55,32 @@ pub fn write_file<E: From<Error>>(
     written
 }
 
-fn write_into<E: From<Error>>(
+/// The stream that a path names, if it does: where it is a file, what is written goes behind what was printed, and in its place
+/// nothing.
+#[cfg(unix)]
+fn standard_stream(path: &Path) -> Option<io::Result<File>> {
+    use std::os::fd::AsFd;
+    let is = |names: [&str; 3]| names.iter().any(|name| path == Path::new(name));
+    let stream = if is(["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]) {
+        io::stdout().flush().and_then(|()| io::stdout().as_fd().try_clone_to_owned())
+    } else if is(["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"]) {
+        io::stderr().as_fd().try_clone_to_owned()
+    } else {
+        return None;
+    };
+    Some(stream.map(File::from))
+}
+
+#[cfg(not(unix))]
+fn standard_stream(_: &Path) -> Option<io::Result<File>> {
+    None
+}
+
+fn write_to<E: From<Error>>(
+    file: File,
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let file = File::options().write(true).open(path).map_err(Error::io(path))?;
     let mut writer = BufWriter::new(file);
     write(&mut writer)?;
     Ok(writer.flush().map_err(Error::io(path))?)
@@ -68,8 +96,6 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 pub struct Lock {
     file: File,
     path: PathBuf,
-    /// The folder's.
-    folder: Identity,
 }
 
 impl Lock {
@@ -78,10 +104,6 @@ impl Lock {
     /// does not tell, it is for what is written to fail or not.
     pub fn check(&self) -> Result<(), Error> {
         match is_at(&self.file, &self.path) {
-            // Who clears away empty files took it alone.
-            Ok(false) if !self.path.exists() && identity_at(parent_of(&self.path)) == Some(self.folder) => {
-                Ok(())
-            }
             Ok(false) => Err(Error::Replaced { path: self.path.clone() }),
             Ok(true) | Err(_) => Ok(()),
         }
@@ -113,10 +135,8 @@ pub fn lock(path: &Path) -> Result<Option<Lock>, Error> {
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         // Where it was removed before it was held, to hold it keeps nobody out.
-        if is_at(&file, path)?
-            && let Some(folder) = identity_at(parent)
-        {
-            return Ok(Some(Lock { file, path: path.into(), folder }));
+        if is_at(&file, path)? {
+            return Ok(Some(Lock { file, path: path.into() }));
         }
     }
     Err(Error::Replaced { path: path.into() })
@@ -131,31 +151,26 @@ fn is_of_no_locks(error: &io::Error) -> bool {
 
 /// Whether a path leads to this very file.
 fn is_at(file: &File, path: &Path) -> Result<bool, Error> {
-    let held = file.metadata().map_err(Error::io(path))?;
-    match fs::metadata(path) {
-        Ok(there) => Ok(identity(&there) == identity(&held)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
-        Err(error) => Err(Error::io(path)(error)),
+    let both = file.metadata().and_then(|held| Ok((held, fs::metadata(path)?)));
+    match both {
+        Ok((held, there)) => Ok(identity(&there) == identity(&held)),
+        Err(error) => match error.kind() {
+            // The last is what a file system of another machine says of a file that was removed there.
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::StaleNetworkFileHandle => Ok(false),
+            _ => Err(Error::io(path)(error)),
+        },
     }
 }
 
-/// What tells a file or folder from all others, where the system does.
-type Identity = (u64, u64);
-
-fn identity_at(path: &Path) -> Option<Identity> {
-    fs::metadata(path).ok().map(|there| identity(&there))
-}
-
+/// What tells a file from all others, where the system does.
 #[cfg(unix)]
-fn identity(there: &Metadata) -> Identity {
+fn identity(there: &Metadata) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;
     (there.dev(), there.ino())
 }
 
 #[cfg(not(unix))]
-fn identity(_: &Metadata) -> Identity {
-    (0, 0)
-}
+fn identity(_: &Metadata) {}
 
 /// Writes bytes into a file within a folder that [`write_folder`] fills: it is that which has them on disk. Parent folders
 /// are made.
@@ -352,6 +367,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), Error> {
 /// The same of files and folders of these names alone, in a folder that may hold what is somebody else's.
 pub fn remove_leftovers_of(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    let mut stays = Ok(());
     // Ours are text.
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| leftover_of(name).is_some_and(&is_ours)) {
@@ -362,9 +378,12 @@ pub fn remove_leftovers_of(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Res
             None if path.is_dir() => fs::remove_dir_all(&path),
             None => fs::remove_file(&path),
         };
-        done.map_err(Error::io(&path))?;
+        // One that stays is no reason for the others to.
+        if let Err(error) = done {
+            stays = stays.and(Err(Error::io(&path)(error)));
+        }
     }
-    Ok(())
+    stays
 }
 
 #[cfg(test)]
@@ -569,18 +588,6 @@ mod tests {
         lost(&second);
         fs::write(&run, "a file").unwrap();
         lost(&second);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_lock_that_is_cleared_away_alone_is_missed_by_nobody() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/lock");
-        let held = lock(&path).unwrap().unwrap();
-        fs::remove_file(&path).unwrap();
-        held.check().unwrap();
-        let _another = lock(&path).unwrap().unwrap();
-        assert!(held.check().is_err(), "another works there now");
     }
 
     #[cfg(unix)]

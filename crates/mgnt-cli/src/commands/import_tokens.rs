@@ -241,10 +241,11 @@ fn gather(map: &TensorMap, codes: usize, all: &mut Option<Gathered>) -> anyhow::
             "`tokens`: expected {expected} of a picture, as in the files before, got shape {got:?}"
         ));
     }
-    if let Some((expected, got)) = all.grid.zip(grid).filter(|(before, grid)| before != grid) {
+    if let Some((expected, got)) = all.grid.zip(grid).filter(|(before, grid)| !before.agrees_with(*grid)) {
         return Err(anyhow!("`tokens`: expected {expected} of a picture, as in the files before, got {got}"));
     }
-    all.grid = all.grid.or(grid);
+    // Of two that agree, the one that tells more.
+    all.grid = all.grid.filter(|before| before.layers.is_some() || grid.is_none()).or(grid);
     add(&mut all.tokens, "tokens", tokens, codes)?;
     add(&mut all.labels, name, labels, 1 << 16)
 }

@@ -99,6 +99,28 @@ fn an_older_store_is_replaced_and_other_folders_are_left_alone() {
 }
 
 /// Names and contents of a folder's files, at any depth.
+/// Of two stores that are the same but for damage in one, neither is taken for the one that was made.
+#[test]
+fn a_kill_as_a_mended_store_takes_the_place_of_a_damaged_one_makes_it_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("store");
+    let manifest = serde_json::json!({ "version": 1, "size": 8, "classes": [], "shards": [] });
+    open(&out, &"plan").unwrap().publish(&manifest).unwrap();
+    let unfinished = open(&out, &"plan").unwrap();
+    let record = shard(&unfinished, 0);
+    unfinished.finish_shard(0, &record).unwrap();
+    let (part, store) = (unfinished.part.clone(), unfinished.folder());
+    manifest::write(&store, &manifest).unwrap();
+    fs::copy(store.join(MANIFEST), part.join(MANIFEST)).unwrap();
+    fs::rename(&store, part.join("ready")).unwrap();
+    drop(unfinished);
+    let again = open(&out, &"plan").unwrap();
+    assert_eq!(again.record(0), None);
+    assert!(!part.join("ready").exists());
+    again.publish(&manifest).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut contents = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {

@@ -92,7 +92,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let stop = stop_on_interrupt()?;
     let out = &arguments.out;
     check_folder(out)?;
-    let is_continued = out.join("data").exists();
 
     let mut tokenizer_recipe: TokenizerRecipe = embedded(TOKENIZER)?;
     let mut recipe: Recipe = embedded(TRANSFORMER)?;
@@ -105,6 +104,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
     let shipped = arguments.shipped.as_deref().map(|folder| Shipped::load(folder, &compute, &device));
     let shipped = shipped.transpose()?;
+    let lock = output_folder::lock(out, "demonstration")?;
+    let write =
+        |name: &str, bytes: &[u8]| lock.check().and_then(|()| atomic::write_bytes(&out.join(name), bytes));
+    // Another may have worked there meanwhile.
+    check_folder(out)?;
+    let is_continued = out.join("data").exists();
+    atomic::remove_leftovers_of(out, |of| PAGES.contains(&of))?;
     let photos = match &shipped {
         Some(shipped) => {
             tell!("decoding photos by the weights that come with mgnt");
@@ -113,10 +119,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         None => None,
     };
 
-    let lock = output_folder::lock(out, "demonstration")?;
-    let write =
-        |name: &str, bytes: &[u8]| lock.check().and_then(|()| atomic::write_bytes(&out.join(name), bytes));
-    atomic::remove_leftovers_of(out, |of| PAGES.contains(&of))?;
+    lock.check()?;
     tell!("1/5 drawing pictures of {} classes", synthetic::CLASSES.len());
     let size = tokenizer_recipe.tokenizer.size;
     let store = Arc::new(drawn(out, "train", usize::from(arguments.pictures), size, 1)?);
