@@ -6,7 +6,7 @@ use std::process::Output;
 
 use mgnt_weights::{DType, NamedTensor, TensorMap, safetensors};
 
-use crate::world::{fail, golden, mgnt, output, succeed};
+use crate::world::{fail, golden, output, succeed};
 
 /// Holds every tensor of `expected` that `got` answers against it; returns how many there were.
 fn agree(got: &Path, expected: &Path) -> usize {
@@ -176,7 +176,9 @@ fn imported_tokenizers_say_what_the_published_code_says() {
         let log = path.join("log");
         fs::write(&log, "before\n").unwrap();
         let file = fs::File::options().append(true).open(&log).unwrap();
-        assert!(mgnt("export torch -o /dev/stdout", path).stdout(file).status().unwrap().success());
+        assert!(
+            crate::world::mgnt("export torch -o /dev/stdout", path).stdout(file).status().unwrap().success()
+        );
         let written = fs::read(&log).unwrap();
         let behind = written.strip_prefix(b"before\n").unwrap();
         assert!(!safetensors::from_bytes(behind, &log).unwrap().is_empty());

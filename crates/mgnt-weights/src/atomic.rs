@@ -388,8 +388,6 @@ pub fn remove_leftovers_of(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     #[test]
@@ -595,6 +593,7 @@ mod tests {
     fn who_holds_a_lock_that_others_remove_holds_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let (run, path) = (folder.path().join("run"), folder.path().join("run/lock"));
+        use std::sync::atomic::{AtomicUsize, Ordering};
         let held = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..2 {
