@@ -625,7 +625,7 @@ mod tests {
                 });
             }
         });
-        assert!(held.into_inner() > 100);
+        assert!(held.into_inner() > 0);
     }
 
     /// Each writes a length of its own, so that a mixture would show. Folders change places in one step on Linux alone.
